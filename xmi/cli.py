@@ -1,0 +1,185 @@
+"""The command line. Thin: every command parses, calls the library, and prints; nothing heavy is imported for --help."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xmi.errors import XmiError
+
+if TYPE_CHECKING:
+    from xmi.study import StudyResults
+
+app = typer.Typer(
+    help="Where, and in what form, does a vision-language model hold the task it was given?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupted run continues there.")]
+Device = Annotated[str | None, typer.Option(help="Where the model goes (cpu, cuda, cuda:1).")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward.")]
+Remote = Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")]
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
+    """Studies the embedded model beside its control, and writes an interactive report."""
+    _study(out, model="organism", base="organism-llm", control="organism-control", seeds=seeds, tasks=[], shots=5)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
+    out: Out = Path("runs/study"),
+    base: Annotated[str | None, typer.Option(help="Base LLM whose vectors are patched into the model.")] = None,
+    control: Annotated[str | None, typer.Option(help="Second model to lay beside it.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Task name or JSON file; repeatable.")] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Examples per prompt.")] = 5,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts averaged into a task vector.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 16,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Runs the study on any vision-language model and writes an interactive report."""
+    options = {
+        "device": device,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "trust_remote_code": trust_remote_code,
+    }
+    _study(
+        out,
+        model=model,
+        base=base,
+        control=control,
+        tasks=task or [],
+        shots=shots,
+        prompts=prompts,
+        seeds=seeds,
+        **{k: v for k, v in options.items() if v not in (None, False)},
+    )
+
+
+@app.command()
+def lens(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt; <image> stands for an image.")],
+    image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="An image file; repeatable.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Tokens per layer.")] = 5,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: Remote = False,
+) -> None:
+    """Decodes the last token of one prompt at every layer with the logit lens."""
+    import xmi
+
+    text = prompt.replace("\\n", "\n")
+    given = xmi.free_prompt(text, image or [])
+    vlm = xmi.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    reading = vlm.lens(given, k=k)
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{model}: last token of {text!r}", title_justify="left")
+    table.add_column("residual after layer", justify="right")
+    for place in range(k):
+        table.add_column(f"top {place + 1}" if place else "top 1 (probability)")
+    for depth, tokens, shares in zip(reading.depth, reading.tokens[0], reading.probabilities[0], strict=True):
+        table.add_row(depth, *(Text(f"{t!r} {p:.2f}") for t, p in zip(tokens, shares, strict=True)))
+    Console().print(table)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default RUN/report.html.")] = None,
+) -> None:
+    """Writes the HTML report of a finished run again."""
+    from xmi.report import render
+    from xmi.study import StudyResults
+
+    print(render(StudyResults(folder), out or folder / "report.html"))
+
+
+def _study(out: Path, *, seeds: int, **arguments: Any) -> None:
+    start = time.perf_counter()
+    say(f"Run folder {out}; Ctrl-C is safe, the same command continues.")
+    import xmi
+    from xmi.report import render
+
+    results = xmi.run(out=out, seeds=range(seeds), say=say, **arguments)
+    page = render(results, out / "report.html")
+    _print_table(results)
+    say(f"{time.perf_counter() - start:.0f} s in all. The report:")
+    print(page.resolve())
+
+
+def _print_table(results: StudyResults) -> None:
+    """The transfer story in a few lines: image queries, one column per model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [
+        ("no context", "no context", "no context"),
+        ("image examples in the prompt (Base)", "prompt", "image ICL"),
+        ("text examples in the prompt (xBase)", "prompt", "text ICL"),
+        ("text vector patched in (xPatch)", "patch", "text ICL"),
+        ("instruction vector patched in", "patch", "instruction"),
+        ("base LLM's text vector patched in", "patch", "base LLM text ICL"),
+        ("random vector patched in", "patch", "control: random vector"),
+    ]
+    table = Table(
+        title="Accuracy on image queries of held-out items, mean over tasks [95 % interval]",
+        title_justify="left",
+    )
+    table.add_column("how the task is given")
+    for model in results.models:
+        table.add_column(model)
+    tables = [results.summary(model) for model in results.models]
+    for label, method, source in rows:
+        cells = []
+        for frame in tables:
+            found = frame[(frame.method == method) & (frame.source == source) & (frame.target == "image")]
+            cells.append(
+                f"{found.accuracy.item():.2f} [{found.low.item():.2f}, {found.high.item():.2f}]" if len(found) else "-"
+            )
+        if any(cell != "-" for cell in cells):
+            table.add_row(label, *cells)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def say(line: str) -> None:
+    """Prints a line of progress on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Runs the command line; errors that xmi raises on purpose end in one message and exit code 1."""
+    # The models named here are local or cached; a bar per weight file would drown the progress lines.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except XmiError as error:
+        say(f"error ({type(error).__name__}): {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("Interrupted. What was finished is kept; the same command continues.")
+        sys.exit(130)
+
+
+__all__ = ["app", "main"]
+
+if __name__ == "__main__":
+    main()

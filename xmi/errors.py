@@ -1,0 +1,33 @@
+"""The exceptions of xmi.
+
+One base class, so that `except xmi.XmiError` catches everything xmi refuses on purpose, and one subclass for each
+kind of thing a user can get wrong. Every message names the thing, what was found and what to do.
+"""
+
+
+class XmiError(Exception):
+    """Base of every error that xmi raises on purpose."""
+
+
+class ModelError(XmiError):
+    """A checkpoint that cannot be loaded, or whose language backbone cannot be found or trusted."""
+
+
+class TaskError(XmiError):
+    """A task or data file that does not exist, cannot be read, or holds faulty items."""
+
+
+class PromptError(XmiError):
+    """A prompt that cannot be built or encoded: too few items, too many images, truncated tokens."""
+
+
+class SlotError(PromptError):
+    """A slot that does not exist in a prompt, or whose token is ambiguous."""
+
+
+class VectorError(XmiError):
+    """A task vector that does not fit: another width, layer count, model or template, or non-finite values."""
+
+
+class RunError(XmiError):
+    """A run folder that cannot be written, read, or continued."""

@@ -1,0 +1,11 @@
+"""What runs inside a trace: plain functions over a model, builtins and tensors.
+
+No closures, no dataclasses, no state: the same function can be shipped to another machine by value. Each opens its
+own trace, does one forward, and returns small results on the CPU.
+"""
+
+from xmi.kernels.packing import pack_inputs
+from xmi.kernels.residuals import lens_kernel, next_token_kernel, residual_kernel
+from xmi.kernels.sweep import sweep_kernel
+
+__all__ = ["lens_kernel", "next_token_kernel", "pack_inputs", "residual_kernel", "sweep_kernel"]

@@ -1,0 +1,150 @@
+"""Kernels that read: residuals at one position per row, their lens decoding, and the next token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnsight import save
+
+
+def at(model: Any, path: str) -> Any:
+    """Follows a module path (`model.layers.3`) from the model's envoy; the empty path is the model."""
+    envoy = model
+    for part in path.split(".") if path else []:
+        envoy = envoy[int(part)] if part.isdigit() else getattr(envoy, part)
+    return envoy
+
+
+def hidden(output: Any) -> torch.Tensor:
+    """The residual stream in a block's output: itself, or the first of a tuple."""
+    result: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor) -> torch.Tensor:
+    """Residual stream after every block at one column per row, in one forward.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes, with `use_cache` and the like.
+        paths: `layers` and `n_layers`.
+        columns: The column to read in each row, shape [row].
+
+    Returns:
+        float32 on the CPU, shape [row, layer, d_model].
+    """
+    rows = torch.arange(len(columns))
+    count = int(paths["n_layers"])
+    with torch.no_grad(), model.trace(**inputs):
+        kept = []
+        for layer in range(count):
+            kept.append(hidden(at(model, paths["layers"])[layer].output)[rows, columns].float().cpu())
+        result: torch.Tensor = save(torch.stack(kept, dim=1))
+    return result
+
+
+def lens_kernel(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    columns: torch.Tensor,
+    sets: list[list[list[int]]],
+    scale: float,
+    softcap: float | None,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logit lens at one column per row: every depth decoded by the model's own norm and unembedding.
+
+    Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes.
+        paths: `layers`, `norm`, `head`, `n_layers`.
+        columns: The column to read in each row, shape [row].
+        sets: For each row, sets of token ids to follow; every row has the same number of sets.
+        scale: Factor on the unembedding's output.
+        softcap: Soft-capping of the logits, or None.
+        k: How many top tokens to return.
+
+    Returns:
+        Probability mass of each set [row, depth, set], best rank in each set [row, depth, set] (an empty set has
+        mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k].
+    """
+    rows = torch.arange(len(columns))
+    count = int(paths["n_layers"])
+    with torch.no_grad(), model.trace(**inputs):
+        blocks = at(model, paths["layers"])
+        entering = blocks[0].input
+        kept = [entering[rows, columns]]
+        for layer in range(count):
+            kept.append(hidden(blocks[layer].output)[rows, columns])
+        mass, rank, ids, probabilities = [], [], [], []
+        for state in kept:
+            logits = at(model, paths["head"])(at(model, paths["norm"])(state)).float() * scale
+            if softcap is not None:
+                logits = torch.tanh(logits / softcap) * softcap
+            probability = logits.softmax(-1)
+            top = probability.topk(k, dim=-1)
+            ids.append(top.indices.cpu())
+            probabilities.append(top.values.cpu())
+            set_mass, set_rank = over_sets(probability, sets)
+            mass.append(set_mass)
+            rank.append(set_rank)
+        all_mass, all_rank = save(torch.stack(mass, 1)), save(torch.stack(rank, 1))
+        all_ids, all_probabilities = save(torch.stack(ids, 1)), save(torch.stack(probabilities, 1))
+    return all_mass, all_rank, all_ids, all_probabilities
+
+
+def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mass of each row's token sets and the best rank in them, from probabilities [row, vocab].
+
+    Returns:
+        float32 and int64 on the CPU, shape [row, set]; an empty set has mass 0 and the last rank.
+    """
+    shape = (len(sets), len(sets[0]))
+    mass, rank = torch.zeros(shape), torch.full(shape, probability.shape[-1] - 1)
+    for row, groups in enumerate(sets):
+        for column, group in enumerate(groups):
+            if group:
+                chosen = probability[row, group]
+                mass[row, column] = chosen.sum()
+                rank[row, column] = (probability[row] > chosen.max()).sum()
+    return mass, rank
+
+
+def next_token_kernel(
+    model: Any, inputs: dict[str, Any], answers: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The next token after each left-padded row.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes.
+        answers: Id of each row's answer token, shape [row].
+        k: How many top tokens to return.
+
+    Returns:
+        Top ids [row, k], and log-probability (nats) and rank (0 = top) of the answer [row].
+    """
+    with torch.no_grad(), model.trace(**inputs):
+        logits = model.output.logits[:, -1:].float()
+        ids, log_probability, rank = score(logits, answers, k)
+        ids, log_probability, rank = save(ids[:, 0]), save(log_probability[:, 0]), save(rank[:, 0])
+    return ids, log_probability, rank
+
+
+def score(logits: torch.Tensor, answers: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Top ids [row, place, k], log-probability and rank of the answers [row, place], on the CPU.
+
+    Args:
+        logits: Shape [row, place, vocab].
+        answers: One id per row.
+        k: How many top tokens.
+    """
+    log_probabilities = logits.log_softmax(-1)
+    index = answers.to(logits.device)[:, None, None].expand(-1, logits.shape[1], 1)
+    own = log_probabilities.gather(-1, index)
+    rank = (log_probabilities > own).sum(-1)
+    return log_probabilities.topk(k, dim=-1).indices.cpu(), own[..., 0].cpu(), rank.cpu()

@@ -1,0 +1,190 @@
+"""What a model answered, by prompting and by patching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from xmi.measure.result import Result
+from xmi.measure.stats import Proportion, accuracy
+
+
+def _joined(parts: Sequence[Any], name: str, axis: int | None = None) -> Any:
+    values = [getattr(part, name) for part in parts]
+    return np.concatenate(values, axis=axis) if axis is not None else tuple(v for value in values for v in value)
+
+
+@dataclass(frozen=True)
+class Answers(Result):
+    """The next token a model gives to each prompt.
+
+    Attributes:
+        prompts: The prompts as shown text.
+        tasks: Task of each prompt; accuracies are means over tasks.
+        units: Independent unit (task and input) behind each prompt, for intervals.
+        answers: The labels.
+        predicted: Text of the top token.
+        log_probability: Log-probability (nats) of the label's first token.
+        rank: Its rank, 0 = top.
+        paper: Hits by the paper's two-way prefix rule.
+        strict: Hits by exact first token.
+    """
+
+    prompts: tuple[str, ...]
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    answers: tuple[str, ...]
+    predicted: tuple[str, ...]
+    log_probability: Float[np.ndarray, " prompt"]
+    rank: Int[np.ndarray, " prompt"]
+    paper: Bool[np.ndarray, " prompt"]
+    strict: Bool[np.ndarray, " prompt"]
+
+    def accuracy(self, score: str = "paper") -> Proportion:
+        """Returns the accuracy under `paper` or `strict` scoring, with its Wilson interval over distinct units."""
+        return accuracy(hits_of(self, score), self.units, self.tasks)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Pools the answers to several sets of prompts (tasks, seeds)."""
+        words = {k: _joined(parts, k) for k in ("prompts", "tasks", "units", "answers", "predicted")}
+        return cls(**words, **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")})
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns one row per prompt."""
+        return pd.DataFrame(
+            {
+                "task": self.tasks,
+                "unit": self.units,
+                "answer": self.answers,
+                "predicted": self.predicted,
+                "log_probability": self.log_probability,
+                "rank": self.rank,
+                "paper": self.paper,
+                "strict": self.strict,
+                "prompt": self.prompts,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Transfer(Result):
+    """A layer sweep: every vector patched after every layer into every query.
+
+    Attributes:
+        sources: Name of each patched vector.
+        layers: The layers that were patched; source and target layer are the same.
+        tasks: Task of each query; accuracies are means over tasks.
+        units: Independent unit (task and input) of each query.
+        answers: The labels.
+        predicted: Text of the top token.
+        log_probability: Log-probability (nats) of the label's first token.
+        rank: Its rank, 0 = top.
+        paper: Hits by the paper's two-way prefix rule.
+        strict: Hits by exact first token.
+        clean: The same queries without a patch (no context).
+    """
+
+    sources: tuple[str, ...]
+    layers: tuple[int, ...]
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    answers: tuple[str, ...]
+    predicted: tuple[tuple[tuple[str, ...], ...], ...]
+    log_probability: Float[np.ndarray, "source layer query"]
+    rank: Int[np.ndarray, "source layer query"]
+    paper: Bool[np.ndarray, "source layer query"]
+    strict: Bool[np.ndarray, "source layer query"]
+    clean: Answers
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Pools the queries of several sweeps (tasks, seeds) with the same sources and layers.
+
+        Raises:
+            ValueError: No parts, or parts that differ in sources or layers.
+        """
+        if not parts or any((p.sources, p.layers) != (parts[0].sources, parts[0].layers) for p in parts):
+            raise ValueError("concat needs at least one Transfer, all with the same sources and layers.")
+        sources, layers = parts[0].sources, parts[0].layers
+        predicted = tuple(
+            tuple(tuple(t for p in parts for t in p.predicted[s][i]) for i in range(len(layers)))
+            for s in range(len(sources))
+        )
+        return cls(
+            sources=sources,
+            layers=layers,
+            predicted=predicted,
+            clean=Answers.concat([p.clean for p in parts]),
+            **{k: _joined(parts, k) for k in ("tasks", "units", "answers")},
+            **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")},
+        )
+
+    def accuracy(self, source: str | None = None, layer: int | None = None, score: str = "paper") -> Proportion:
+        """Accuracy of one source at one layer.
+
+        Args:
+            source: Which vector; may be left out if there is only one.
+            layer: Which layer; by default `best_layer` (then the value is optimistic: choose on validation data).
+            score: `paper` or `strict`.
+
+        Returns:
+            The accuracy with its Wilson interval over distinct units.
+
+        Raises:
+            KeyError: Unknown source or layer.
+        """
+        s = self._source(source)
+        chosen = self.best_layer_of(source, score) if layer is None else layer
+        if chosen not in self.layers:
+            raise KeyError(f"Layer {chosen} was not swept; the layers are {list(self.layers)}.")
+        return accuracy(hits_of(self, score)[s, self.layers.index(chosen)], self.units, self.tasks)
+
+    def curve(self, source: str | None = None, score: str = "paper") -> list[Proportion]:
+        """Returns the accuracy of one source at every layer, in the order of `layers`."""
+        return [self.accuracy(source, layer, score) for layer in self.layers]
+
+    def best_layer_of(self, source: str | None = None, score: str = "paper") -> int:
+        """Returns the layer with the highest accuracy of a source (the earliest of equals)."""
+        means = [p.mean for p in self.curve(source, score)]
+        return self.layers[int(np.argmax(means))]
+
+    @property
+    def best_layer(self) -> int:
+        """The layer with the highest `paper` accuracy, mean over sources (the earliest of equals)."""
+        means = np.array([[p.mean for p in self.curve(source)] for source in self.sources])
+        return self.layers[int(means.mean(0).argmax())]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns one row per source and layer: accuracy under both scores with n and intervals."""
+        rows = []
+        for source in self.sources:
+            for layer in self.layers:
+                paper, strict = (self.accuracy(source, layer, s) for s in ("paper", "strict"))
+                rows.append((source, layer, paper.mean, paper.low, paper.high, strict.mean, paper.n))
+        return pd.DataFrame(rows, columns=["source", "layer", "accuracy", "low", "high", "strict", "n"])
+
+    def _source(self, source: str | None) -> int:
+        if source is None and len(self.sources) == 1:
+            return 0
+        if source not in self.sources:
+            raise KeyError(f"No source {source!r}; the sources are {list(self.sources)}.")
+        return self.sources.index(source)
+
+
+def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
+    """The hits of a result under a named score.
+
+    Raises:
+        ValueError: The score is neither `paper` nor `strict`.
+    """
+    if score == "paper":
+        return result.paper
+    if score == "strict":
+        return result.strict
+    raise ValueError(f"Unknown score {score!r}; use 'paper' or 'strict'.")

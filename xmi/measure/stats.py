@@ -1,0 +1,104 @@
+"""Interval estimates for accuracies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """An accuracy with its sample size and Wilson score interval.
+
+    Attributes:
+        mean: The estimate, in [0, 1].
+        n: Number of independent units behind it (distinct items, not repeated prompts of one item).
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    mean: float
+    n: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Returns the estimate and interval as `0.96 [0.90, 0.98]`."""
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def apart(self, other: Proportion) -> bool:
+        """Returns whether the two intervals do not overlap."""
+        return self.low > other.high or other.low > self.high
+
+
+def wilson(mean: float, n: int, confidence: float = 0.95) -> Proportion:
+    """Wilson score interval of a proportion.
+
+    Args:
+        mean: Observed proportion, in [0, 1]. It need not be a multiple of `1 / n`: repeated prompts of one item
+            are averaged first, so that `n` counts independent items.
+        n: Number of independent units.
+        confidence: Coverage of the two-sided interval.
+
+    Returns:
+        The proportion with its interval. With `n = 0` all values are NaN.
+
+    Raises:
+        ValueError: `mean` lies outside [0, 1] or `n` is negative.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    if n < 0 or (n > 0 and not 0.0 <= mean <= 1.0):
+        raise ValueError(f"A proportion needs 0 <= mean <= 1 and n >= 0; got mean={mean}, n={n}.")
+    if n == 0:
+        return Proportion(float("nan"), 0, float("nan"), float("nan"))
+    z = float(norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * float(np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)))
+    # With mean 0 or 1 the exact bound is 0 or 1; rounding must not leave it a hair inside.
+    low = 0.0 if mean == 0.0 else max(0.0, centre - half)
+    high = 1.0 if mean == 1.0 else min(1.0, centre + half)
+    return Proportion(float(mean), int(n), low, high)
+
+
+def accuracy(
+    hits: ArrayLike, units: ArrayLike, groups: ArrayLike | None = None, confidence: float = 0.95
+) -> Proportion:
+    """Accuracy over independent units, each perhaps asked several times.
+
+    Hits of one unit (one item under several seeds, say) are averaged before the interval is drawn, because
+    repeats of an item are not independent; the interval is then conservative, never too narrow.
+
+    Args:
+        hits: One 0/1 value per answer, shape [answer].
+        units: The unit (item) each answer belongs to, shape [answer].
+        groups: The group (task) of each answer, shape [answer]. With several groups the mean over groups is taken,
+            so that a task with many items weighs no more than one with few, as in the paper's tables.
+        confidence: Coverage of the interval.
+
+    Returns:
+        The mean, with `n` = number of distinct units.
+
+    Raises:
+        ValueError: The arguments differ in length.
+    """
+    values: NDArray[Any] = np.asarray(hits, dtype=float)
+    names: NDArray[Any] = np.asarray(units)
+    kinds: NDArray[Any] = np.zeros(values.shape, dtype=int) if groups is None else np.asarray(groups)
+    if not values.shape == names.shape == kinds.shape:
+        raise ValueError(
+            f"hits, units and groups need one entry per answer; got {values.shape}, {names.shape}, {kinds.shape}."
+        )
+    if values.size == 0:
+        return wilson(0.0, 0, confidence)
+    means, count = [], 0
+    for kind in np.unique(kinds):
+        chosen = kinds == kind
+        distinct, inverse = np.unique(names[chosen], return_inverse=True)
+        means.append(float((np.bincount(inverse, weights=values[chosen]) / np.bincount(inverse)).mean()))
+        count += len(distinct)
+    return wilson(min(1.0, float(np.mean(means))), count, confidence)

@@ -1,0 +1,33 @@
+"""Progress bars for long work: shown at a terminal, silent in logs and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def track(items: Sequence[T] | Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterates with a progress bar on standard error.
+
+    The bar appears only at a terminal, and only for more than one item, so that loops inside a larger progress
+    stay quiet.
+
+    Args:
+        items: What to iterate over.
+        description: What is being done.
+        total: Number of items, if they have no length.
+
+    Yields:
+        The items.
+    """
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    count = total if total is not None else len(items) if isinstance(items, Sequence) else None
+    console = Console(stderr=True)
+    if not console.is_terminal or count in (0, 1):
+        yield from items
+        return
+    yield from rich_track(items, description=description, total=count, console=console, transient=True)

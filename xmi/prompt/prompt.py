@@ -1,0 +1,172 @@
+"""Prompts as sequences of segments whose roles are known from the start.
+
+A prompt is never searched for its parts afterwards: every piece of text or image carries its role (input,
+delimiter, answer, separator, ...) from where it was made, and the encoder carries it on to the tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import overload
+
+from PIL import Image
+
+from xmi.errors import PromptError
+
+ImageLike = str | Path | Image.Image
+"""What may stand for an image: a file, or a PIL image."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How examples and queries are written; the default is that of Luo, Darrell and Bar (ICML 2025).
+
+    Attributes:
+        prefix: Before every input.
+        delimiter: Between input and answer; its last token is where task vectors are read and patched.
+        separator: After every example, and between an instruction and a query.
+    """
+
+    prefix: str = "Q:"
+    delimiter: str = "\nA:"
+    separator: str = "\n\n"
+
+    @property
+    def hash(self) -> str:
+        """A short stable hash, stored with every vector."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a prompt with one role.
+
+    Attributes:
+        role: `prefix`, `input`, `delimiter`, `answer`, `separator`, `instruction` or `text`.
+        text: The text; empty for an image.
+        image: The image, or None.
+        example: Number of the example it belongs to (0, 1, ...), None for the query and for what stands alone.
+        query: Whether it belongs to the query.
+    """
+
+    role: str
+    text: str = ""
+    image: ImageLike | None = None
+    example: int | None = None
+    query: bool = False
+
+    @property
+    def name(self) -> str:
+        """The segment's address: `example[0].input`, `query.delimiter`, `instruction`, ..."""
+        if self.example is not None:
+            return f"example[{self.example}].{self.role}"
+        return f"query.{self.role}" if self.query else self.role
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, not yet tied to any model.
+
+    Attributes:
+        segments: Its parts, in order.
+        task: Name of the task, or empty.
+        input: The query's input as words (also for an image), or empty.
+        answer: The label, or None.
+    """
+
+    segments: tuple[Segment, ...]
+    task: str = ""
+    input: str = ""
+    answer: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The prompt as text, with `<image>` in the place of every image (for people, not for models)."""
+        return "".join(s.text if s.image is None else "<image>" for s in self.segments)
+
+    @property
+    def images(self) -> tuple[ImageLike, ...]:
+        """The images, in order."""
+        return tuple(s.image for s in self.segments if s.image is not None)
+
+    @property
+    def unit(self) -> str:
+        """The independent unit for statistics: task and input."""
+        return f"{self.task}/{self.input}"
+
+
+@dataclass(frozen=True)
+class Prompts(Sequence[Prompt]):
+    """A set of prompts made alike.
+
+    Attributes:
+        prompts: The prompts.
+        specification: `text ICL`, `image ICL`, `instruction`, `no context`, ...
+        task: Name of the task, or empty.
+        shots: Examples per prompt.
+        seed: Seed of the drawing.
+        split: Split the queries come from.
+        template: How they were written.
+        task_words: Words that name the task.
+    """
+
+    prompts: tuple[Prompt, ...]
+    specification: str
+    task: str = ""
+    shots: int = 0
+    seed: int = 0
+    split: str = ""
+    template: Template = Template()
+    task_words: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> Prompts: ...
+    def __getitem__(self, index: int | slice) -> Prompt | Prompts:
+        """Returns one prompt, or a set of the same kind."""
+        if isinstance(index, slice):
+            return Prompts(self.prompts[index], **{k: v for k, v in self.__dict__.items() if k != "prompts"})
+        return self.prompts[index]
+
+    def __len__(self) -> int:
+        """Returns the number of prompts."""
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Iterates over the prompts."""
+        return iter(self.prompts)
+
+
+def free_prompt(text: str, images: Sequence[ImageLike] = (), *, marker: str = "<image>") -> Prompts:
+    """A prompt of the user's own, with a marker in the place of every image.
+
+    Args:
+        text: The text.
+        images: As many images as there are markers.
+        marker: What stands for an image in the text.
+
+    Returns:
+        A set of one prompt, its last token being slot `last`.
+
+    Raises:
+        PromptError: The numbers of markers and images differ, or the prompt is empty.
+    """
+    parts = text.split(marker)
+    if len(parts) - 1 != len(images):
+        raise PromptError(
+            f"The prompt has {len(parts) - 1} place(s) for images ({marker!r}) but {len(images)} image(s) were given: "
+            f"put one {marker} into the text for each image."
+        )
+    if not text:
+        raise PromptError("The prompt is empty.")
+    segments = [Segment("text", parts[0])] if parts[0] else []
+    for image, part in zip(images, parts[1:], strict=True):
+        segments.append(Segment("input", image=image))
+        if part:
+            segments.append(Segment("text", part))
+    return Prompts((Prompt(tuple(segments)),), specification="free")

@@ -1,0 +1,106 @@
+"""A stored study, read back: the one object that tables, figures and the report are made from.
+
+No model is needed to read a run folder; everything here comes from its files.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xmi.errors import RunError
+from xmi.measure import Answers, Phases, Projection, Silhouette, Similarity, Transfer
+
+
+class StudyResults:
+    """Reads the run folder of a finished study.
+
+    Attributes:
+        path: The run folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens a run folder.
+
+        Raises:
+            RunError: The folder does not exist, holds no study, or the study is unfinished.
+        """
+        self.path = Path(path)
+        if not (self.path / "study.json").is_file():
+            raise RunError(f"{self.path} holds no study.json, so it is not a run folder of xmi.")
+        if not (self.path / "results").is_dir():
+            raise RunError(f"The study in {self.path} is unfinished: run the same command again to complete it.")
+
+    @cached_property
+    def study(self) -> dict[str, Any]:
+        """What was asked (`plan`) and how it was done (`provenance`), as stored."""
+        content: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models studied, the main one first."""
+        return tuple(self.study["models"])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self.study["plan"]["tasks"])
+
+    def summary(self, model: str) -> pd.DataFrame:
+        """The specification x modality table of one model, means over tasks on test items.
+
+        Returns:
+            One row per cell: method (`prompt`, `patch`, `no context`), source (specification), target (modality
+            of the query), layer (chosen on validation; NaN for prompts), accuracy, low, high, n, strict, and one
+            column per task with its accuracy.
+        """
+        return pd.read_csv(self.path / "tables" / f"{model}.summary.csv")
+
+    def answers(self, model: str, cell: str) -> Answers:
+        """The answers of one prompting cell on test items, pooled over tasks and seeds."""
+        return Answers.load(self._result(model, f"answers.{cell}"))
+
+    def transfer(self, model: str, target: str, split: str = "test") -> Transfer:
+        """The layer sweeps into `text` or `image` queries, pooled over tasks and seeds."""
+        return Transfer.load(self._result(model, f"transfer.{target}.{split}"))
+
+    def phases(self, model: str) -> dict[str, Phases]:
+        """Phases by label: each specification pooled over tasks (`text ICL`, ...) and each task apart."""
+        return {p.label: p for p in (Phases.load(f) for f in sorted(self._results(model, "phases.*")))}
+
+    def similarity(self, model: str, *, centred: bool = False) -> Similarity:
+        """Cosines of the task vectors of all tasks and specifications; groups are the tasks."""
+        return Similarity.load(self._result(model, "similarity.centred" if centred else "similarity"))
+
+    def projection(self, model: str, method: str) -> Projection:
+        """PCA or t-SNE of the single-prompt vectors of text ICL and image ICL."""
+        return Projection.load(self._result(model, f"projection.{method}"))
+
+    def silhouette(self, model: str) -> Silhouette:
+        """Silhouette by task and by modality of the same vectors."""
+        return Silhouette.load(self._result(model, "silhouette"))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every model answer, in the order of the records file.
+
+        Each record has: key, model, seed, task, split, method, source, target, unit, input, answer, prompt
+        (a list of segments, each `{"text": ...}` or `{"image": index into images}`), and for prompts predicted,
+        log_probability, rank, paper, strict; for patches the same as lists over layers.
+        """
+        lines = (self.path / "records.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _result(self, model: str, name: str) -> Path:
+        path = self.path / "results" / f"{model}.{name}.json"
+        if not path.is_file():
+            known = sorted(p.name for p in (self.path / "results").glob(f"{model}.*"))
+            raise RunError(f"{self.path} has no result {path.name}. It has: {', '.join(known) or 'none'}.")
+        return path
+
+    def _results(self, model: str, pattern: str) -> list[Path]:
+        return list((self.path / "results").glob(f"{model}.{pattern}.json"))

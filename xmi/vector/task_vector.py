@@ -1,0 +1,198 @@
+"""Task vectors and where they came from.
+
+A task vector is the mean, over prompts that specify one task, of the residual stream at a slot, at every layer (Luo,
+Darrell and Bar, ICML 2025, section 3). It never travels without its card.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from xmi.errors import VectorError
+
+
+class VectorCard(BaseModel):
+    """What a vector was read from.
+
+    Attributes:
+        model: Name of the model.
+        revision: Its commit or content hash.
+        dtype: Precision the model ran in.
+        task: Name of the task.
+        specification: `text ICL`, `image ICL`, `instruction`, ...; operations on vectors extend it.
+        shots: Examples per prompt.
+        seed: Seed of the prompts.
+        n: Number of prompts averaged.
+        slot: Where it was read.
+        template: Hash of the prompt template.
+        versions: Versions of xmi, torch, transformers and nnsight.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    revision: str
+    dtype: str
+    task: str
+    specification: str
+    shots: int
+    seed: int
+    n: int
+    slot: str
+    template: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TaskVector:
+    """A vector per layer, with its card.
+
+    Attributes:
+        values: Residual after each block, float32.
+        card: Where it came from.
+    """
+
+    values: Float[torch.Tensor, "layer d_model"]
+    card: VectorCard
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.values.shape[0])
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.values.shape[1])
+
+    @property
+    def name(self) -> str:
+        """Task and specification."""
+        return f"{self.card.task} · {self.card.specification}"
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the vector as safetensors, its card in the header, and returns the path."""
+        target = Path(path)
+        save_file({"values": self.values.contiguous()}, target, metadata={"card": self.card.model_dump_json()})
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaskVector:
+        """Reads a vector written by `save`.
+
+        Raises:
+            VectorError: The file does not exist or holds no task vector.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as stream:
+                card = VectorCard.model_validate_json((stream.metadata() or {})["card"])
+                return cls(stream.get_tensor("values"), card)
+        except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
+            raise VectorError(f"{path} holds no task vector of xmi: {error}") from error
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The residual at a slot for each prompt: what a task vector is the mean of.
+
+    Attributes:
+        values: Residual after each block, float32.
+        card: Where they came from (`n` counts the prompts).
+    """
+
+    values: Float[torch.Tensor, "prompt layer d_model"]
+    card: VectorCard
+
+    def mean(self) -> TaskVector:
+        """Returns the mean over the prompts: the task vector."""
+        return TaskVector(self.values.mean(0), self.card)
+
+    def __getitem__(self, index: slice) -> Residuals:
+        """Returns some of the prompts' residuals."""
+        values = self.values[index]
+        return Residuals(values, self.card.model_copy(update={"n": len(values)}))
+
+
+def ensemble(*vectors: TaskVector) -> TaskVector:
+    """The mean of vectors of one task from several specifications (Luo, Darrell and Bar, ICML 2025, section 5).
+
+    Args:
+        vectors: At least two vectors of the same task, width and depth.
+
+    Returns:
+        Their mean; its specification names all of theirs.
+
+    Raises:
+        VectorError: Fewer than two vectors, or vectors of different tasks or shapes.
+    """
+    if len(vectors) < 2:
+        raise VectorError("An ensemble needs at least two vectors.")
+    first = vectors[0]
+    for other in vectors[1:]:
+        if other.values.shape != first.values.shape or other.card.task != first.card.task:
+            raise VectorError(
+                f"Cannot average {first.name} {tuple(first.values.shape)} with {other.name} "
+                f"{tuple(other.values.shape)}: an ensemble needs one task and one shape."
+            )
+    name = " + ".join(v.card.specification for v in vectors)
+    card = first.card.model_copy(update={"specification": name, "n": sum(v.card.n for v in vectors)})
+    return TaskVector(torch.stack([v.values for v in vectors]).mean(0), card)
+
+
+def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
+    """A random vector with the norm of the given one at each layer: the control for patching just anything.
+
+    Args:
+        vector: Whose norms to match.
+        seed: Seed of the direction.
+
+    Returns:
+        Gaussian directions scaled to the vector's norm, layer by layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(vector.values.shape, generator=generator)
+    norm = vector.values.norm(dim=-1, keepdim=True)
+    card = vector.card.model_copy(update={"specification": "control: random vector", "seed": seed})
+    return replace(vector, values=noise / noise.norm(dim=-1, keepdim=True) * norm, card=card)
+
+
+def check_fits(vector: TaskVector, *, n_layers: int, d_model: int, template: str, model: str) -> None:
+    """Refuses a vector that cannot be patched into a model.
+
+    Raises:
+        VectorError: Another width or depth, another prompt template, or values that are not finite.
+    """
+    if vector.d_model != d_model or vector.n_layers != n_layers:
+        raise VectorError(
+            f"{vector.name} from {vector.card.model} has {vector.n_layers} layers of width {vector.d_model}; "
+            f"{model} has {n_layers} of width {d_model}. A vector only fits models of its own shape."
+        )
+    if vector.card.template != template:
+        raise VectorError(
+            f"{vector.name} was read with prompt template {vector.card.template}, the queries use {template}. "
+            "Extract it again with the queries' template."
+        )
+    bad = (~torch.isfinite(vector.values)).any(-1).nonzero().flatten().tolist()
+    if bad:
+        raise VectorError(f"{vector.name} has NaN or infinite values at layers {bad}: check the dtype it was read in.")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of xmi and the libraries that numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {}
+    for package in ("xmi", "torch", "transformers", "nnsight", "numpy", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a checkout that is not installed
+            found[package] = "unknown"
+    return found
