@@ -42,8 +42,8 @@ def sweep_kernel(
         args, kwargs = decoder.inputs
         embed = decoder._module.get_input_embeddings()
         decoder.inputs = pack_inputs(args, kwargs, copies, decoder._module.config, embed)
-        for i, layer in enumerate(layers):
-            state = hidden(at(model, paths["layers"])[layer].output)
+        for i in sorted(range(count), key=layers.__getitem__):  # a trace reads in the order of execution
+            state = hidden(at(model, paths["layers"])[layers[i]].output)
             # Negative columns, because some models drop tokens before their decoder.
             columns = torch.arange(sets) * count + i - copies
             state[:, columns] = vectors[:, i].to(state.device, state.dtype)

@@ -1,0 +1,37 @@
+"""What every test shares: no network, repeatable examples, and one report of the demo."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.command import run_xmi
+
+# Set before anything imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
+settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("xmi")
+
+
+@pytest.fixture(scope="session")
+def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report under test: the file named by XMI_REPORT, else that of one run of `xmi demo`."""
+    if named := os.environ.get("XMI_REPORT"):
+        path = Path(named).resolve()
+        if not path.is_file():
+            pytest.fail(f"XMI_REPORT names {path}, which is no file.")
+        return path
+    out = tmp_path_factory.mktemp("demo")
+    done = run_xmi("demo", "--out", str(out))
+    if done.returncode:
+        pytest.fail(f"`xmi demo` ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    found = sorted(out.rglob("report.html"))
+    if len(found) != 1:
+        pytest.fail(f"Expected one report.html below {out}, found {[str(f) for f in found]}.")
+    return found[0]
