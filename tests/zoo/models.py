@@ -10,6 +10,16 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 WORDS = ["Q", "A", ":", "\n", "\n\n", "Greece", "Athens", "Italy", "Rome", "France", "Paris", "Peru", "Lima", "capital"]
 WORDS += ["The", "city", "of", "the", "country", "Oslo", "Norway", "Cairo", "Egypt", ".", " ", "is"]
+NAMES_AND_CITIES = (
+    ("Greece", "Athens"),
+    ("Italy", "Rome"),
+    ("France", "Paris"),
+    ("Peru", "Lima"),
+    ("Norway", "Oslo"),
+    ("Egypt", "Cairo"),
+    ("city", "country"),
+    ("is", "of"),
+)
 TEXT = {
     "hidden_size": 64,
     "num_hidden_layers": 4,

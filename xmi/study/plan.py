@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from xmi.errors import RunError
 
 SOURCES = ("text ICL", "image ICL", "instruction")
 """Specifications whose task vectors every study reads."""
@@ -46,3 +50,16 @@ class Plan(BaseModel):
         """Returns one line per field in which two plans differ."""
         mine, theirs = self.model_dump(), other.model_dump()
         return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
+
+
+def make_plan(**fields: Any) -> Plan:
+    """Makes a plan.
+
+    Raises:
+        RunError: A field is faulty; all faults are listed.
+    """
+    try:
+        return Plan(**fields)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise RunError(f"The plan is faulty: {faults}.") from error

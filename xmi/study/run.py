@@ -15,7 +15,7 @@ from xmi.errors import TaskError
 from xmi.prompt import Task, load_task, task_names
 from xmi.study.assemble import assemble
 from xmi.study.cell import Cell, run_cell
-from xmi.study.plan import Plan
+from xmi.study.plan import Plan, make_plan
 from xmi.study.results import StudyResults
 from xmi.study.store import Store
 from xmi.vector import versions
@@ -63,7 +63,7 @@ def run_study(
         All of these are raised before anything is computed.
     """
     tell = say or (lambda line: None)
-    plan = Plan(
+    plan = make_plan(
         model=str(model),
         base=str(base) if base else None,
         control=str(control) if control else None,

@@ -1,0 +1,191 @@
+"""A whole study on a tiny random model: what it stores, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import xmi
+from tests.zoo.models import NAMES_AND_CITIES, build, llama, llava
+from xmi.study import StudyResults
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a VLM, its base LLM, and two tasks of eight items."""
+    root = tmp_path_factory.mktemp("world")
+    for name, make in (("eye", llava), ("base", llama)):
+        model, tool = build(make)
+        model.save_pretrained(root / name)
+        tool.save_pretrained(root / name)
+    for k in range(8):
+        pixels = np.random.default_rng(k).integers(0, 255, (200, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{k}.png")
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    for task, column in (("capital", 1), ("name", 0)):
+        items = [
+            {"input": f"{pair[1 - column]}", "output": pair[column], "image": f"{k}.png", "split": split}
+            for k, (pair, split) in enumerate(zip(NAMES_AND_CITIES, splits, strict=True))
+        ]
+        content = {"name": f"<b>{task}", "instruction": "The capital:", "task_words": ["capital"], "items": items}
+        (root / f"{task}.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def run(world: Path, out: Path, **changes: object) -> StudyResults:
+    tasks = [str(world / f"{t}.json") for t in ("capital", "name")]
+    options = {"base": world / "base", "tasks": tasks, "shots": 2, "prompts": 4, "seeds": (0, 1), "points": 4}
+    return xmi.run(world / "eye", out=out, **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    return run(world, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_records_hold_every_answer(finished: StudyResults) -> None:
+    records = finished.records()
+    assert len({r["key"] for r in records}) == len(records)
+    tasks, seeds, items, sources = 2, 2, 2, 10
+    prompted = [r for r in records if r["method"] != "patch"]
+    assert len(prompted) == tasks * seeds * items * 8
+    patched = [r for r in records if r["method"] == "patch"]
+    assert len(patched) == tasks * seeds * sources * 2 * (2 + items)
+    assert all(len(r["predicted"]) == len(r["layers"]) == 4 for r in patched)
+    for record in records:
+        for segment in record["prompt"]:
+            if "image" in segment:
+                with Image.open(finished.path / "images" / segment["image"]) as picture:
+                    assert max(picture.size) == 96
+    shown = next(r for r in prompted if r["source"] == "image ICL" and r["target"] == "image")
+    assert "".join(s.get("text", "<image>") for s in shown["prompt"]).count("Q:<image>\nA:") == 3
+
+
+def test_summary_follows_from_the_records(finished: StudyResults) -> None:
+    """The table recomputed from the raw answers: mean over tasks of the mean over items, layer from validation."""
+    table = finished.summary("eye")
+    records = finished.records()
+    for row in table.itertuples():
+        same = [r for r in records if (r["method"], r["source"], r["target"]) == (row.method, row.source, row.target)]
+        assert same
+        layer = 0
+        if row.method == "patch":
+            curves = [mean_of([r for r in same if r["split"] == "validation"], i) for i in range(4)]
+            layer = int(np.argmax(curves))
+            assert layer == row.layer
+        assert row.accuracy == pytest.approx(mean_of([r for r in same if r["split"] == "test"], layer))
+        assert row.n == 4
+
+
+def mean_of(records: list[dict[str, object]], layer: int) -> float:
+    tasks = sorted({str(r["task"]) for r in records})
+    hits = {t: [r["paper"] for r in records if r["task"] == t] for t in tasks}
+    values = [[h[layer] if isinstance(h, list) else h for h in hits[t]] for t in tasks]
+    return float(np.mean([np.mean(v) for v in values]))
+
+
+def test_results_can_be_read_without_a_model(finished: StudyResults) -> None:
+    again = StudyResults(finished.path)
+    assert again.models == ("eye",)
+    phases = again.phases("eye")
+    assert {"text ICL", "image ICL", "<b>capital · text ICL"} <= phases.keys()
+    np.testing.assert_allclose(phases["image ICL"].relative.sum(-1), 1.0)
+    assert again.similarity("eye").values.shape == (4, 6, 6)
+    assert again.projection("eye", "tsne").points.shape == (4, 16, 2)
+    assert again.silhouette("eye").layers == (0, 1, 2, 3)
+    assert again.transfer("eye", "image").sources[0] == "text ICL"
+    with pytest.raises(xmi.RunError, match="no result"):
+        again.answers("eye", "text ICL > video")
+    vector = xmi.TaskVector.load(next(again.path.glob("vectors/eye.0.*base-LLM-text*.safetensors")))
+    assert vector.card.model.endswith("base")
+
+
+def test_a_finished_run_is_not_computed_again(world: Path, finished: StudyResults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert run(world, finished.path).models == finished.models
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but study.json, which holds the time it was begun."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "study.json"
+    }
+
+
+SCRIPT = """
+import sys, xmi
+from tests.study.test_study import run
+from pathlib import Path
+run(Path(sys.argv[1]), Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_killed_run_continues_and_ends_equal(world: Path, finished: StudyResults, tmp_path: Path, how: int) -> None:
+    out = tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", SCRIPT, str(world), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("[2/4]"):
+                time.sleep(0.05)
+                process.send_signal(how)
+                break
+        process.wait()
+    assert process.returncode != 0
+    done = sorted(p.name for p in (out / "cells").glob("*.json"))
+    assert 2 <= len(done) < 4
+    assert not (out / "results").exists()
+    with pytest.raises(xmi.RunError, match="unfinished"):
+        StudyResults(out)
+    said: list[str] = []
+    run(world, out, say=said.append)
+    assert sum("done before" in line for line in said) == len(done)
+    assert files(out) == files(finished.path)
+
+
+def test_another_plan_is_refused(world: Path, finished: StudyResults) -> None:
+    with pytest.raises(xmi.RunError, match="shots: 2 -> 1"):
+        run(world, finished.path, shots=1)
+
+
+def test_another_model_under_the_same_name_is_refused(world: Path, finished: StudyResults, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.path, out)
+    next((out / "cells").glob("*.json")).unlink()
+    study = json.loads((out / "study.json").read_text())
+    study["provenance"]["models"]["eye"]["revision"] = "sha256:other"
+    (out / "study.json").write_text(json.dumps(study))
+    with pytest.raises(xmi.RunError, match="not the one"):
+        run(world, out)
+
+
+def test_bad_input_is_found_before_a_model_is_loaded(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(xmi.TaskError, match="too few for 4"):
+        run(world, tmp_path / "a", shots=4)
+    with pytest.raises(xmi.TaskError, match="country-capital"):
+        run(world, tmp_path / "b", tasks=["nonsense"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(xmi.RunError, match="Cannot write to the run folder"):
+        run(world, tmp_path / "file" / "run")
+    with pytest.raises(xmi.RunError, match=r"no study.json"):
+        StudyResults(tmp_path)
+    with pytest.raises(xmi.RunError, match="seeds"):
+        run(world, tmp_path / "c", seeds=(0, 0))

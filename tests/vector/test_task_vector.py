@@ -1,0 +1,115 @@
+"""Task vectors: what they are the mean of, their card, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import xmi
+from tests.zoo.models import build, llama, llava
+from xmi.prompt import Prompts, Template, load_task
+from xmi.vlm import VLM
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    model, tool = build(llama)
+    return xmi.load(model, processor=tool)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    return xmi.task("country-capital").icl("text", shots=2, n=5)
+
+
+def test_mean_of_the_residuals(vlm: VLM, prompts: Prompts) -> None:
+    residuals = vlm.residuals(prompts)
+    vector = vlm.task_vector(prompts)
+    torch.testing.assert_close(vector.values, residuals.values.mean(0), rtol=0, atol=0)
+    assert (vector.n_layers, vector.d_model) == (4, 64)
+    assert residuals[:2].card.n == 2
+    card = vector.card
+    assert (card.task, card.specification, card.shots, card.n, card.slot) == ("country-capital", "text ICL", 2, 5, "last")
+    assert card.template == Template().hash != Template(delimiter=" =>").hash
+    assert card.versions["torch"] == torch.__version__.split("+")[0] or card.versions["torch"] == torch.__version__
+
+
+def test_save_and_load(vlm: VLM, prompts: Prompts, tmp_path: Path) -> None:
+    vector = vlm.task_vector(prompts)
+    again = xmi.TaskVector.load(vector.save(tmp_path / "v.safetensors"))
+    assert torch.equal(again.values, vector.values)
+    assert again.card == vector.card
+    for name, content in (("none", None), ("text", b"no tensors"), ("pickle", b"\x80\x04.")):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(xmi.VectorError, match=name):
+            xmi.TaskVector.load(path)
+
+
+def test_ensemble_is_the_mean(vlm: VLM, prompts: Prompts) -> None:
+    text = vlm.task_vector(prompts)
+    told = vlm.task_vector(xmi.task("country-capital").instruction())
+    both = xmi.ensemble(text, told)
+    torch.testing.assert_close(both.values, (text.values + told.values) / 2)
+    assert both.card.specification == "text ICL + instruction"
+    other = vlm.task_vector(xmi.task("food-color").instruction())
+    with pytest.raises(xmi.VectorError, match="one task"):
+        xmi.ensemble(text, other)
+    with pytest.raises(xmi.VectorError, match="two"):
+        xmi.ensemble(text)
+
+
+def test_random_control_has_the_norm_and_nothing_else(vlm: VLM, prompts: Prompts) -> None:
+    vector = vlm.task_vector(prompts)
+    control = xmi.random_like(vector, seed=3)
+    torch.testing.assert_close(control.values.norm(dim=-1), vector.values.norm(dim=-1))
+    assert torch.nn.functional.cosine_similarity(control.values, vector.values, dim=-1).abs().max() < 0.5
+    assert not torch.equal(control.values, xmi.random_like(vector, seed=4).values)
+
+
+def test_similarity(vlm: VLM, prompts: Prompts) -> None:
+    vector = vlm.task_vector(prompts)
+    told = vlm.task_vector(xmi.task("food-color").instruction())
+    found = xmi.similarity([vector, told])
+    expected = torch.nn.functional.cosine_similarity(vector.values, told.values, dim=-1)
+    torch.testing.assert_close(torch.tensor(found.values[:, 0, 1]).float(), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(xmi.VectorError, match="two or more"):
+        xmi.similarity([vector])
+
+
+def test_vectors_that_do_not_fit_are_refused(vlm: VLM, prompts: Prompts) -> None:
+    vector = vlm.task_vector(prompts)
+    queries = xmi.task("country-capital").queries("text", n=2)
+    model, tool = build(llava)
+    narrow = xmi.TaskVector(vector.values[:, :32], vector.card)
+    with pytest.raises(xmi.VectorError, match="4 layers of width 32"):
+        xmi.load(model, processor=tool).transfer(narrow, to=queries)
+    shallow = xmi.TaskVector(vector.values[:2], vector.card)
+    with pytest.raises(xmi.VectorError, match="2 layers"):
+        vlm.transfer(shallow, to=queries)
+    other = load_task("country-capital", template=Template(delimiter=" =>")).queries("text", n=2)
+    with pytest.raises(xmi.VectorError, match="template"):
+        vlm.transfer(vector, to=other)
+    broken = vector.values.clone()
+    broken[2, 0] = torch.nan
+    with pytest.raises(xmi.VectorError, match=r"layers \[2\]"):
+        vlm.transfer(xmi.TaskVector(broken, vector.card), to=queries)
+    for layers in ([], [4], [-1], [1, 1]):
+        with pytest.raises(xmi.VectorError, match="Cannot patch layers"):
+            vlm.transfer(vector, to=queries, layers=layers)
+    with pytest.raises(xmi.VectorError, match="share a name"):
+        vlm.transfer([vector, vector], to=queries)
+    with pytest.raises(xmi.VectorError, match="no vectors"):
+        vlm.transfer([], to=queries)
+
+
+def test_phases_need_words_and_labels(vlm: VLM, prompts: Prompts) -> None:
+    with pytest.raises(xmi.PromptError, match="task words"):
+        vlm.phases(xmi.free_prompt("Q:Greece\nA:"))
+    with pytest.raises(xmi.PromptError, match="no answer"):
+        vlm.answers(xmi.free_prompt("Q:Greece\nA:"))
+    with pytest.raises(xmi.SlotError, match="instruction"):
+        vlm.residuals(prompts, slot="instruction")
