@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -11,3 +12,8 @@ def run_xmi(*arguments: str, timeout: float = 280) -> subprocess.CompletedProces
     code = "import sys; from xmi.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def listen_to_interrupts() -> None:
+    """For `preexec_fn`: a process whose parent runs in the background would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,6 +13,8 @@ from tests.command import run_xmi
 # Set before anything imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from threads, and on a busy machine threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
 settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)

@@ -75,7 +75,7 @@ def lens(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt; <image> stands for an image.")],
     image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="An image file; repeatable.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Tokens per layer.")] = 5,
+    k: Annotated[int, typer.Option("--top", "-k", min=1, help="Tokens per layer.")] = 5,
     device: Device = None,
     dtype: Dtype = "auto",
     trust_remote_code: Remote = False,
@@ -118,8 +118,12 @@ def _study(out: Path, *, seeds: int, **arguments: Any) -> None:
     import xmi
     from xmi.report import render
 
-    results = xmi.run(out=out, seeds=range(seeds), say=say, **arguments)
-    page = render(results, out / "report.html")
+    try:
+        results = xmi.run(out=out, seeds=range(seeds), say=say, **arguments)
+        page = render(results, out / "report.html")
+    except KeyboardInterrupt:
+        say("Interrupted. Finished cells are kept; the same command continues.")
+        raise typer.Exit(130) from None
     _print_table(results)
     say(f"{time.perf_counter() - start:.0f} s in all. The report:")
     print(page.resolve())
@@ -174,9 +178,6 @@ def main() -> None:
     except XmiError as error:
         say(f"error ({type(error).__name__}): {error}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        say("Interrupted. What was finished is kept; the same command continues.")
-        sys.exit(130)
 
 
 __all__ = ["app", "main"]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import xmi
+from tests.command import listen_to_interrupts
 from tests.zoo.models import NAMES_AND_CITIES, build, llama, llava
 from xmi.study import StudyResults
 
@@ -138,7 +139,8 @@ def test_killed_run_continues_and_ends_equal(world: Path, finished: StudyResults
     out = tmp_path / "killed"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", SCRIPT, str(world), str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, env=environment, preexec_fn=listen_to_interrupts, **pipes) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("[2/4]"):

@@ -1,0 +1,131 @@
+"""The command line as a user meets it: quick help, clear refusals, exit codes, kept work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import xmi
+from tests.command import listen_to_interrupts, run_xmi
+from tests.zoo.models import NAMES_AND_CITIES, build, llama, llava
+
+
+@pytest.fixture(scope="module")
+def eye(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny VLM and one task."""
+    root = tmp_path_factory.mktemp("cli")
+    for name, make in (("eye", llava), ("text", llama)):
+        model, tool = build(make)
+        model.save_pretrained(root / name)
+        tool.save_pretrained(root / name)
+    for k in range(8):
+        pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{k}.png")
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    items = [
+        {"input": x, "output": y, "image": f"{k}.png", "split": split}
+        for k, ((x, y), split) in enumerate(zip(NAMES_AND_CITIES, splits, strict=True))
+    ]
+    content = {"name": "t", "instruction": "The capital:", "task_words": ["capital"], "items": items}
+    (root / "t.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, xmi, xmi.cli; heavy = {'torch', 'transformers', 'nnsight', 'pandas', 'plotly', 'sklearn', 'numpy'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command() -> None:
+    done = run_xmi("--help")
+    assert done.returncode == 0
+    for command in ("demo", "run", "lens", "report"):
+        assert command in done.stdout
+
+
+def test_public_names_exist() -> None:
+    for name in xmi.__all__:
+        assert getattr(xmi, name) is not None
+    assert set(xmi.__all__) <= set(dir(xmi))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = xmi.nonsense
+
+
+def test_run_and_report(eye: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--task", str(eye / "t.json"), "--shots", "2", "--prompts", "3", "--seeds", "1", "--out", str(out)]
+    done = run_xmi("run", str(eye / "eye"), "--base", str(eye / "text"), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
+    assert "text vector patched in (xPatch)" in done.stdout
+    assert "[1/1]" in done.stderr, "progress is shown"
+    page = (out / "report.html").read_bytes()
+    again = run_xmi("report", str(out), "--out", str(tmp_path / "again.html"))
+    assert again.returncode == 0, again.stderr
+    assert len((tmp_path / "again.html").read_bytes()) == len(page)
+
+
+def test_lens(eye: Path) -> None:
+    done = run_xmi("lens", str(eye / "eye"), "-p", r"Q:<image>\nA:", "-i", str(eye / "0.png"), "-k", "2")
+    assert done.returncode == 0, done.stderr
+    assert "embed" in done.stdout
+    assert all(f" {layer} " in done.stdout for layer in range(4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "no-such-model"], "Cannot load 'no-such-model'"),
+        (["run", "EYE", "--task", "no-such-task"], "No task 'no-such-task'"),
+        (["run", "EYE", "--task", "TASK", "--shots", "4"], "too few for 4"),
+        (["run", "EYE", "--task", "TASK", "--shots", "2", "--out", "TASK/run"], "Cannot write to the run folder"),
+        (["run", "TEXT", "--task", "TASK", "--shots", "2"], "text-only"),
+        (["lens", "EYE", "-p", "Q:<image> <image>", "-i", "PICTURE"], "2 place(s) for images"),
+        (["lens", "EYE", "-p", "Q:<image>", "-i", "TASK"], "Cannot open the image"),
+        (["report", "EYE"], "no study.json"),
+    ],
+)
+def test_refusals_are_one_clear_message(eye: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    names = {"EYE": eye / "eye", "TEXT": eye / "text", "TASK": eye / "t.json", "PICTURE": eye / "0.png"}
+    filled = [str(names.get(a, a)).replace("TASK", str(names["TASK"])) for a in arguments]
+    if filled[0] == "run" and "--out" not in filled:
+        filled += ["--out", str(tmp_path / "run")]
+    done = run_xmi(*filled)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_what_is_finished(eye: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code = "import sys; from xmi.cli import main; sys.exit(main())"
+    arguments = ["run", str(eye / "eye"), "--task", str(eye / "t.json"), "--shots", "2", "--seeds", "40"]
+    command = [sys.executable, "-c", code, *arguments, "--prompts", "3", "--out", str(out)]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, preexec_fn=listen_to_interrupts, **pipes) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("[ 2/40]"):
+                time.sleep(0.02)
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.read()
+        process.wait()
+    assert process.returncode == 130, said
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    assert len(list((out / "cells").glob("*.json"))) >= 2
