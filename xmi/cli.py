@@ -32,6 +32,8 @@ Remote = Annotated[bool, typer.Option(help="Run code that comes with the checkpo
 @app.command()
 def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
     """Studies the embedded model beside its control, and writes an interactive report."""
+    # A model this small gains nothing from threads that wait for each other, and loses much on a busy machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _study(out, model="organism", base="organism-llm", control="organism-control", seeds=seeds, tasks=[], shots=5)
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from xmi.errors import ModelError, PromptError, VectorError
-from xmi.kernels import next_token_kernel, residual_kernel, sweep_kernel
-from xmi.lens import depths, logit_lens
-from xmi.measure import Answers, LensReading, Phases, Transfer, paper_hit, strict_hit
+from xmi.errors import PromptError
+from xmi.kernels import residual_kernel
+from xmi.lens import read_lens, read_phases
+from xmi.measure import Answers, LensReading, Phases, Transfer
 from xmi.model import Backbone, Engine, load_checkpoint
 from xmi.progress import track
-from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template
-from xmi.vector import Residuals, TaskVector, VectorCard, check_fits, versions
-
-MAX_COPIES = 256
-"""How many copies of the last token one forward carries at most; more vectors are split over forwards."""
+from xmi.prompt import Batch, Encoder, Prompt, Prompts
+from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, transfer, versions
 
 
 class VLM:
@@ -147,13 +142,7 @@ class VLM:
         Raises:
             PromptError: A prompt has no label.
         """
-        kept: list[tuple[torch.Tensor, ...]] = []
-        for batch in self._batches(prompts, "answering"):
-            targets = self._answer_ids(batch.prompts, prompts.template)
-            inputs = self.engine.forward(batch.inputs)
-            kept.append((*next_token_kernel(self.engine.envoy, inputs, targets, 1), targets))
-        ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*kept, strict=True))
-        return self._answers(prompts, ids[:, 0], log_probability, rank, wanted)
+        return answer(self.engine, self.encoder, prompts, self._batches(prompts, "answering"))
 
     def lens(self, prompts: Prompts, *, slot: str = "last", k: int = 5) -> LensReading:
         """Top tokens of every depth at a slot, by the logit lens.
@@ -166,13 +155,7 @@ class VLM:
         Returns:
             Tokens and probabilities [prompt, depth, k]; depth `embed` is the input of block 0.
         """
-        tokens: list[tuple[tuple[str, ...], ...]] = []
-        probabilities = []
-        for batch in self._batches(prompts, "reading the lens"):
-            values = logit_lens(self.engine, batch.inputs, batch.columns(slot), [[] for _ in batch.prompts], k)
-            tokens += [tuple(tuple(self._decode(i) for i in depth) for depth in row) for row in values.ids.tolist()]
-            probabilities.append(values.probabilities)
-        return LensReading(depths(self.backbone.n_layers), tuple(tokens), np.concatenate(probabilities), slot)
+        return read_lens(self.engine, self.encoder, self._batches(prompts, "reading the lens"), slot, k)
 
     def phases(self, prompts: Prompts, *, task_words: Sequence[str] = (), slot: str = "last") -> Phases:
         """Follows input, task and answer tokens through the layers at a slot.
@@ -193,29 +176,8 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 4.
         """
-        words = tuple(task_words) or prompts.task_words
-        template = prompts.template
-        task = set(self.encoder.word_ids(words, template.delimiter))
-        if not task:
-            raise PromptError(
-                f"No task words to look for in {prompts.task or 'the prompts'}: pass task_words=['capital'] or so."
-            )
-        mass, rank, tops = [], [], []
-        for batch in self._batches(prompts, "decoding phases"):
-            columns = batch.columns(slot)
-            sets = []
-            for row, answer in enumerate(self._answer_ids(batch.prompts, template).tolist()):
-                own = int(batch.inputs["input_ids"][row, columns[row]])
-                given = {own, *self.encoder.word_ids((batch.prompts[row].input,), template.prefix)}
-                sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer]])
-            values = logit_lens(self.engine, batch.inputs, columns, sets, 1)
-            mass.append(values.mass)
-            rank.append(values.rank)
-            tops.append(values.ids[..., 0])
-        label = f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification
-        top = np.concatenate(tops)
-        share = tuple(self._share(top[:, i]) for i in range(top.shape[1]))
-        return Phases(label, depths(self.backbone.n_layers), np.concatenate(mass), np.concatenate(rank), share)
+        batches = self._batches(prompts, "decoding phases")
+        return read_phases(self.engine, self.encoder, prompts, batches, tuple(task_words), slot)
 
     def transfer(
         self,
@@ -243,57 +205,9 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
         """
-        named = _named(vectors)
-        for vector in named.values():
-            check_fits(
-                vector,
-                n_layers=self.backbone.n_layers,
-                d_model=self.backbone.d_model,
-                template=to.template.hash,
-                model=self.name,
-            )
-        chosen = _layers(layers, self.backbone.n_layers)
-        if self.engine.report is not None and not self.engine.report.causal:
-            raise ModelError(
-                f"{self.name} is not causal, so one forward cannot hold many patched runs; it is not supported yet."
-            )
-        stack = torch.stack([v.values[list(chosen)] for v in named.values()])
-        per_forward = max(1, MAX_COPIES // len(chosen))
-        rows: list[tuple[torch.Tensor, ...]] = []
-        for batch in self._batches(to, "patching"):
-            targets = self._answer_ids(batch.prompts, to.template)
-            parts = [self._sweep(batch, group, chosen, targets) for group in torch.split(stack, per_forward)]
-            clean = tuple(value[:, :1] for value in parts[0])
-            joined = (torch.cat([c, *(p[i][:, 1:] for p in parts)], 1) for i, c in enumerate(clean))
-            rows.append((*joined, targets))
-        ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*rows, strict=True))
-        clean_answers = self._answers(to, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted)
-        shape = (len(to), len(named), len(chosen))
-        ids, log_probability, rank = (v[:, 1:].reshape(shape).permute(1, 2, 0) for v in (ids, log_probability, rank))
-        predicted = [[[self._decode(i) for i in layer] for layer in source] for source in ids.tolist()]
-        hits = [[[paper_hit(t, p.answer or "") for t, p in zip(row, to, strict=True)] for row in s] for s in predicted]
-        return Transfer(
-            sources=tuple(named),
-            layers=tuple(chosen),
-            tasks=tuple(p.task for p in to),
-            units=tuple(p.unit for p in to),
-            answers=tuple(p.answer or "" for p in to),
-            predicted=tuple(tuple(tuple(row) for row in source) for source in predicted),
-            log_probability=log_probability.numpy(),
-            rank=rank.numpy(),
-            paper=np.array(hits),
-            strict=(ids == wanted).numpy(),
-            clean=clean_answers,
-        )
-
-    def _sweep(
-        self, batch: Batch, vectors: torch.Tensor, layers: Sequence[int], targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        inputs = self.engine.forward(batch.inputs, keep=vectors.shape[0] * len(layers) + 1)
-        ids, log_probability, rank = sweep_kernel(
-            self.engine.envoy, inputs, self.engine.paths, vectors, list(layers), targets, 1
-        )
-        return ids[..., 0], log_probability, rank
+        named = name_vectors(vectors)
+        batches = self._batches(to, "patching")
+        return transfer(self.engine, self.encoder, named, to, batches, layers)
 
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
         starts = range(0, len(prompts), self.batch_size)
@@ -301,44 +215,6 @@ class VLM:
             raise PromptError("There are no prompts.")
         for start in track(starts, f"{self.name}: {doing}"):
             yield self.encode(prompts[start : start + self.batch_size])
-
-    def _answer_ids(self, prompts: Sequence[Prompt], template: Template) -> torch.Tensor:
-        found = []
-        for number, prompt in enumerate(prompts):
-            if not prompt.answer:
-                raise PromptError(f"Prompt {number} has no answer to compare with: {prompt.text[-60:]!r}")
-            found.append(self.encoder.first_token(template.delimiter, prompt.answer))
-        return torch.tensor(found)
-
-    def _answers(
-        self,
-        prompts: Prompts,
-        ids: torch.Tensor,
-        log_probability: torch.Tensor,
-        rank: torch.Tensor,
-        wanted: torch.Tensor,
-    ) -> Answers:
-        predicted = tuple(self._decode(i) for i in ids.tolist())
-        pairs = list(zip(predicted, prompts, strict=True))
-        return Answers(
-            prompts=tuple(p.text for p in prompts),
-            tasks=tuple(p.task for p in prompts),
-            units=tuple(p.unit for p in prompts),
-            answers=tuple(p.answer or "" for p in prompts),
-            predicted=predicted,
-            log_probability=log_probability.numpy(),
-            rank=rank.numpy(),
-            paper=np.array([paper_hit(text, p.answer or "") for text, p in pairs]),
-            strict=np.array([strict_hit(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]),
-        )
-
-    def _share(self, ids: np.ndarray[Any, Any]) -> tuple[tuple[str, float], ...]:
-        """The most frequent top tokens of a depth, with their share."""
-        counted = Counter(self._decode(int(i)) for i in ids).most_common(5)
-        return tuple((token, count / len(ids)) for token, count in counted)
-
-    def _decode(self, token: int) -> str:
-        return str(self.encoder.tokenizer.decode([token]))
 
 
 def load(
@@ -384,26 +260,3 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     return VLM(Engine.start(checkpoint, check=check), batch_size=batch_size)
-
-
-def _named(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector]) -> dict[str, TaskVector]:
-    if isinstance(vectors, TaskVector):
-        vectors = [vectors]
-    if isinstance(vectors, Mapping):
-        named = dict(vectors)
-    else:
-        named = {v.card.specification: v for v in vectors}
-        if len(named) < len(vectors):
-            names = [v.card.specification for v in vectors]
-            raise VectorError(f"Several vectors share a name ({', '.join(names)}): pass a mapping {{name: vector}}.")
-    if not named:
-        raise VectorError("There are no vectors to transfer.")
-    return named
-
-
-def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    chosen = tuple(range(count)) if layers is None else tuple(layers)
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if not chosen or wrong or len(set(chosen)) < len(chosen):
-        raise VectorError(f"Cannot patch layers {list(chosen)}: give distinct layers from 0 to {count - 1}.")
-    return chosen

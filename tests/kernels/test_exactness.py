@@ -167,7 +167,7 @@ def test_sweep_of_some_layers_and_split_forwards(case: tuple[VLM, Prompts], monk
     vlm, prompts = case
     named = vectors(vlm, prompts, 5)
     whole = vlm.transfer(named, to=prompts)
-    monkeypatch.setattr("xmi.vlm.MAX_COPIES", 4)
+    monkeypatch.setattr("xmi.vector.patch.MAX_COPIES", 4)
     some = vlm.transfer(named, to=prompts, layers=[3, 1])
     np.testing.assert_allclose(some.log_probability, whole.log_probability[:, [3, 1]], atol=TOLERANCE)
 

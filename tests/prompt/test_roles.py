@@ -89,7 +89,9 @@ def test_roles_of_text_prompts(batch_of: list[Prompt]) -> None:
 @settings(max_examples=25)
 def test_roles_of_prompts_with_images(name: str, data: st.DataObject) -> None:
     """One processor repeats an image token, the other splits images into announced tiles; counts differ by row."""
-    drawn = data.draw(st.lists(prompts(images=True), min_size=1, max_size=3).filter(lambda ps: any(p.images for p in ps)))
+    drawn = data.draw(
+        st.lists(prompts(images=True), min_size=1, max_size=3).filter(lambda ps: any(p.images for p in ps))
+    )
     check(SEEING[name], drawn)
 
 

@@ -69,15 +69,22 @@ def test_icl_prompts(seed: int, shots: int, modality: str, query: str | None, sp
         inputs = [s for s in prompt.segments if s.role == "input"]
         shown = [s.text or pictures[Path(str(s.image))] for s in inputs]
         answers = [s.text for s in prompt.segments if s.role == "answer"]
-        assert len(shown) == shots + 1 and len(set(shown)) == shots + 1, "examples are distinct, the query not among them"
+        assert len(shown) == shots + 1 and len(set(shown)) == shots + 1, (
+            "examples are distinct, the query not among them"
+        )
         assert [train[x] for x in shown[:-1]] == answers, "examples are training items with their own answers"
         assert shown[-1] == prompt.input in {i.input for i in task.split(split)}
         assert all((s.image is not None) == (modality == "image") for s in inputs[:-1])
         assert (inputs[-1].image is not None) == ((query or modality) == "image")
         assert prompt.segments[-1].name == "query.delimiter"
-        written = "".join(f"Q:{x}\nA:{y}\n\n" for x, y in zip(["<image>" if i.image else i.text for i in inputs], answers))
+        written = "".join(
+            f"Q:{x}\nA:{y}\n\n"
+            for x, y in zip(["<image>" if i.image else i.text for i in inputs[:-1]], answers, strict=True)
+        )
         assert prompt.text == written + f"Q:{'<image>' if inputs[-1].image else inputs[-1].text}\nA:"
-    assert made == task.icl(modality, shots=shots, n=4, seed=seed, split=split, query=query), "the same seed draws the same"
+    assert made == task.icl(modality, shots=shots, n=4, seed=seed, split=split, query=query), (
+        "the same seed draws the same"
+    )
 
 
 TASKS: dict[str, Task] = {name: xmi.task(name) for name in xmi.task_names()}
@@ -99,7 +106,8 @@ def test_another_seed_draws_otherwise_and_none_asks_every_item_once() -> None:
         ({"items": [{"input": "a"}]}, [r"items.0.output"]),
         ({"items": [{"input": "a", "output": " "}, {"input": "a", "output": "b", "split": "dev"}]},
          ["empty output", "occurs twice", "unknown split 'dev'"]),
-        ({"items": [{"input": "a", "output": "b", "image": "none.png"}, {"input": "c", "output": "d", "image": "own.json"}]},
+        ({"items": [{"input": "a", "output": "b", "image": "none.png"},
+                    {"input": "c", "output": "d", "image": "own.json"}]},
          ["'none.png' does not exist", "cannot be opened as an image"]),
         ({"items": [{"input": "a", "output": "b", "image": "../../etc/passwd"}]}, ["outside the task file's folder"]),
         ({"items": 3}, ["items"]),

@@ -34,7 +34,7 @@ TEXT = {
 
 def tokenizer(*special: str) -> Any:
     """A word-level tokenizer with BOS; characters it does not know become single letters."""
-    letters = [c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"]
+    letters = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
     base = ["<pad>", "<s>", "</s>", "<unk>", *special, *dict.fromkeys(WORDS + letters)]
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(base)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|\n|\w+|[^\s\w]| "), behavior="isolated")

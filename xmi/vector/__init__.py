@@ -1,6 +1,7 @@
 """Task vectors: extract, average, ensemble, control, save and load."""
 
 from xmi.vector.compare import similarity
+from xmi.vector.patch import answer, name_vectors, transfer
 from xmi.vector.task_vector import (
     Residuals,
     TaskVector,
@@ -15,9 +16,12 @@ __all__ = [
     "Residuals",
     "TaskVector",
     "VectorCard",
+    "answer",
     "check_fits",
     "ensemble",
+    "name_vectors",
     "random_like",
     "similarity",
+    "transfer",
     "versions",
 ]

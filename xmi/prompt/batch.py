@@ -1,0 +1,101 @@
+"""An encoded batch that knows the segment and modality of every token."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from xmi.errors import SlotError
+from xmi.prompt.prompt import Prompt
+
+PADDING, SPECIAL = -1, -2
+"""Segment numbers of tokens that belong to no segment: padding, and what the tokenizer or processor added."""
+
+_SLOT = re.compile(r"(?:example\[(?P<example>-?\d+)\]\.|(?P<query>query)\.)?(?P<role>[a-z]+)")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded prompts, padded on the left.
+
+    Attributes:
+        inputs: What the model's forward takes.
+        prompts: The prompts, one per row.
+        first: Number of the segment in which each token begins, or `PADDING` / `SPECIAL`.
+        last: Number of the segment in which each token ends.
+        tokens: The tokens as the vocabulary has them, for messages and figures.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    prompts: tuple[Prompt, ...]
+    first: Int[np.ndarray, "row column"]
+    last: Int[np.ndarray, "row column"]
+    tokens: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.prompts)
+
+    def roles(self, row: int) -> tuple[str, ...]:
+        """Returns each token's segment (`example[0].input`, `query.delimiter`, ...), or `padding`, or `special`."""
+        names = {PADDING: "padding", SPECIAL: "special"}
+        segments = self.prompts[row].segments
+        return tuple(names[i] if i < 0 else segments[i].name for i in self.first[row].tolist())
+
+    def modalities(self, row: int) -> tuple[str, ...]:
+        """Returns `text`, `image 0`, `image 1`, ... for each token, or `padding`."""
+        segments = self.prompts[row].segments
+        order = [i for i, s in enumerate(segments) if s.image is not None]
+        number = {i: f"image {k}" for k, i in enumerate(order)}
+        return tuple("padding" if i == PADDING else number.get(i, "text") for i in self.first[row].tolist())
+
+    def columns(self, slot: str = "last") -> Int[torch.Tensor, " row"]:
+        """Finds a named slot in every row.
+
+        Args:
+            slot: `last`, or a segment's address, whose last token it is: `query.delimiter`, `example[-1].delimiter`,
+                `example[0].answer`, `instruction`.
+
+        Returns:
+            The column of the slot's token in each row.
+
+        Raises:
+            SlotError: A row has no such segment, or the token reaches into the next segment.
+        """
+        return torch.tensor([self._column(row, slot) for row in range(len(self))])
+
+    def _column(self, row: int, slot: str) -> int:
+        if slot == "last":
+            return int(np.flatnonzero(self.first[row] != PADDING)[-1])
+        wanted = self._segment(row, slot)
+        inside = np.flatnonzero((self.first[row] <= wanted) & (self.last[row] >= wanted) & (self.first[row] >= 0))
+        if not len(inside):
+            raise SlotError(f"Slot {slot!r} has no token of its own in prompt {row}: {self._shown(row)}")
+        column = int(inside[-1])
+        if int(self.last[row, column]) != wanted:
+            raise SlotError(
+                f"Slot {slot!r} is ambiguous in prompt {row}: its last token {self.tokens[row][column]!r} also holds "
+                f"the beginning of what follows. Change the template so that they part. Tokens: {self._shown(row)}"
+            )
+        return column
+
+    def _segment(self, row: int, slot: str) -> int:
+        match = _SLOT.fullmatch(slot)
+        segments = self.prompts[row].segments
+        names = [s.name for s in segments]
+        if match is None:
+            raise SlotError(f"Cannot read slot {slot!r}; write last, query.delimiter or example[-1].delimiter.")
+        if match["example"] is not None and int(match["example"]) < 0:
+            count = 1 + max((s.example for s in segments if s.example is not None), default=-1)
+            slot = f"example[{count + int(match['example'])}].{match['role']}"
+        if slot not in names:
+            raise SlotError(f"Prompt {row} has no slot {slot!r}; it has: last, {', '.join(dict.fromkeys(names))}.")
+        return len(names) - 1 - names[::-1].index(slot)
+
+    def _shown(self, row: int) -> str:
+        shown = [repr(t) for t, i in zip(self.tokens[row], self.first[row], strict=True) if i != PADDING]
+        return " ".join(shown[-40:])

@@ -1,0 +1,130 @@
+"""Patching task vectors into queries, and the answers without a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xmi.errors import ModelError, VectorError
+from xmi.kernels import next_token_kernel, sweep_kernel
+from xmi.measure import Answers, Transfer, paper_hit, strict_hit
+from xmi.model import Engine
+from xmi.prompt import Batch, Encoder, Prompts
+from xmi.vector.task_vector import TaskVector, check_fits
+
+MAX_COPIES = 256
+"""How many copies of the last token one forward carries at most; more vectors are split over forwards."""
+
+
+def answer(engine: Engine, encoder: Encoder, prompts: Prompts, batches: Iterable[Batch]) -> Answers:
+    """The next token after each prompt; see `VLM.answers`."""
+    kept: list[tuple[torch.Tensor, ...]] = []
+    for batch in batches:
+        targets = encoder.answer_ids(batch.prompts, prompts.template)
+        kept.append((*next_token_kernel(engine.envoy, engine.forward(batch.inputs), targets, 1), targets))
+    ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*kept, strict=True))
+    return _answers(encoder, prompts, ids[:, 0], log_probability, rank, wanted)
+
+
+def transfer(
+    engine: Engine,
+    encoder: Encoder,
+    vectors: Mapping[str, TaskVector],
+    to: Prompts,
+    batches: Iterable[Batch],
+    layers: Sequence[int] | None,
+) -> Transfer:
+    """Every vector at every layer into every query; see `VLM.transfer`."""
+    backbone, name = engine.backbone, engine.checkpoint.name
+    for vector in vectors.values():
+        fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
+        check_fits(vector, template=to.template.hash, model=name, **fit)
+    chosen = _layers(layers, backbone.n_layers)
+    if engine.report is not None and not engine.report.causal:
+        raise ModelError(
+            f"{name} is not causal, so one forward cannot hold many patched runs: its transfers are not supported yet."
+        )
+    stack = torch.stack([v.values[list(chosen)] for v in vectors.values()])
+    per_forward = max(1, MAX_COPIES // len(chosen))
+    rows: list[tuple[torch.Tensor, ...]] = []
+    for batch in batches:
+        targets = encoder.answer_ids(batch.prompts, to.template)
+        parts = [_sweep(engine, batch, group, chosen, targets) for group in torch.split(stack, per_forward)]
+        joined = (torch.cat([parts[0][i][:, :1], *(p[i][:, 1:] for p in parts)], 1) for i in range(3))
+        rows.append((*joined, targets))
+    ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*rows, strict=True))
+    clean = _answers(encoder, to, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted)
+    shape = (len(to), len(vectors), len(chosen))
+    ids, log_probability, rank = (v[:, 1:].reshape(shape).permute(1, 2, 0) for v in (ids, log_probability, rank))
+    predicted = tuple(tuple(tuple(encoder.decode(i) for i in row) for row in source) for source in ids.tolist())
+    hits = [[[paper_hit(t, p.answer or "") for t, p in zip(row, to, strict=True)] for row in s] for s in predicted]
+    return Transfer(
+        sources=tuple(vectors),
+        layers=chosen,
+        tasks=tuple(p.task for p in to),
+        units=tuple(p.unit for p in to),
+        answers=tuple(p.answer or "" for p in to),
+        predicted=predicted,
+        log_probability=log_probability.numpy(),
+        rank=rank.numpy(),
+        paper=np.array(hits),
+        strict=(ids == wanted).numpy(),
+        clean=clean,
+    )
+
+
+def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector]) -> dict[str, TaskVector]:
+    """Names vectors by their specification, or as the mapping says.
+
+    Raises:
+        VectorError: No vectors, or two of one name.
+    """
+    if isinstance(vectors, TaskVector):
+        vectors = [vectors]
+    if isinstance(vectors, Mapping):
+        named = dict(vectors)
+    else:
+        names = [v.card.specification for v in vectors]
+        named = dict(zip(names, vectors, strict=True))
+        if len(named) < len(names):
+            raise VectorError(f"Several vectors share a name ({', '.join(names)}): pass a mapping {{name: vector}}.")
+    if not named:
+        raise VectorError("There are no vectors to transfer.")
+    return named
+
+
+def _sweep(
+    engine: Engine, batch: Batch, vectors: torch.Tensor, layers: Sequence[int], targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    inputs = engine.forward(batch.inputs, keep=vectors.shape[0] * len(layers) + 1)
+    ids, log_probability, rank = sweep_kernel(engine.envoy, inputs, engine.paths, vectors, list(layers), targets, 1)
+    return ids[..., 0], log_probability, rank
+
+
+def _answers(encoder: Encoder, prompts: Prompts, *values: torch.Tensor) -> Answers:
+    """From ids, log-probabilities, ranks and wanted ids, each [prompt], to scored answers."""
+    ids, log_probability, rank, wanted = values
+    predicted = tuple(encoder.decode(i) for i in ids.tolist())
+    pairs: list[tuple[str, Any]] = list(zip(predicted, prompts, strict=True))
+    return Answers(
+        prompts=tuple(p.text for p in prompts),
+        tasks=tuple(p.task for p in prompts),
+        units=tuple(p.unit for p in prompts),
+        answers=tuple(p.answer or "" for p in prompts),
+        predicted=predicted,
+        log_probability=log_probability.numpy(),
+        rank=rank.numpy(),
+        paper=np.array([paper_hit(text, p.answer or "") for text, p in pairs]),
+        strict=np.array([strict_hit(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]),
+    )
+
+
+def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    chosen = tuple(range(count)) if layers is None else tuple(layers)
+    wrong = [i for i in chosen if not 0 <= i < count]
+    if not chosen or wrong or len(set(chosen)) < len(chosen):
+        raise VectorError(f"Cannot patch layers {list(chosen)}: give distinct layers from 0 to {count - 1}.")
+    return chosen
