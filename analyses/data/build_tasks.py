@@ -82,9 +82,7 @@ def check_answers(name: str, items: list[dict[str, str]]) -> None:
     for item in items:
         given, answer = item["input"].casefold(), item["output"].casefold()
         if not answer.isalpha():
-            raise TableError(
-                f"{name}: the answer {item['output']!r} of {item['input']!r} is not a single word."
-            )
+            raise TableError(f"{name}: the answer {item['output']!r} of {item['input']!r} is not a single word.")
         if given.startswith(answer) or answer.startswith(given):
             raise TableError(f"{name}: the answer {item['output']!r} can be copied from {item['input']!r}.")
     for short, long in permutations({item["output"].casefold() for item in items}, 2):
@@ -112,9 +110,7 @@ def build_task(spec: dict[str, Any], tables: Path = HERE) -> dict[str, Any]:
         for row in read_table(tables / spec["table"])
     ]
     check_answers(spec["name"], items)
-    wording = {
-        key: spec[key] for key in ("name", "domain", "instruction", "paraphrases", "task_words", "note")
-    }
+    wording = {key: spec[key] for key in ("name", "domain", "instruction", "paraphrases", "task_words", "note")}
     return {**wording, "items": items}
 
 
@@ -185,9 +181,7 @@ def main() -> int:
             return 0
         font = find_font(args.font)
         if not is_shipped_font(font):
-            print(
-                f"note: {font} is another version of the font than the shipped pictures use.", file=sys.stderr
-            )
+            print(f"note: {font} is another version of the font than the shipped pictures use.", file=sys.stderr)
         count = write_pictures(args.out, font)
     except (TableError, PictureError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -54,9 +54,7 @@ def find_font(given: str | None = None) -> Path:
         path = Path(place).expanduser()
         if path.is_file():
             return path
-    raise PictureError(
-        f"The font Noto Color Emoji was not found (looked at {', '.join(places)}). {HOW_TO_INSTALL}"
-    )
+    raise PictureError(f"The font Noto Color Emoji was not found (looked at {', '.join(places)}). {HOW_TO_INSTALL}")
 
 
 def is_shipped_font(path: Path) -> bool:
@@ -117,7 +115,5 @@ def draw(emoji: str, font: ImageFont.FreeTypeFont, name: str) -> Image.Image:
     backed = Image.new("RGB", glyph.size, "white")
     backed.paste(glyph, mask=glyph.getchannel("A"))
     picture = Image.new("RGB", (SIZE, SIZE), "white")
-    picture.paste(
-        backed.resize((width, height), Image.Resampling.LANCZOS), ((SIZE - width) // 2, (SIZE - height) // 2)
-    )
+    picture.paste(backed.resize((width, height), Image.Resampling.LANCZOS), ((SIZE - width) // 2, (SIZE - height) // 2))
     return picture

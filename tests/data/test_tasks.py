@@ -142,16 +142,12 @@ def test_a_split_does_not_depend_on_the_other_items(scripts: tuple[Any, Any], ta
         assert build.split_of(task["name"], item["input"], spec["seed"]) == item["split"]
 
 
-def test_the_seed_is_the_smallest_that_gives_these_sizes(
-    scripts: tuple[Any, Any], task: dict[str, Any]
-) -> None:
+def test_the_seed_is_the_smallest_that_gives_these_sizes(scripts: tuple[Any, Any], task: dict[str, Any]) -> None:
     build, total = scripts[0], len(task["items"])
     [spec] = [spec for spec in build.read_specs() if spec["name"] == task["name"]]
     for seed in range(spec["seed"] + 1):
         sizes = Counter(build.split_of(task["name"], item["input"], seed) for item in task["items"])
-        fits = (
-            sizes["test"] == -(-total // 5) and max(8, 0.10 * total) <= sizes["validation"] <= 0.135 * total
-        )
+        fits = sizes["test"] == -(-total // 5) and max(8, 0.10 * total) <= sizes["validation"] <= 0.135 * total
         assert fits == (seed == spec["seed"])
 
 
@@ -175,9 +171,7 @@ def test_no_picture_is_blank_or_off_centre(pictures: dict[str, np.ndarray]) -> N
 
 def test_pictures_differ_pairwise(pictures: dict[str, np.ndarray]) -> None:
     alike = [
-        (one, other)
-        for one, other in combinations(pictures, 2)
-        if np.abs(pictures[one] - pictures[other]).mean() < 8
+        (one, other) for one, other in combinations(pictures, 2) if np.abs(pictures[one] - pictures[other]).mean() < 8
     ]
     assert alike == []
 
@@ -224,9 +218,7 @@ def test_pictures_that_no_entity_owns_are_removed(scripts: tuple[Any, Any], tmp_
         ({"input": "Dog", "output": "Athenspup"}, "is a prefix of"),
     ],
 )
-def test_a_table_that_breaks_a_rule_is_refused(
-    scripts: tuple[Any, Any], item: dict[str, str], message: str
-) -> None:
+def test_a_table_that_breaks_a_rule_is_refused(scripts: tuple[Any, Any], item: dict[str, str], message: str) -> None:
     build = scripts[0]
     with pytest.raises(build.TableError, match=message):
         build.check_answers("country-capital", [{"input": "Greece", "output": "Athens"}, item])

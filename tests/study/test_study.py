@@ -111,7 +111,9 @@ def test_results_can_be_read_without_a_model(finished: StudyResults) -> None:
     assert vector.card.model.endswith("base")
 
 
-def test_a_finished_run_is_not_computed_again(world: Path, finished: StudyResults, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_computed_again(
+    world: Path, finished: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
     assert run(world, finished.path).models == finished.models
 

@@ -31,7 +31,13 @@ def test_mean_of_the_residuals(vlm: VLM, prompts: Prompts) -> None:
     assert (vector.n_layers, vector.d_model) == (4, 64)
     assert residuals[:2].card.n == 2
     card = vector.card
-    assert (card.task, card.specification, card.shots, card.n, card.slot) == ("country-capital", "text ICL", 2, 5, "last")
+    assert (card.task, card.specification, card.shots, card.n, card.slot) == (
+        "country-capital",
+        "text ICL",
+        2,
+        5,
+        "last",
+    )
     assert card.template == Template().hash != Template(delimiter=" =>").hash
     assert card.versions["torch"] == torch.__version__.split("+")[0] or card.versions["torch"] == torch.__version__
 

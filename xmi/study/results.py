@@ -89,11 +89,12 @@ class StudyResults:
         """Every model answer, in the order of the records file.
 
         Each record has: key, model, seed, task, split, method, source, target, unit, input, answer, prompt
-        (a list of segments, each `{"text": ...}` or `{"image": index into images}`), and for prompts predicted,
+        (a list of segments, each `{"text": ...}` or `{"image": name of a file in images/}`), and for prompts predicted,
         log_probability, rank, paper, strict; for patches the same as lists over layers.
         """
-        lines = (self.path / "records.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        # Not splitlines(): a token may hold a line separator of Unicode, which JSON leaves as it is.
+        lines = (self.path / "records.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
 
     def _result(self, model: str, name: str) -> Path:
         path = self.path / "results" / f"{model}.{name}.json"

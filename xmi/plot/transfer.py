@@ -1,0 +1,204 @@
+"""Accuracies: of every patched vector at every layer, and of methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from xmi.measure import Answers, Proportion, Transfer, accuracy
+from xmi.plot.theme import GREY, LAYER_AXIS, SYMBOLS, colour, faint, finish, layer_tick, numbers, text
+
+ACCURACY_AXIS = "accuracy (share of items)"
+
+
+def transfer(
+    result: Transfer,
+    *,
+    score: str = "paper",
+    chosen: Mapping[str, int] | None = None,
+    title: str = "Task vectors patched into context-free queries",
+) -> go.Figure:
+    """Accuracy of each patched vector per layer, with Wilson intervals (on hover; of the plain lines also as bands).
+
+    Colour is the specification; a source that adds an instruction is dashed, one from the base LLM dotted. Sources
+    whose name starts with `control` are grey.
+
+    Args:
+        result: The layer sweep.
+        score: `paper` or `strict`.
+        chosen: A layer per source, such as the one chosen on validation items; it is marked large.
+        title: Title of the figure.
+
+    Returns:
+        One line per source; horizontal lines for the same queries without a patch (no context) and for always giving
+        a task's most frequent label.
+    """
+    figure = go.Figure()
+    layers = list(result.layers)
+    curves = {source: result.curve(source, score) for source in result.sources}
+    looks = _looks(result.sources)
+    # Bands come first, so that none dims a line; nine of them on top of each other would tell nothing.
+    for source in [s for s in curves if looks[s]["band"]]:
+        _add_band(figure, layers, curves[source], looks[source]["line"]["color"], source)
+    for source, curve in curves.items():
+        look, mark = looks[source], (chosen or {}).get(source)
+        figure.add_scatter(
+            x=layers, y=numbers([p.mean for p in curve]), name=text(source), legendgroup=source, mode="lines+markers",
+            line=look["line"], customdata=[[round(p.low, 4), round(p.high, 4), p.n] for p in curve],
+            marker={"symbol": look["symbol"], "size": [14 if at == mark else 7 for at in layers], "opacity": 1,
+                    "line": {"width": 1.5 if look["symbol"].endswith("-open") else 0}},
+            hovertemplate="%{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+        )  # fmt: skip
+    _add_level(figure, result.layers, result.clean.accuracy(score).mean, "no context", "dot")
+    _add_level(figure, result.layers, majority(result).mean, "majority label", "longdashdot")
+    note = "large marker: layer chosen on validation items" if chosen else ""
+    finish(figure, title, height=600, subtitle=note, hovermode="x unified")
+    span = [layers[0] - 0.3, layers[-1] + 0.3]
+    figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers), range=span)
+    return figure.update_yaxes(title_text=ACCURACY_AXIS, range=[-0.03, 1.03])
+
+
+def _looks(sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Line and symbol of each source: colour and symbol by specification, dash by what was added to it."""
+    looks: dict[str, dict[str, Any]] = {}
+    families: list[str] = []
+    for source in sources:
+        if source.startswith("control"):
+            looks[source] = {
+                "line": {"color": GREY, "width": 2.2, "dash": "longdash"},
+                "symbol": "triangle-down",
+                "band": True,
+            }
+            continue
+        family = source.removeprefix("base LLM ").removesuffix(" + instruction")
+        if family not in families:
+            families.append(family)
+        i = families.index(family)
+        dash = "dot" if source.startswith("base LLM ") else "dash" if source.endswith(" + instruction") else "solid"
+        symbol = SYMBOLS[i % len(SYMBOLS)] + ("" if dash == "solid" else "-open")
+        looks[source] = {
+            "line": {"color": colour(i), "width": 2.2, "dash": dash},
+            "symbol": symbol,
+            "band": dash == "solid",
+        }
+    return looks
+
+
+def majority(result: Transfer | Answers) -> Proportion:
+    """Accuracy of always giving the most frequent label of each task, mean over tasks (the paper's `Random`)."""
+    labels, tasks = np.array(result.answers, dtype=object), np.array(result.tasks, dtype=object)
+    hits = np.zeros(len(labels))
+    for task in set(result.tasks):
+        own = tasks == task
+        names, counts = np.unique(labels[own].astype(str), return_counts=True)
+        hits[own] = labels[own] == names[counts.argmax()]
+    return accuracy(hits, result.units, result.tasks)
+
+
+def accuracies(
+    result: Mapping[str, Answers | Proportion] | Answers, *, score: str = "paper", title: str = "Accuracy by method"
+) -> go.Figure:
+    """Accuracies of several methods with their intervals, as points on one axis.
+
+    Args:
+        result: Answers or accuracies by name; one `Answers` alone is drawn per task.
+        score: `paper` or `strict`.
+        title: Title of the figure.
+
+    Returns:
+        One row per method.
+    """
+    if isinstance(result, Answers):
+        result = {task: _of_task(result, task, score) for task in dict.fromkeys(result.tasks)}
+    found = {k: v.accuracy(score) if isinstance(v, Answers) else v for k, v in result.items()}
+    figure = go.Figure(_points("accuracy", list(found), list(found.values()), 0))
+    return _rows_layout(figure, title, len(found)).update_layout(showlegend=False)
+
+
+def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "Accuracy by method") -> go.Figure:
+    """The summary table of a study, or of several models, as points with intervals.
+
+    Args:
+        result: Rows with method, source, target, accuracy, low, high, n; or such a table per model.
+        title: Title of the figure.
+
+    Returns:
+        One row per method, source and target; models told apart by colour and symbol.
+    """
+    tables = {"": result} if isinstance(result, pd.DataFrame) else dict(result)
+    figure = go.Figure()
+    names: list[str] = []
+    for i, (model, table) in enumerate(tables.items()):
+        rows = [
+            (method_name(r), Proportion(r["accuracy"], int(r["n"]), r["low"], r["high"])) for _, r in table.iterrows()
+        ]
+        names += [name for name, _ in rows if name not in names]
+        figure.add_trace(_points(model or "accuracy", [n for n, _ in rows], [p for _, p in rows], i))
+    figure = _rows_layout(figure, title, len(names))
+    figure.update_yaxes(categoryorder="array", categoryarray=[_label(n) for n in names])
+    return figure.update_layout(showlegend=len(tables) > 1)
+
+
+def method_name(row: Any) -> str:
+    """Returns the name of a summary row, as `text ICL: patch → image query`."""
+    if row["method"] == "no context":
+        return f"no context → {row['target']} query"
+    return f"{row['source']}: {row['method']} → {row['target']} query"
+
+
+def _label(name: str) -> str:
+    """A name on two lines, for narrow figures."""
+    source, _, way = name.rpartition(": ")
+    return f"{text(source)}:<br>{text(way)}" if source else text(name)
+
+
+def _of_task(result: Answers, task: str, score: str) -> Proportion:
+    own = np.array([t == task for t in result.tasks])
+    hits = (result.paper if score == "paper" else result.strict)[own]
+    return accuracy(hits, np.array(result.units)[own])
+
+
+def _add_band(figure: go.Figure, layers: list[int], curve: list[Proportion], tint: str, group: str) -> None:
+    outline = numbers([p.high for p in curve]) + numbers([p.low for p in curve])[::-1]
+    figure.add_scatter(
+        x=layers + layers[::-1], y=outline, fill="toself", fillcolor=faint(tint, 0.1), mode="lines", line={"width": 0},
+        legendgroup=group, showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
+
+
+def _add_level(figure: go.Figure, layers: tuple[int, ...], value: float, name: str, dash: str) -> None:
+    figure.add_scatter(
+        x=[layers[0], layers[-1]], y=numbers([value, value]), name=f"{name} ({value:.2f})", mode="lines",
+        line={"color": GREY, "width": 1.5, "dash": dash}, hoverinfo="skip",
+    )  # fmt: skip
+
+
+def _points(name: str, rows: list[str], values: list[Proportion], i: int) -> go.Scatter:
+    return go.Scatter(
+        x=numbers([p.mean for p in values]),
+        y=[_label(r) for r in rows],
+        orientation="h",
+        name=text(name),
+        mode="markers",
+        marker={"color": colour(i), "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": numbers([p.high - p.mean for p in values]),
+            "arrayminus": numbers([p.mean - p.low for p in values]),
+            "thickness": 1.5,
+            "width": 4,
+        },
+        customdata=[[round(p.low, 4), round(p.high, 4), p.n] for p in values],
+        hovertemplate="%{y}<br>%{x:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+    )
+
+
+def _rows_layout(figure: go.Figure, title: str, rows: int) -> go.Figure:
+    finish(figure, title, height=150 + 34 * max(rows, 3), scattermode="group", scattergap=0.4)
+    figure.update_xaxes(title_text=ACCURACY_AXIS, range=[-0.02, 1.02])
+    return figure.update_yaxes(autorange="reversed")

@@ -1,0 +1,5 @@
+"""A stored study to one self-contained HTML page."""
+
+from xmi.report.page import render
+
+__all__ = ["render"]

@@ -1,0 +1,271 @@
+// Draws the figures, drives them, and lists the prompts. Strings of the study reach the page only as text.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const coarse = matchMedia("(pointer: coarse)").matches;
+  const config = { responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
+  const BOTTOM = 96; // axis labels, axis title and one row of legend
+  const make = (tag, props = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), props);
+    node.append(...children);
+    return node;
+  };
+
+  // --- theme: the page's colours are the figures' colours ---
+  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const colours = () => ({
+    "font.color": css("--ink"),
+    "paper_bgcolor": css("--surface"), // plotly backs its hover line with it
+    "hoverlabel.bgcolor": css("--surface"),
+    "hoverlabel.bordercolor": css("--line"),
+    "hoverlabel.font.color": css("--ink"),
+    "modebar.bgcolor": "rgba(0,0,0,0)",
+    "modebar.color": css("--muted"),
+    "modebar.activecolor": css("--ink"),
+  });
+  const drawn = () => [...document.querySelectorAll(".plot.js-plotly-plot")];
+  const recolour = () => drawn().forEach((plot) => Plotly.relayout(plot, colours()));
+  const button = document.getElementById("theme");
+  const THEMES = { auto: "◐", light: "☀", dark: "☾" };
+  const NAMES = Object.keys(THEMES);
+  let theme = "auto";
+  try { theme = localStorage.getItem("xmi-theme") || "auto"; } catch { /* storage may be barred on file pages */ }
+  const setTheme = (name) => {
+    theme = name in THEMES ? name : "auto";
+    if (theme === "auto") delete root.dataset.theme; else root.dataset.theme = theme;
+    button.replaceChildren(make("span", { textContent: THEMES[theme] }), " ", make("span", { className: "word", textContent: theme }));
+    button.setAttribute("aria-label", `Colour theme: ${theme === "auto" ? "automatic" : theme}`);
+    try { localStorage.setItem("xmi-theme", theme); } catch { /* see above */ }
+    recolour();
+  };
+  button.addEventListener("click", () => setTheme(NAMES[(NAMES.indexOf(theme) + 1) % NAMES.length]));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  let before = theme;
+  addEventListener("beforeprint", () => { before = theme; setTheme("light"); });
+  addEventListener("afterprint", () => setTheme(before));
+
+  // --- figures: title, slider and menu of plotly become HTML, which wraps, can be tabbed to, and serves a pair at once ---
+  const lift = (figure) => {
+    const layout = figure.layout;
+    const margin = (layout.margin = { ...layout.template?.layout?.margin, ...layout.margin });
+    const steps = layout.sliders?.[0]?.steps;
+    const buttons = layout.updatemenus?.[0]?.buttons;
+    figure.subtitle = layout.meta?.subtitle || "";
+    figure.active = layout.sliders?.[0]?.active || 0;
+    figure.slider = steps || [];
+    figure.menu = buttons || [];
+    layout.annotations = (layout.annotations || []).filter((a) => a.name !== "subtitle");
+    const top = figure.data[0]?.colorbar ? 48 : layout.annotations?.length ? 30 : 14;
+    figure.area = layout.height - margin.t - (steps ? 100 + (figure.data[0]?.colorbar ? 30 : 0) : 0) - BOTTOM;
+    layout.height = figure.area + top + BOTTOM;
+    margin.t = top;
+    delete layout.title;
+    delete layout.sliders;
+    delete layout.updatemenus;
+    if (coarse) layout.dragmode = false; // a finger that scrolls the page must not zoom a figure
+  };
+  const plain = (text) => new DOMParser().parseFromString(text, "text/html").documentElement.textContent;
+  const apply = (plot, step) => Plotly.update(plot, structuredClone(step.args[0]), structuredClone(step.args[1] || {}), step.args[2]);
+
+  // A legend that wraps on a narrow screen makes the figure longer; the plot itself keeps its height.
+  const fit = (plot) => {
+    const { _size: size, height } = plot._fullLayout;
+    const missing = Math.round(figures[plot.dataset.figure].area - size.h);
+    return Math.abs(missing) > 4 ? Plotly.relayout(plot, { height: height + missing }) : undefined;
+  };
+
+  class Panel {
+    constructor(node) {
+      this.node = node;
+      this.variant = 0;
+      this.step = null;
+      this.choice = 0;
+      this.plots = [...node.querySelectorAll(".plot")];
+      for (const plot of this.plots) {
+        const figure = figures[plot.dataset.figure];
+        lift(figure);
+        plot.previousElementSibling.querySelector(".subtitle").textContent = plain(figure.subtitle);
+      }
+      this.addControls(node.querySelector(".controls"));
+      for (const radio of node.querySelectorAll(".segmented input")) {
+        radio.addEventListener("change", () => this.show(Number(radio.value)));
+      }
+    }
+    addControls(bar) {
+      const first = figures[this.plots[0].dataset.figure];
+      const title = this.node.querySelector("h3").textContent;
+      if (first.slider.length) {
+        this.step = first.active;
+        const name = (i) => `layer ${plain(first.slider[i].label)}`;
+        const output = make("output", { textContent: name(this.step) });
+        const range = make("input", { type: "range", min: 0, max: first.slider.length - 1, step: 1, value: this.step });
+        range.setAttribute("aria-label", `Layer: ${title}`);
+        range.addEventListener("input", () => {
+          this.step = Number(range.value);
+          output.textContent = name(this.step);
+          range.setAttribute("aria-valuetext", name(this.step));
+          this.visible().forEach((plot) => this.update(plot));
+        });
+        bar.append(make("div", { className: "range" }, output, range));
+      }
+      if (first.menu.length) {
+        const select = make("select", {}, ...first.menu.map((b, i) => make("option", { value: i, textContent: plain(b.label) })));
+        select.addEventListener("change", () => {
+          this.choice = Number(select.value);
+          this.visible().forEach((plot) => this.update(plot));
+        });
+        bar.append(make("label", {}, "Task", select));
+      }
+    }
+    visible() {
+      return this.plots.filter((plot) => Number(plot.closest(".pair").dataset.variant) === this.variant);
+    }
+    update(plot) {
+      const figure = figures[plot.dataset.figure];
+      if (!plot.dataset.drawn) return;
+      const state = `${this.step}/${this.choice}`;
+      if (plot.dataset.state === state) return;
+      plot.dataset.state = state;
+      const step = figure.slider[Math.min(this.step, figure.slider.length - 1)];
+      if (step) apply(plot, step);
+      const wanted = figure.menu[this.choice];
+      if (wanted) apply(plot, wanted);
+    }
+    async draw(plot) {
+      if (plot.dataset.drawn) return;
+      plot.dataset.drawn = "true";
+      const figure = figures[plot.dataset.figure];
+      plot.dataset.state = `${figure.slider.length ? figure.active : null}/0`;
+      await Plotly.newPlot(plot, figure.data, figure.layout, config);
+      await Plotly.relayout(plot, colours());
+      await fit(plot);
+      this.update(plot);
+    }
+    async show(variant) {
+      this.variant = variant;
+      for (const pair of this.node.querySelectorAll(".pair")) pair.hidden = Number(pair.dataset.variant) !== variant;
+      for (const plot of this.visible()) {
+        await this.draw(plot);
+        await Plotly.Plots.resize(plot); // the window may have changed while it was hidden
+        await fit(plot);
+        this.update(plot);
+      }
+    }
+  }
+
+  const drawAll = async () => {
+    const panels = [...document.querySelectorAll(".panel")].map((node) => new Panel(node));
+    for (const panel of panels) {
+      for (const plot of panel.visible()) {
+        await panel.draw(plot);
+        await new Promise((resolve) => setTimeout(resolve)); // let the page answer between figures
+      }
+    }
+    await unpack().catch(() => {}); // said where a list is opened
+    root.dataset.ready = "true";
+    let timer;
+    addEventListener("resize", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => panels.flatMap((panel) => panel.visible()).forEach(fit), 400);
+    });
+  };
+
+  // --- prompts and answers ---
+  const PAGE = 25;
+  let pending = null;
+  let all = null;
+  const unpack = () => {
+    pending ??= (async () => {
+      const packed = atob(document.getElementById("records").textContent.trim());
+      const bytes = Uint8Array.from(packed, (char) => char.charCodeAt(0));
+      all = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+    })();
+    return pending;
+  };
+  const mark = (hit) => make("span", { className: `mark ${hit ? "hit" : "miss"}`, textContent: hit ? "✓" : "✗", title: hit ? "hit" : "miss" });
+  const quote = (text) => make("bdi", { textContent: `“${text}”` });
+  const promptNode = (segments) => {
+    // Blank lines part the examples; each becomes a block of its own, so that a prompt reads in few lines.
+    let block = make("span", { dir: "auto" });
+    const node = make("div", { className: "prompt" }, block);
+    for (const segment of segments) {
+      if (segment < 0) {
+        const [name, src] = all.images[~segment];
+        block.append(src ? make("img", { src, alt: `image ${name}`, title: name }) : `[image ${name}]`);
+        continue;
+      }
+      all.strings[segment].split("\n\n").forEach((part, i) => {
+        if (i && block.hasChildNodes()) node.append((block = make("span", { dir: "auto" })));
+        if (part) block.append(part);
+      });
+    }
+    if (!block.hasChildNodes() && node.childElementCount > 1) block.remove();
+    return node;
+  };
+  const layersNode = (entry, chosen) => {
+    const [, , predicted, logp, rank, paper, , , layers] = entry;
+    return make("ol", { className: "layers" }, ...predicted.map((word, i) => {
+      const layer = layers ? layers[i] : i;
+      const item = make("li", { className: paper[i] ? "hit" : "miss" }, make("span", { className: "small", textContent: `layer ${layer} ` }), mark(paper[i]), " ", quote(all.strings[word]));
+      if (layer === chosen) item.classList.add("chosen");
+      item.title = `log-probability of the label ${logp[i]} nats, rank ${rank[i]}${layer === chosen ? "; chosen on validation" : ""}`;
+      return item;
+    }));
+  };
+  const answerNode = (entry, chosen) => {
+    const [prompt, label, predicted, logp, rank, paper, strict, seed, layers] = entry;
+    const swept = Array.isArray(predicted);
+    const hit = swept ? paper.some((right, i) => right && (chosen === null || (layers ? layers[i] : i) === chosen)) : paper;
+    const verdict = make("div", { className: "verdict" }, mark(hit), " label ", quote(all.strings[label]));
+    if (!swept) verdict.append(", answer ", quote(all.strings[predicted]), make("span", { className: "small", textContent: ` log-probability of the label ${logp} nats, rank ${rank}, strict ${strict ? "✓" : "✗"}` }));
+    if (seed !== null) verdict.append(make("span", { className: "small", textContent: ` · seed ${seed}` }));
+    const node = make("div", { className: `answer ${hit ? "is-hit" : "is-miss"}` }, promptNode(all.prompts[prompt]), verdict);
+    if (swept) node.append(layersNode(entry, chosen));
+    return node;
+  };
+  const fill = async (details) => {
+    const box = details.querySelector(".answers");
+    if (box.childElementCount) return;
+    if (!all) {
+      box.append(make("p", { className: "note", textContent: "Unpacking …" }));
+      try { await unpack(); } catch (error) {
+        box.replaceChildren(make("p", { className: "note", textContent: `The answers cannot be unpacked in this browser (${error}); they are in records.jsonl of the run folder.` }));
+        return;
+      }
+    }
+    const [chosen, entries] = all.cells[Number(details.dataset.cell)];
+    box.replaceChildren();
+    let shown = 0;
+    const more = make("button", { type: "button" });
+    const add = () => {
+      for (const entry of entries.slice(shown, shown + PAGE)) more.before(answerNode(entry, chosen));
+      shown = Math.min(shown + PAGE, entries.length);
+      more.hidden = shown >= entries.length;
+      more.textContent = `Show more (${entries.length - shown} left)`;
+    };
+    box.append(more);
+    more.addEventListener("click", add);
+    add();
+  };
+  document.addEventListener("toggle", (event) => {
+    if (event.target.matches?.("details.drill") && event.target.open) fill(event.target);
+  }, true);
+
+  // --- which section is being read ---
+  const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.getAttribute("href").slice(1), a]));
+  const spy = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      links.forEach((link) => link.removeAttribute("aria-current"));
+      const link = links.get(entry.target.id);
+      link?.setAttribute("aria-current", "true");
+      const list = link?.closest("ul"); // on a narrow screen the list of sections scrolls sideways
+      list?.scrollTo({ left: link.offsetLeft - list.offsetLeft - list.clientWidth / 2 + link.offsetWidth / 2 });
+    }
+  }, { rootMargin: "-20% 0px -70% 0px" });
+  document.querySelectorAll("main > section").forEach((section) => spy.observe(section));
+
+  setTheme(theme);
+  drawAll();
+})();

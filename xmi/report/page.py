@@ -1,0 +1,136 @@
+"""One HTML file from a stored study."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from xmi.errors import RunError
+from xmi.report.drill import drill
+from xmi.report.findings import geometry_takeaways, headline, phase_takeaways, transfer_takeaways
+from xmi.report.panels import panels
+from xmi.report.tables import TARGETS, by_task, overview
+from xmi.report.wording import task_columns
+from xmi.study.results import StudyResults
+
+MAX_BYTES = 8_000_000
+ASSETS = Path(__file__).parent / "assets"
+SECTIONS = (
+    ("finding", "Finding"),
+    ("phases", "Phases"),
+    ("geometry", "Geometry"),
+    ("transfer", "Transfer"),
+    ("prompts", "Prompts"),
+    ("provenance", "Provenance"),
+)
+
+
+def render(results: StudyResults, path: str | Path) -> Path:
+    """Writes the report of a study: one HTML file that asks nothing of the network.
+
+    The page stays under 8 MB. Should the answers not fit, each list of the drill-down holds only its first ones, and
+    the page says so.
+
+    Args:
+        results: The finished study.
+        path: Where to write the page; parent folders are made.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: The study lacks a table, or the page cannot be written.
+    """
+    try:
+        context = _context(results)
+    except FileNotFoundError as error:
+        raise RunError(f"The study in {results.path} lacks {error.filename}: run it again to complete it.") from error
+    html = ""
+    for limit in (None, 100, 40, 15, 5, 1, 0):
+        html = _template().render(context, drill=drill(results, limit))
+        if len(html.encode()) <= MAX_BYTES:
+            break
+    return _write(Path(path), html)
+
+
+def for_script(value: Any) -> str:
+    """Returns JSON that can stand inside a script element: no string in it can close the element or open a comment."""
+    dumped = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        dumped = dumped.replace(char, f"\\u{ord(char):04x}")
+    return dumped
+
+
+def _context(results: StudyResults) -> dict[str, Any]:
+    found = panels(results)
+    figures = {
+        f"{p.name}-{v}-{m}": figure
+        for p in found
+        for v, (_, drawn) in enumerate(p.variants)
+        for m, (_, figure) in enumerate(drawn)
+    }
+    return {
+        "models": results.models,
+        "tasks": task_columns(results.summary(results.models[0])),
+        "targets": TARGETS,
+        "sections": SECTIONS,
+        "headline": headline(results),
+        "takeaways": {
+            "phases": phase_takeaways(results),
+            "geometry": geometry_takeaways(results),
+            "transfer": transfer_takeaways(results),
+        },
+        "overview": overview(results),
+        "by_task": by_task(results),
+        "panels": found,
+        "figures": for_script(figures),
+        "plan": results.study.get("plan", {}),
+        "provenance": results.study.get("provenance", {}),
+        "plotly": _plotly(),
+        "style": (ASSETS / "report.css").read_text(encoding="utf-8"),
+        "script": (ASSETS / "report.js").read_text(encoding="utf-8"),
+    }
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+@cache
+def _plotly() -> str:
+    source: str = get_plotlyjs()
+    lines = source.replace("</script", "<\\/script").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("//# sourceMappingURL"))
+
+
+def _write(path: Path, html: str) -> Path:
+    """Writes to a neighbour first, so that an interrupted run leaves no half page."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(html, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"The report cannot be written to {path}: {error.strerror or error}. "
+            "Name a file in a folder that you may write to, with some 8 MB free."
+        ) from error
+    finally:
+        # After a failure the draft may be there; after success it is not.
+        if draft.is_file():
+            draft.unlink()
+    return path

@@ -1,0 +1,99 @@
+"""The specification x modality table, and the same accuracies task by task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xmi.plot import method_name
+from xmi.report.wording import NAMES, proportion, row_of, task_columns
+from xmi.study.results import StudyResults
+
+GROUPS = {
+    "prompt": "Prompt: the specification stands in the context",
+    "patch": "Patch: the task vector is written into a query without context",
+    "control": "Controls",
+}
+MISSING = "\u2013"
+TARGETS = ("text", "image")
+
+
+def overview(results: StudyResults) -> list[dict[str, Any]]:
+    """The specification x modality table of all models.
+
+    Returns:
+        Groups of rows: `{"title", "rows"}`, each row `{"name", "cells"}` with one cell per model and query modality
+        (in the order of `results.models`, then `TARGETS`); a cell is None where the study holds no such answer.
+    """
+    tables = {m: results.summary(m) for m in results.models}
+    keys: dict[str, dict[tuple[str, str], None]] = {g: {} for g in GROUPS}
+    for table in tables.values():
+        for _, row in table.iterrows():
+            keys[_group(row["method"], row["source"])][row["method"], row["source"]] = None
+    groups = []
+    for group, title in GROUPS.items():
+        rows = [
+            {
+                "name": "no context" if method == "no context" else source.removeprefix("control: "),
+                "cells": [_cell(row_of(tables[m], method, source, t)) for m in results.models for t in TARGETS],
+            }
+            for method, source in keys[group]
+        ]
+        if rows:
+            groups.append({"title": title, "rows": rows})
+    return groups
+
+
+def by_task(results: StudyResults) -> list[dict[str, Any]]:
+    """Per model its accuracies by task.
+
+    Returns:
+        `{"model", "tasks", "rows"}`; a row holds name, layer, n, mean, strict and its accuracies in the order of tasks.
+    """
+    return [
+        {
+            "model": model,
+            "tasks": task_columns(results.summary(model)),
+            "rows": [
+                {
+                    "name": method_name(row),
+                    "layer": _layer(row),
+                    "n": int(row["n"]),
+                    "mean": _number(row["accuracy"]),
+                    "strict": _number(row.get("strict")),
+                    "tasks": [_number(row.get(task)) for task in task_columns(results.summary(model))],
+                }
+                for _, row in results.summary(model).iterrows()
+            ],
+        }
+        for model in results.models
+    ]
+
+
+def _group(method: str, source: str) -> str:
+    return "control" if source.startswith("control") or method not in GROUPS else method
+
+
+def _cell(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    value = proportion(row)
+    return {
+        "mean": f"{value.mean:.2f}",
+        "interval": f"[{value.low:.2f}, {value.high:.2f}]",
+        "n": value.n,
+        "layer": _layer(row),
+        "name": NAMES.get((row["method"], row["source"], row["target"]), ""),
+        "at": round(100 * value.mean, 1),
+        "low": round(100 * value.low, 1),
+        "width": round(100 * (value.high - value.low), 1),
+    }
+
+
+def _layer(row: Any) -> int | None:
+    layer = row.get("layer")
+    return None if layer is None or (isinstance(layer, float) and math.isnan(layer)) else int(layer)
+
+
+def _number(value: Any) -> str:
+    return MISSING if value is None or math.isnan(float(value)) else f"{float(value):.2f}"
