@@ -129,21 +129,22 @@ def answers(*hits: bool) -> Answers:
 
 
 def transfer(curve: list[list[float]]) -> Transfer:
-    """A transfer whose accuracy per source and layer is the given one, over ten queries."""
+    """A transfer whose accuracy per source and layer is the given one, over ten queries; later layers are likelier."""
     hits = np.array([[np.arange(10) < round(10 * a) for a in row] for row in curve])
     names = tuple(f"u{i}" for i in range(10))
     shape = hits.shape
     predicted = tuple(tuple(("x",) * 10 for _ in row) for row in curve)
     return Transfer(
         tuple("ab"[: len(curve)]), tuple(range(shape[1])), ("t",) * 10, names, names, predicted,
-        np.zeros(shape), np.zeros(shape, int), hits, ~hits, answers(*[False] * 10),
+        np.zeros(shape) - 1 / (1 + np.arange(shape[1]))[:, None], np.zeros(shape, int), hits, ~hits, answers(*[False] * 10),
     )  # fmt: skip
 
 
 def test_transfer_tables() -> None:
     found = transfer([[0.1, 0.9, 0.9], [0.2, 0.4, 0.6]])
     assert [p.mean for p in found.curve("a")] == pytest.approx([0.1, 0.9, 0.9])
-    assert found.best_layer_of("a") == 1, "the earliest of equals"
+    assert found.best_layer_of("a") == 2, "of equally accurate layers the one with the likelier labels"
+    assert found.best_layer_of("b", "strict") == 0
     assert found.best_layer == 2
     assert found.accuracy("b", 1).mean == pytest.approx(0.4)
     assert found.accuracy("b", 1, "strict").mean == pytest.approx(0.6)

@@ -150,15 +150,24 @@ class Transfer(Result):
         return [self.accuracy(source, layer, score) for layer in self.layers]
 
     def best_layer_of(self, source: str | None = None, score: str = "paper") -> int:
-        """Returns the layer with the highest accuracy of a source (the earliest of equals)."""
-        means = [p.mean for p in self.curve(source, score)]
-        return self.layers[int(np.argmax(means))]
+        """The layer at which a source is most accurate.
+
+        Returns:
+            The layer; among equally accurate ones that with the highest mean log-probability of the labels, which
+            still tells layers apart when few items make accuracies tie.
+        """
+        return self._best([self._source(source)], score)
 
     @property
     def best_layer(self) -> int:
-        """The layer with the highest `paper` accuracy, mean over sources (the earliest of equals)."""
-        means = np.array([[p.mean for p in self.curve(source)] for source in self.sources])
-        return self.layers[int(means.mean(0).argmax())]
+        """The layer with the highest `paper` accuracy, mean over sources; ties as in `best_layer_of`."""
+        return self._best(range(len(self.sources)), "paper")
+
+    def _best(self, sources: Sequence[int], score: str) -> int:
+        curves = [[p.mean for p in self.curve(self.sources[s], score)] for s in sources]
+        means = np.mean(curves, axis=0).round(12)
+        likelihood = self.log_probability[list(sources)].mean((0, 2))
+        return self.layers[int(np.lexsort((likelihood, means))[-1])]
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row per source and layer: accuracy under both scores with n and intervals."""
