@@ -129,7 +129,7 @@ def answers(*hits: bool) -> Answers:
 
 
 def transfer(curve: list[list[float]]) -> Transfer:
-    """A transfer whose accuracy per source and layer is the given one, over ten queries; later layers are likelier."""
+    """A transfer of the given accuracy per source and layer, over ten queries; later layers are likelier."""
     hits = np.array([[np.arange(10) < round(10 * a) for a in row] for row in curve])
     names = tuple(f"u{i}" for i in range(10))
     shape = hits.shape

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 
 import xmi
 from tests.zoo.models import ZOO, build, llama, llava, tokenizer
@@ -86,6 +87,17 @@ def test_folder_round_trip(make: object, tmp_path: Path) -> None:
     weights = next(tmp_path.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     assert xmi.load(tmp_path, check=False).revision != before
+
+
+def test_weights_that_the_files_lack_are_not_made_up(tmp_path: Path) -> None:
+    model, tool = build(llava)
+    model.save_pretrained(tmp_path)
+    tool.save_pretrained(tmp_path)
+    weights = next(tmp_path.glob("*.safetensors"))
+    state = {k: v for k, v in load_file(weights).items() if "vision_tower" not in k}
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(xmi.ModelError, match=r"lacks \d+ of its model's weights .*vision_tower"):
+        xmi.load(tmp_path)
 
 
 @pytest.mark.parametrize(

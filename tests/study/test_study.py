@@ -102,7 +102,7 @@ def test_results_can_be_read_without_a_model(finished: StudyResults) -> None:
     assert again.models == ("eye",)
     phases = again.phases("eye")
     assert {"text ICL", "image ICL", "<b>capital · text ICL"} <= phases.keys()
-    np.testing.assert_allclose(phases["image ICL"].relative.sum(-1), 1.0)
+    np.testing.assert_allclose(phases["image ICL"].relative.sum(-1), 1.0, rtol=1e-6)
     assert again.similarity("eye").values.shape == (4, 6, 6)
     assert again.projection("eye", "tsne").points.shape == (4, 16, 2)
     assert again.silhouette("eye").layers == (0, 1, 2, 3)

@@ -92,10 +92,11 @@ def load_checkpoint(
     wanted = _dtype(dtype, config, place)
     extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
-        model = auto.from_pretrained(location, dtype=wanted, **extra, **options)
+        model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
         tool = processor if processor is not None else auto_processor.from_pretrained(location, **options)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_not_loadable(source, error)) from error
+    _check_complete(source, loading)
     found = getattr(config, "_commit_hash", None) or _hash_folder(Path(location))
     return _checkpoint(model.to(place), tool, str(source), found)
 
@@ -163,6 +164,17 @@ def _not_loadable(source: Any, error: Exception) -> str:
         "Check the spelling, that the folder holds config, weights and "
         "processor, and that the Hub can be reached (or the model is in its cache)."
     )
+
+
+def _check_complete(source: Any, loading: dict[str, Any]) -> None:
+    """Refuses a model with weights that the checkpoint does not hold: transformers fills them at random."""
+    lacking = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading.get(kind, ()))
+    if lacking:
+        shown = ", ".join(lacking[:4]) + (", ..." if len(lacking) > 4 else "")
+        raise ModelError(
+            f"{source} lacks {len(lacking)} of its model's weights ({shown}); they would be random. The files are "
+            "incomplete, or were saved by another version of transformers: get them again, or install that version."
+        )
 
 
 def _hash_folder(folder: Path) -> str:
