@@ -136,7 +136,8 @@ def transfer(curve: list[list[float]]) -> Transfer:
     predicted = tuple(tuple(("x",) * 10 for _ in row) for row in curve)
     return Transfer(
         tuple("ab"[: len(curve)]), tuple(range(shape[1])), ("t",) * 10, names, names, predicted,
-        np.zeros(shape) - 1 / (1 + np.arange(shape[1]))[:, None], np.zeros(shape, int), hits, ~hits, answers(*[False] * 10),
+        np.zeros(shape) - 1 / (1 + np.arange(shape[1]))[:, None], np.zeros(shape, int), hits, ~hits,
+        answers(*[False] * 10),
     )  # fmt: skip
 
 
