@@ -33,7 +33,11 @@ class VLM:
         self.batch_size = batch_size
         tool = engine.checkpoint
         self.encoder = Encoder(
-            tool.tokenizer, tool.processor, max_length=engine.max_length, positions=engine.wants_positions
+            tool.tokenizer,
+            tool.processor,
+            max_length=engine.max_length,
+            positions=engine.wants_positions,
+            token_types="token_type_ids" in engine.arguments,
         )
 
     @property

@@ -58,20 +58,24 @@ def test_a_dead_layer_is_refused() -> None:
 
 def test_attention_that_looks_ahead_is_noticed_and_its_transfer_refused() -> None:
     model, tool = build(llama)
-    for layer in model.model.layers:
-        layer.self_attn.is_causal = False
-    model.config._attn_implementation = "sdpa"
     real = model.model.forward
 
     def everything_visible(*args: object, **kwargs: object) -> object:
         ids = kwargs["input_ids"]
-        kwargs["attention_mask"] = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
+        if kwargs["attention_mask"].bool().all():  # like PaliGemma: no mask at all unless there is padding
+            kwargs["attention_mask"] = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
         return real(*args, **kwargs)
 
     model.model.forward = everything_visible
     engine = Engine.start(load_checkpoint(model, processor=tool))
     assert engine.report is not None
     assert not engine.report.causal
+    queries = xmi.task("country-capital").queries("text", n=1)
+    for check in (True, False):
+        vlm = xmi.load(model, processor=tool, check=check)
+        vector = vlm.task_vector(queries)
+        with pytest.raises(xmi.ModelError, match="not causal"):
+            vlm.transfer(vector, to=queries)
 
 
 @pytest.mark.parametrize("make", [llama, llava])

@@ -1,6 +1,6 @@
 """The self-check: does what xmi found in a model really compute the model's logits?
 
-Three tiny text forwards in plain Hugging Face prove, before anything is measured, that
+A few tiny text forwards in plain Hugging Face prove, before anything is measured, that
 - the final norm and unembedding of the last block's residual give the model's own logits (readout identity),
 - writing into any block's residual moves the logits (liveness),
 - changing the last token moves no earlier residual (causality), on which the packed layer sweep rests.
@@ -74,14 +74,23 @@ def check_model(model: torch.nn.Module, backbone: Backbone, vocabulary: int, avo
     if dead:
         raise ModelError(f"{type(model).__name__}: overwriting blocks {list(dead)} does not move the logits.")
 
+    gap = max(_leak(model, backbone, ids, usable, padding) for padding in (0, 3))
+    return CheckReport(error, dead, gap <= bound, gap)
+
+
+def _leak(model: torch.nn.Module, backbone: Backbone, ids: torch.Tensor, usable: list[int], padding: int) -> float:
+    """How far earlier residuals move, relative to their size, when the last token changes; with padding or without.
+
+    Both are tried, because some models build no mask at all for an unpadded input.
+    """
     other = ids.clone()
     other[0, -1] = next(i for i in usable if i != int(ids[0, -1]))
-    _, moved = _run(model, backbone, other)
-    gap = max(
-        float((a[:, :-1] - b[:, :-1]).abs().max() / a.abs().max().clamp(min=1e-6))
-        for a, b in zip(residuals, moved, strict=True)
-    )
-    return CheckReport(error, dead, gap <= bound, gap)
+    pad = ids[:, :1].expand(-1, padding)
+    mask = torch.cat([torch.zeros_like(pad), torch.ones_like(ids)], 1)
+    before, after = (_run(model, backbone, torch.cat([pad, x], 1), mask=mask)[1] for x in (ids, other))
+    size = max(float(state[:, padding:].abs().max()) for state in before)
+    moved = max(float((a - b)[:, padding:-1].abs().max()) for a, b in zip(before, after, strict=True))
+    return moved / max(size, 1e-6)
 
 
 def _run(
@@ -89,6 +98,7 @@ def _run(
     backbone: Backbone,
     ids: torch.Tensor,
     write: tuple[int, torch.Tensor] | None = None,
+    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits and every block's output of a plain forward, optionally with one block's last token overwritten."""
     kept: list[torch.Tensor] = []
@@ -108,7 +118,8 @@ def _run(
     blocks = list(module_at(model, backbone.layers).children())
     handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
     try:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        seen = torch.ones_like(ids) if mask is None else mask
+        logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()

@@ -37,12 +37,12 @@ class Engine:
             ModelError: The backbone cannot be found, or the self-check fails.
         """
         backbone = find_backbone(checkpoint.model)
-        report = None
-        if check:
-            avoid = set(checkpoint.tokenizer.all_special_ids) | set(checkpoint.tokenizer.added_tokens_decoder)
-            vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.model.config.get_text_config().vocab_size))  # type: ignore[operator,union-attr]
-            report = check_model(checkpoint.model, backbone, vocabulary, avoid)
-        return cls(checkpoint, backbone, report)
+        return cls(checkpoint, backbone, _check(checkpoint, backbone) if check else None)
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether attention is causal; measured now if the self-check was skipped."""
+        return (self.report or _check(self.checkpoint, self.backbone)).causal
 
     @cached_property
     def envoy(self) -> Any:
@@ -83,7 +83,12 @@ class Engine:
         """
         model = self.checkpoint.model
         own = any(hasattr(m, "get_rope_index") for m in (model, getattr(model, "model", None)))
-        return not own and "position_ids" in inspect.signature(model.forward).parameters
+        return not own and "position_ids" in self.arguments
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward declares."""
+        return frozenset(inspect.signature(self.checkpoint.model.forward).parameters)
 
     def forward(self, inputs: dict[str, torch.Tensor], keep: int = 1) -> dict[str, Any]:
         """An encoded batch as arguments of one forward that keeps the logits of the last `keep` tokens."""
@@ -94,3 +99,10 @@ class Engine:
         }
         extra = {"logits_to_keep": keep} if self.backbone.keeps_logits else {}
         return {**moved, "use_cache": False, **extra}
+
+
+def _check(checkpoint: Checkpoint, backbone: Backbone) -> CheckReport:
+    tokenizer = checkpoint.tokenizer
+    avoid = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    config = checkpoint.model.config.get_text_config()  # type: ignore[operator,union-attr]
+    return check_model(checkpoint.model, backbone, min(len(tokenizer), int(config.vocab_size)), avoid)

@@ -57,6 +57,7 @@ class Encoder:
         *,
         max_length: int | None = None,
         positions: bool = False,
+        token_types: bool = False,
         add_special_tokens: bool = True,
     ) -> None:
         """Makes an encoder.
@@ -67,6 +68,7 @@ class Encoder:
             max_length: Longest sequence the model takes.
             positions: Give position ids that count from each row's first real token, so that padding does not
                 shift absolute positions.
+            token_types: Keep the token types that some tokenizers add; few models take them.
             add_special_tokens: Let the tokenizer add its own (BOS).
         """
         self.tokenizer = tokenizer
@@ -74,6 +76,7 @@ class Encoder:
         self.placeholder = _placeholder(processor) if processor is not None else None
         self.max_length = max_length
         self.positions = positions
+        self.token_types = token_types
         self.add_special_tokens = add_special_tokens
 
     def encode(self, prompts: Sequence[Prompt]) -> Batch:
@@ -95,7 +98,9 @@ class Encoder:
             encoded = recorder(texts, **options)
         else:
             encoded = self._process(recorder, texts, images, options)
-        inputs = {k: v for k, v in encoded.items() if isinstance(v, torch.Tensor) and k != "token_type_ids"}
+        inputs = {k: v for k, v in encoded.items() if isinstance(v, torch.Tensor)}
+        if not self.token_types:
+            inputs.pop("token_type_ids", None)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if self.max_length is not None and ids.shape[1] > self.max_length:
             row = int(mask.sum(1).argmax())

@@ -43,7 +43,7 @@ def transfer(
         fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
         check_fits(vector, template=to.template.hash, model=name, **fit)
     chosen = _layers(layers, backbone.n_layers)
-    if engine.report is not None and not engine.report.causal:
+    if not engine.causal:
         raise ModelError(
             f"{name} is not causal, so one forward cannot hold many patched runs: its transfers are not supported yet."
         )
