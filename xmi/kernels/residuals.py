@@ -129,7 +129,7 @@ def next_token_kernel(
         Top ids [row, k], and log-probability (nats) and rank (0 = top) of the answer [row].
     """
     with torch.no_grad(), model.trace(**inputs):
-        logits = model.output.logits[:, -1:].float()
+        logits = model.output.logits[:, -1:]
         ids, log_probability, rank = score(logits, answers, k)
         ids, log_probability, rank = save(ids[:, 0]), save(log_probability[:, 0]), save(rank[:, 0])
     return ids, log_probability, rank
@@ -143,8 +143,13 @@ def score(logits: torch.Tensor, answers: torch.Tensor, k: int) -> tuple[torch.Te
         answers: One id per row.
         k: How many top tokens.
     """
-    log_probabilities = logits.log_softmax(-1)
-    index = answers.to(logits.device)[:, None, None].expand(-1, logits.shape[1], 1)
-    own = log_probabilities.gather(-1, index)
-    rank = (log_probabilities > own).sum(-1)
-    return log_probabilities.topk(k, dim=-1).indices.cpu(), own[..., 0].cpu(), rank.cpu()
+    tops, own, ranks = [], [], []
+    # A few places at a time: float32 copies of all logits of a large vocabulary would need gigabytes.
+    for part in torch.split(logits, 32, dim=1):
+        log_probabilities = part.float().log_softmax(-1)
+        index = answers.to(part.device)[:, None, None].expand(-1, part.shape[1], 1)
+        chosen = log_probabilities.gather(-1, index)
+        tops.append(log_probabilities.topk(k, dim=-1).indices.cpu())
+        own.append(chosen[..., 0].cpu())
+        ranks.append((log_probabilities > chosen).sum(-1).cpu())
+    return torch.cat(tops, 1), torch.cat(own, 1), torch.cat(ranks, 1)

@@ -47,7 +47,7 @@ def sweep_kernel(
             # Negative columns, because some models drop tokens before their decoder.
             columns = torch.arange(sets) * count + i - copies
             state[:, columns] = vectors[:, i].to(state.device, state.dtype)
-        logits = model.output.logits[:, -copies - 1 :].float()
+        logits = model.output.logits[:, -copies - 1 :]
         ids, log_probability, rank = score(logits, answers, k)
         ids, log_probability, rank = save(ids), save(log_probability), save(rank)
     return ids, log_probability, rank
