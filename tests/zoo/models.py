@@ -125,6 +125,42 @@ def idefics3() -> tuple[torch.nn.Module, Any]:
     return hf.Idefics3ForConditionalGeneration(config), processor
 
 
+class _Qwen2VLProcessor(hf.Qwen2VLProcessor):
+    """transformers 5.23 cannot check the class of a missing video processor where torchvision is missing too."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        return type(argument)
+
+
+def qwen2_vl() -> tuple[torch.nn.Module, Any]:
+    """Multimodal rotary positions, merged patches, and a placeholder that only the chat template shows."""
+    tok = tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": 14}
+    special = {
+        f"{name}_token_id": tok.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in (
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )
+    }
+    config = hf.Qwen2VLConfig(
+        text_config={**TEXT, **_ids(tok), "rope_parameters": rope},
+        vision_config={**vision, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        tie_word_embeddings=False,
+        **special,
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    pictures = hf.Qwen2VLImageProcessorPil(size=size, patch_size=14, merge_size=2, temporal_patch_size=2)
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    return hf.Qwen2VLForConditionalGeneration(config), _Qwen2VLProcessor(pictures, tok, None, chat_template=template)
+
+
 def build(make: Any) -> tuple[torch.nn.Module, Any]:
     """Builds a model with fixed weights, in eval mode and float32."""
     torch.manual_seed(0)
@@ -132,5 +168,5 @@ def build(make: Any) -> tuple[torch.nn.Module, Any]:
     return model.eval().float(), tool
 
 
-ZOO = {f.__name__: f for f in (llama, gpt2, gemma2, llava, idefics3)}
-VISION = ("llava", "idefics3")
+ZOO = {f.__name__: f for f in (llama, gpt2, gemma2, llava, idefics3, qwen2_vl)}
+VISION = ("llava", "idefics3", "qwen2_vl")
