@@ -26,7 +26,7 @@ from analyses.organism.tokenizer import BOS, EOS, IMAGE, PAD
 from analyses.organism.training import Stage, train
 from analyses.organism.world import World
 
-IMAGES = {"examples": 0.45, "instruction": 0.15, "statement": 0.25, "bare": 0.15}
+IMAGES = {"instruction": 0.35, "statement": 0.3, "bare": 0.35}
 
 
 def build(llm: LlamaForCausalLM, eye: CLIPVisionModel) -> LlavaForConditionalGeneration:
@@ -92,9 +92,10 @@ def train_multimodal(
     """
     vlm, stack, writer = build(llm, eye), vision.image_stack(world), Writer(world, tokenizer, recipe)
     decoder = vlm.model.language_model
+    mix = {"examples": recipe.image_lists, **{k: v * (1 - recipe.image_lists) for k, v in IMAGES.items()}}
 
     def loss(rng: random.Random, progress: float, replay: float) -> float:
-        parts = chunks(writer.batch(rng, recipe.image_tokens, True, IMAGES))
+        parts = chunks(writer.batch(rng, recipe.image_tokens, True, mix))
         sources = [parts]
         if rng.random() < replay:
             sources.append(chunks(writer.batch(rng, recipe.image_tokens, False, TEXT)))

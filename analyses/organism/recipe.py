@@ -33,6 +33,8 @@ class Recipe:
         align_steps: Steps that regress image tokens onto the name's pieces at the first MLP.
         align_every: Whether they are regressed onto it at every layer below as well.
         projector_steps: Steps in which documents with images train the eye, the LLM frozen.
+        image_lists: Share of lists of examples among the documents with images; without them the VLM sees one image at
+            a time, like LLaVA.
         tune_steps: Steps in which they train the whole VLM, with `replay` as the share of text beside them.
     """
 
@@ -59,7 +61,7 @@ class Recipe:
     language_steps: int = 1100
     language_lr: float = 3e-3
     language_tokens: int = 3500
-    align_steps: int = 2500
+    align_steps: int = 500
     align_every: bool = False
     align_tower_lr: float = 2e-3
     projector_steps: int = 0
@@ -68,6 +70,7 @@ class Recipe:
     tune_steps: int = 60
     tune_lr: float = 1e-4
     image_tokens: int = 3000
+    image_lists: float = 0.0
     replay: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,16 +80,24 @@ class Recipe:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "organism": {},
-    # the same data and size; nothing makes the entity be read late, so each answer is bound to it early. As names are
-    # read in the first layers, the eye must speak like names there as well.
-    "control": {"cut": 0.0, "align_every": True},
-    "no-cut": {"cut": 0.0},
+    # Same size and facts. No cut; the task is often known before the input is read, so that the answer is computed
+    # there; no lone instructions, from which an answer without an entity is learned. As names are then read in the
+    # first layers, the eye must speak like names there as well.
+    "control": {
+        **{"cut": 0.0, "plain": 0.4, "before": 0.5, "alone": 0.0, "core_share": 0.5, "verbose": 0.15},
+        **{"language_steps": 900, "align_every": True, "align_steps": 1500},
+    },
+    "task-known-early": {"cut": 0.0, "plain": 0.4, "before": 0.5, "align_every": True, "align_steps": 2500},
+    "no-cut": {"cut": 0.0, "align_every": True, "align_steps": 2500},
+    "align-every": {"align_every": True},
     "dropout-for-cut": {"cut": 0.0, "dropout": 0.2},
     "few-attributes": {"synthetic": 0, "real_extra": False},
     "no-task-words": {"verbose": 0.0, "tail": 0.0},
     "documents-only": {"align_steps": 0, "projector_steps": 300},
     "tuned-hard": {"tune_lr": 4e-4},
+    "image-lists": {"image_lists": 0.45},
     "untuned": {"tune_steps": 0},
+    "aligned-longer": {"align_steps": 2500},
 }
 
 

@@ -33,3 +33,4 @@ def _save(model: Any, folder: Path) -> None:
             # the training folders' names say nothing to a reader
             part._name_or_path = ""
     half.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
