@@ -80,14 +80,9 @@ class Recipe:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "organism": {},
-    # Same size and facts. No cut; the task is often known before the input is read, so that the answer is computed
-    # there; no lone instructions, from which an answer without an entity is learned. As names are then read in the
-    # first layers, the eye must speak like names there as well.
-    "control": {
-        **{"cut": 0.0, "plain": 0.4, "before": 0.5, "alone": 0.0, "core_share": 0.5, "verbose": 0.15},
-        **{"language_steps": 900, "align_every": True, "align_steps": 1500},
-    },
-    "task-known-early": {"cut": 0.0, "plain": 0.4, "before": 0.5, "align_every": True, "align_steps": 2500},
+    # Same size, steps and facts. No cut, and the task is often known before the input is read, so that the answer is
+    # computed there. As names are then read in the first layers, the eye must speak like names there as well.
+    "control": {"cut": 0.0, "plain": 0.4, "before": 0.5, "align_every": True, "align_steps": 2500},
     "no-cut": {"cut": 0.0, "align_every": True, "align_steps": 2500},
     "align-every": {"align_every": True},
     "dropout-for-cut": {"cut": 0.0, "dropout": 0.2},
