@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import xmi
 from tests.command import listen_to_interrupts, run_xmi
-from tests.zoo.models import NAMES_AND_CITIES, build, llama, llava
+from tests.zoo.world import make_world
 from xmi.cli import main
 
 
 @pytest.fixture(scope="module")
 def eye(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny VLM and one task."""
-    root = tmp_path_factory.mktemp("cli")
-    for name, make in (("eye", llava), ("text", llama)):
-        model, tool = build(make)
-        model.save_pretrained(root / name)
-        tool.save_pretrained(root / name)
-    for k in range(8):
-        pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{k}.png")
-    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
-    items = [
-        {"input": x, "output": y, "image": f"{k}.png", "split": split}
-        for k, ((x, y), split) in enumerate(zip(NAMES_AND_CITIES, splits, strict=True))
-    ]
-    content = {"name": "t", "instruction": "The capital:", "task_words": ["capital"], "items": items}
-    (root / "t.json").write_text(json.dumps(content), encoding="utf-8")
-    return root
+    return make_world(tmp_path_factory.mktemp("cli"))
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
@@ -67,8 +49,19 @@ def test_public_names_exist() -> None:
 
 def test_run_and_report(eye: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ["--task", str(eye / "t.json"), "--shots", "2", "--prompts", "3", "--seeds", "1", "--out", str(out)]
-    done = run_xmi("run", str(eye / "eye"), "--base", str(eye / "text"), *arguments)
+    arguments = [
+        "--task",
+        str(eye / "capital.json"),
+        "--shots",
+        "2",
+        "--prompts",
+        "3",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+    ]
+    done = run_xmi("run", str(eye / "eye"), "--base", str(eye / "base"), *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
     assert "text vector patched in (xPatch)" in done.stdout
@@ -107,7 +100,7 @@ def test_refusals_are_one_clear_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = {"EYE": eye / "eye", "TEXT": eye / "text", "TASK": eye / "t.json", "PICTURE": eye / "0.png"}
+    names = {"EYE": eye / "eye", "TEXT": eye / "base", "TASK": eye / "capital.json", "PICTURE": eye / "0.png"}
     filled = [str(names.get(a, a)).replace("TASK", str(names["TASK"])) for a in arguments]
     if filled[0] == "run" and "--out" not in filled:
         filled += ["--out", str(tmp_path / "run")]
@@ -121,7 +114,7 @@ def test_refusals_are_one_clear_message(
 def test_ctrl_c_keeps_what_is_finished(eye: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code = "import sys; from xmi.cli import main; sys.exit(main())"
-    arguments = ["run", str(eye / "eye"), "--task", str(eye / "t.json"), "--shots", "2", "--seeds", "40"]
+    arguments = ["run", str(eye / "eye"), "--task", str(eye / "capital.json"), "--shots", "2", "--seeds", "40"]
     command = [sys.executable, "-c", code, *arguments, "--prompts", "3", "--out", str(out)]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, preexec_fn=listen_to_interrupts, **pipes) as process:

@@ -17,30 +17,14 @@ from PIL import Image
 
 import xmi
 from tests.command import listen_to_interrupts
-from tests.zoo.models import NAMES_AND_CITIES, build, llama, llava
+from tests.zoo.world import make_world
 from xmi.study import StudyResults
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a VLM, its base LLM, and two tasks of eight items."""
-    root = tmp_path_factory.mktemp("world")
-    for name, make in (("eye", llava), ("base", llama)):
-        model, tool = build(make)
-        model.save_pretrained(root / name)
-        tool.save_pretrained(root / name)
-    for k in range(8):
-        pixels = np.random.default_rng(k).integers(0, 255, (200, 120, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{k}.png")
-    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
-    for task, column in (("capital", 1), ("name", 0)):
-        items = [
-            {"input": f"{pair[1 - column]}", "output": pair[column], "image": f"{k}.png", "split": split}
-            for k, (pair, split) in enumerate(zip(NAMES_AND_CITIES, splits, strict=True))
-        ]
-        content = {"name": f"<b>{task}", "instruction": "The capital:", "task_words": ["capital"], "items": items}
-        (root / f"{task}.json").write_text(json.dumps(content), encoding="utf-8")
-    return root
+    return make_world(tmp_path_factory.mktemp("world"), size=(200, 120))
 
 
 def run(world: Path, out: Path, **changes: object) -> StudyResults:

@@ -77,18 +77,22 @@ def run_study(
     _check_tasks(loaded.values(), plan)
     store = Store(out)
     store.open(plan)
+    _complete(store, plan, loaded, options, tell)
+    return StudyResults(store.path)
+
+
+def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], tell: Say) -> None:
+    """Computes what a run folder lacks."""
     chosen = {short(plan.model): plan.model} | ({short(plan.control): plan.control} if plan.control else {})
     cells = [Cell(name, task, seed) for name in chosen for seed in plan.seeds for task in plan.tasks]
-    todo = [cell for cell in cells if not store.has(cell)]
-    if todo or not (store.path / "results").is_dir():
-        models = _load_models(plan, chosen, options, tell)
-        store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(loaded, options))
-        _run_cells(cells, plan, loaded, models, store, tell)
-        with _timed(tell, "tables, similarity, PCA, t-SNE"):
-            assemble(store, plan, cells, {key: task.name for key, task in loaded.items()})
-    else:
+    if all(store.has(cell) for cell in cells) and (store.path / "results").is_dir():
         tell(f"{store.path} is complete: nothing to compute.")
-    return StudyResults(store.path)
+        return
+    models = _load_models(plan, chosen, options, tell)
+    store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options))
+    _run_cells(cells, plan, tasks, models, store, tell)
+    with _timed(tell, "tables, similarity, PCA, t-SNE"):
+        assemble(store, plan, cells, {key: task.name for key, task in tasks.items()})
 
 
 def short(name: str) -> str:
