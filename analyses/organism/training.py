@@ -75,6 +75,9 @@ def train(stage: Stage, loss: Callable[[random.Random, float], float]) -> None:
     stage.folder.mkdir(parents=True, exist_ok=True)
     if stage.done.exists():
         _restore(stage, torch.load(stage.done, weights_only=True))
+        stage.partial.unlink(missing_ok=True)  # a kill may have come between writing the one and deleting the other
+        # What follows may draw initial weights: it must find the generator as the stage's last step set it.
+        torch.manual_seed(_step_seed(stage, stage.steps - 1))
         print(f"[{stage.name}] finished before, loaded {stage.done}", flush=True)
         return
     parameters: list[Tensor] = [p for g in stage.groups for p in g["params"]]  # type: ignore[attr-defined]
@@ -89,7 +92,7 @@ def train(stage: Stage, loss: Callable[[random.Random, float], float]) -> None:
         print(f"[{stage.name}] continues at step {first} of {stage.steps}", flush=True)
     start = saved = time.monotonic()
     for step in range(first, stage.steps):
-        torch.manual_seed(hash((stage.seed, step)) % 2**31)
+        torch.manual_seed(_step_seed(stage, step))
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule(step, stage.steps)
         value = loss(random.Random(f"{stage.seed}/{stage.name}/{step}"), step / stage.steps)
@@ -108,6 +111,10 @@ def train(stage: Stage, loss: Callable[[random.Random, float], float]) -> None:
             saved = now
     write({**_weights(stage), "seconds": time.monotonic() - start}, stage.done)
     stage.partial.unlink(missing_ok=True)
+
+
+def _step_seed(stage: Stage, step: int) -> int:
+    return hash((stage.seed, step)) % 2**31
 
 
 def _weights(stage: Stage) -> dict[str, object]:
