@@ -144,6 +144,7 @@ class _Book:
         self._names: dict[Path, str] = {}
 
     def prompted(self, source: str, target: str, prompts: Prompts, result: Answers) -> None:
+        """Records the answers to prompts, or to context-free queries."""
         for i, prompt in enumerate(prompts):
             method = "no context" if source == "no context" else "prompt"
             self._add(
@@ -157,6 +158,7 @@ class _Book:
             )
 
     def patched(self, target: str, prompts: Prompts, result: Transfer) -> None:
+        """Records a sweep: one record per source and query, its answers as lists over layers."""
         for s, source in enumerate(result.sources):
             for i, prompt in enumerate(prompts):
                 self._add(

@@ -64,9 +64,7 @@ def transfer(
     return Transfer(
         sources=tuple(vectors),
         layers=chosen,
-        tasks=tuple(p.task for p in to),
-        units=tuple(p.unit for p in to),
-        answers=tuple(p.answer or "" for p in to),
+        **_asked(to),
         predicted=predicted,
         log_probability=log_probability.numpy(),
         rank=rank.numpy(),
@@ -111,15 +109,22 @@ def _answers(encoder: Encoder, prompts: Prompts, *values: torch.Tensor) -> Answe
     pairs: list[tuple[str, Any]] = list(zip(predicted, prompts, strict=True))
     return Answers(
         prompts=tuple(p.text for p in prompts),
-        tasks=tuple(p.task for p in prompts),
-        units=tuple(p.unit for p in prompts),
-        answers=tuple(p.answer or "" for p in prompts),
+        **_asked(prompts),
         predicted=predicted,
         log_probability=log_probability.numpy(),
         rank=rank.numpy(),
         paper=np.array([paper_hit(text, p.answer or "") for text, p in pairs]),
         strict=np.array([strict_hit(a, b) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]),
     )
+
+
+def _asked(prompts: Prompts) -> dict[str, tuple[str, ...]]:
+    """What was asked, as every result stores it."""
+    return {
+        "tasks": tuple(p.task for p in prompts),
+        "units": tuple(p.unit for p in prompts),
+        "answers": tuple(p.answer or "" for p in prompts),
+    }
 
 
 def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
