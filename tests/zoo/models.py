@@ -51,7 +51,7 @@ def tokenizer(*special: str) -> Any:
     )
 
 
-def _ids(tok: Any) -> dict[str, int]:
+def ids(tok: Any) -> dict[str, int]:
     return {
         "vocab_size": len(tok),
         "pad_token_id": tok.pad_token_id,
@@ -62,13 +62,13 @@ def _ids(tok: Any) -> dict[str, int]:
 
 def llama() -> tuple[torch.nn.Module, Any]:
     tok = tokenizer()
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, **_ids(tok))), tok
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, **ids(tok))), tok
 
 
 def gpt2() -> tuple[torch.nn.Module, Any]:
     """Learned absolute positions and another layout of modules."""
     tok = tokenizer()
-    config = hf.GPT2Config(n_embd=64, n_layer=4, n_head=4, n_positions=512, initializer_range=0.15, **_ids(tok))
+    config = hf.GPT2Config(n_embd=64, n_layer=4, n_head=4, n_positions=512, initializer_range=0.15, **ids(tok))
     return hf.GPT2LMHeadModel(config), tok
 
 
@@ -76,7 +76,7 @@ def gemma2() -> tuple[torch.nn.Module, Any]:
     """Sliding windows, sandwich norms and soft-capped logits."""
     tok = tokenizer()
     extra = {"sliding_window": 16, "head_dim": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": 5.0}
-    return hf.Gemma2ForCausalLM(hf.Gemma2Config(**TEXT, **extra, **_ids(tok))), tok
+    return hf.Gemma2ForCausalLM(hf.Gemma2Config(**TEXT, **extra, **ids(tok))), tok
 
 
 def llava() -> tuple[torch.nn.Module, Any]:
@@ -86,7 +86,7 @@ def llava() -> tuple[torch.nn.Module, Any]:
     )
     config = hf.LlavaConfig(
         vision_config=vision,
-        text_config=hf.LlamaConfig(**TEXT, **_ids(tok)),
+        text_config=hf.LlamaConfig(**TEXT, **ids(tok)),
         image_token_index=tok.convert_tokens_to_ids("<image>"),
         image_seq_length=4,
         vision_feature_layer=-1,
@@ -114,7 +114,7 @@ def idefics3() -> tuple[torch.nn.Module, Any]:
     }
     config = hf.Idefics3Config(
         vision_config=vision,
-        text_config=hf.LlamaConfig(**TEXT, **_ids(tok)),
+        text_config=hf.LlamaConfig(**TEXT, **ids(tok)),
         image_token_id=tok.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=tok.pad_token_id,
@@ -147,7 +147,7 @@ def qwen2_vl() -> tuple[torch.nn.Module, Any]:
         )
     }
     config = hf.Qwen2VLConfig(
-        text_config={**TEXT, **_ids(tok), "rope_parameters": rope},
+        text_config={**TEXT, **ids(tok), "rope_parameters": rope},
         vision_config={**vision, "spatial_merge_size": 2, "temporal_patch_size": 2},
         tie_word_embeddings=False,
         **special,

@@ -1,0 +1,69 @@
+"""What xmi claims of every family it supports; each claim is a function that raises AssertionError if it is false.
+
+The tests run every claim on every family of the zoo, and the table of models in the docs is made from the same runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tests.zoo.oracle import brute_force, plain
+from xmi.prompt import Prompts
+from xmi.vector import TaskVector, VectorCard, versions
+from xmi.vlm import VLM
+
+Claim = Callable[[VLM, Prompts], None]
+
+
+def trace(vlm: VLM, prompts: Prompts) -> None:
+    """An untouched nnsight trace gives the plain forward's logits, exactly."""
+    with vlm.trace(prompts):
+        traced = vlm.engine.envoy.output.logits.save()
+    expected, _ = plain(vlm, vlm.encode(prompts))
+    assert torch.equal(traced, expected)
+
+
+def residuals(vlm: VLM, prompts: Prompts) -> None:
+    """Every residual equals a forward hook's value, exactly."""
+    _, kept = plain(vlm, vlm.encode(prompts))
+    assert torch.equal(vlm.residuals(prompts).values, torch.stack([h[:, -1] for h in kept], 1))
+
+
+def batching(vlm: VLM, prompts: Prompts) -> None:
+    """A left-padded batch of mixed lengths and image counts gives what each prompt gives alone."""
+    single = torch.cat([vlm.residuals(prompts[i : i + 1]).values for i in range(len(prompts))])
+    torch.testing.assert_close(vlm.residuals(prompts).values, single, atol=1e-4, rtol=1e-4)
+
+
+def roles(vlm: VLM, prompts: Prompts) -> None:
+    """Every token knows its segment: text segments are spelled by their tokens, images have tokens of their own."""
+    batch = vlm.encode(prompts)
+    for row, prompt in enumerate(prompts):
+        names, tokens = batch.roles(row), batch.tokens[row]
+        assert [r == "padding" for r in names] == (batch.inputs["attention_mask"][row] == 0).tolist()
+        for segment in prompt.segments:
+            spelled = "".join(t for r, t in zip(names, tokens, strict=True) if r == segment.name)
+            assert spelled if segment.image is not None else spelled == segment.text, (segment.name, spelled)
+        order = [s.name for s in prompt.segments]
+        assert list(dict.fromkeys(r for r in names if r not in ("special", "padding"))) == order
+        images = {m for m in batch.modalities(row) if m.startswith("image")}
+        assert len(images) == len(prompt.images)
+        assert tokens[int(batch.columns("query.delimiter")[row])] == ":"
+
+
+def sweep(vlm: VLM, prompts: Prompts) -> None:
+    """The layer sweep in one forward equals brute force to 1e-5 in log-probability."""
+    generator = torch.Generator().manual_seed(1)
+    values = 3 * torch.randn(1, vlm.backbone.n_layers, vlm.backbone.d_model, generator=generator)
+    card = VectorCard(
+        model="x", revision="x", dtype="float32", task="capital", specification="random", shots=0, seed=0, n=1,
+        slot="last", template=prompts.template.hash, versions=versions(),
+    )  # fmt: skip
+    expected = brute_force(vlm, prompts, values, vlm.encoder.answer_ids(list(prompts), prompts.template))
+    found = vlm.transfer(TaskVector(values[0], card), to=prompts)
+    assert abs(found.log_probability - expected.numpy()).max() <= 1e-5
+
+
+CLAIMS: dict[str, Claim] = {f.__name__: f for f in (trace, residuals, batching, roles, sweep)}

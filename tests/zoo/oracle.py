@@ -1,0 +1,88 @@
+"""What xmi is compared with: plain Hugging Face and forward hooks, which know neither nnsight nor packing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.zoo.family import Family
+from xmi.prompt import Batch, Prompt, Prompts, Segment
+from xmi.vlm import VLM
+
+NAMES = ("Greece", "Italy", "France", "Peru")
+CITIES = ("Athens", "Rome", "Paris", "Lima")
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40 + 8 * seed, 48, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def prompts_for(images: str) -> Prompts:
+    """Queries of mixed length after none, two or one examples, with images as a family takes them (`Family.images`)."""
+    made = []
+    for row, shots in enumerate((0, 2, 1)):
+        segments = [Segment("input", image=picture(row + 1), query=True)] if images == "first" else []
+        for k in range(shots):
+            example = _input(k, k, images == "many")
+            segments += [Segment("prefix", "Q:", example=k), example, Segment("delimiter", "\nA:", example=k)]
+            segments += [Segment("answer", CITIES[k], example=k), Segment("separator", "\n\n", example=k)]
+        query = _input(row + 1, None, images in ("many", "one"))
+        segments += [Segment("prefix", "Q:", query=True), query, Segment("delimiter", "\nA:", query=True)]
+        made.append(Prompt(tuple(segments), "capital", NAMES[row + 1], CITIES[row + 1]))
+    return Prompts(tuple(made), "text ICL", task="capital", task_words=("capital",))
+
+
+def _input(item: int, example: int | None, seen: bool) -> Segment:
+    if seen:
+        return Segment("input", image=picture(item), example=example, query=example is None)
+    return Segment("input", NAMES[item], example=example, query=example is None)
+
+
+def plain(
+    vlm: VLM, batch: Batch, write: tuple[int, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits and block outputs of a plain forward, optionally with one block's last token overwritten."""
+    kept: list[torch.Tensor] = []
+
+    def hook(layer: int) -> Any:
+        def keep(_module: Any, _args: Any, output: Any) -> Any:
+            hidden = (output[0] if isinstance(output, tuple) else output).clone()
+            if write is not None and layer == write[0]:
+                hidden[:, -1] = write[1]
+            kept.append(hidden.clone())
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return keep
+
+    blocks = vlm.model.get_submodule(vlm.backbone.layers).children()
+    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
+    try:
+        with torch.no_grad():
+            logits = vlm.model(**batch.inputs, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, kept
+
+
+def brute_force(vlm: VLM, prompts: Prompts, vectors: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each answer, shape [set, layer, query]: one plain run per vector and layer."""
+    batch = vlm.encode(prompts)
+    rows = []
+    for values in vectors:
+        for layer, value in enumerate(values):
+            logits, _ = plain(vlm, batch, (layer, value))
+            rows.append(logits[:, -1].log_softmax(-1).gather(-1, answers[:, None])[:, 0])
+    return torch.stack(rows).reshape(*vectors.shape[:2], len(prompts))
+
+
+def family_vlm(family: Family) -> VLM:
+    import xmi
+    from tests.zoo.family import build
+
+    model, tool = build(family.make)
+    return xmi.load(model, processor=tool)
