@@ -15,7 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xmi.eager import ActivationCache, Hook
     from xmi.errors import (
+        HookError,
         ModelError,
         PromptError,
         RunError,
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 _HOME = {
     "load": ("xmi.vlm", "load"),
     "VLM": ("xmi.vlm", "VLM"),
+    "ActivationCache": ("xmi.eager", "ActivationCache"),
+    "Hook": ("xmi.eager", "Hook"),
     "similarity": ("xmi.vector", "similarity"),
     "task": ("xmi.prompt", "load_task"),
     "task_names": ("xmi.prompt", "task_names"),
@@ -51,6 +55,7 @@ _HOME = {
         name: ("xmi.errors", name)
         for name in (
             "XmiError",
+            "HookError",
             "ModelError",
             "TaskError",
             "PromptError",
@@ -63,6 +68,9 @@ _HOME = {
 
 __all__ = [
     "VLM",
+    "ActivationCache",
+    "Hook",
+    "HookError",
     "ModelError",
     "PromptError",
     "RunError",

@@ -103,6 +103,23 @@ def lens(
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
+    device: Device = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: Remote = False,
+) -> None:
+    """Checks what xmi finds in a model: readout, hooks, causality, residual bookkeeping, image path."""
+    import xmi
+
+    vlm = xmi.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, check=False)
+    start = time.perf_counter()
+    vlm.check()
+    print(vlm.describe())
+    say(f"Checked in {time.perf_counter() - start:.1f} s; what deviates or is missing stands above.")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default RUN/report.html.")] = None,

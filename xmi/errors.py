@@ -29,5 +29,9 @@ class VectorError(XmiError):
     """A task vector that does not fit: another width, layer count, model or template, or non-finite values."""
 
 
+class HookError(XmiError):
+    """A hook that the model does not have, that returns something of another shape, or that reads NaN."""
+
+
 class RunError(XmiError):
     """A run folder that cannot be written, read, or continued."""

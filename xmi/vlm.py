@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from PIL import Image
 
-from xmi.errors import PromptError
-from xmi.kernels import residual_kernel
+from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_cache
+from xmi.eager.run import Hooks, Names, run
+from xmi.errors import ModelError, PromptError
+from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import read_lens, read_phases
 from xmi.measure import Answers, LensReading, Phases, Transfer
-from xmi.model import Backbone, Engine, load_checkpoint
+from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
 from xmi.progress import track
-from xmi.prompt import Batch, Encoder, Prompt, Prompts
+from xmi.prompt import Batch, Encoder, PromptLike, Prompts, as_prompts, free_prompt
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, transfer, versions
 
 
@@ -68,31 +75,171 @@ class VLM:
             envoy = getattr(envoy, part)
         return envoy
 
-    def trace(self, prompts: Prompts | Sequence[Prompt], **options: Any) -> Any:
-        """Opens a raw nnsight trace on encoded prompts (`with vlm.trace(prompts): ...`)."""
-        inputs = self.engine.forward(self.encode(prompts).inputs)
+    @property
+    def resid_post(self) -> ResidPost:
+        """The residual stream after each block, for use inside `trace`: `vlm.resid_post[5]`, to read and to write."""
+        return ResidPost(self.layers)
+
+    def trace(self, prompt: PromptLike, **options: Any) -> Any:
+        """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`)."""
+        inputs = self.engine.forward(self.encode(prompt).inputs)
         inputs.pop("logits_to_keep", None)
         return self.engine.envoy.trace(**inputs, **options)
 
+    def run_with_cache(
+        self,
+        prompt: PromptLike,
+        *,
+        names: Names | None = None,
+        positions: str | Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> tuple[Float[torch.Tensor, "batch position vocab"], ActivationCache]:
+        """Runs the model and keeps activations, as TransformerLens does; images and batches included.
+
+        Args:
+            prompt: Text, a prompt, or several (images stand in prompts: `xmi.free_prompt("Q:<image>", [image])`).
+            names: Which hooks: full names (`blocks.5.hook_resid_post`), short ones that mean all layers
+                (`resid_post`, `z`), or a predicate; by default all but attention patterns. Patterns switch to eager
+                attention for this call, with a warning.
+            positions: Slots to keep (`"last"`, `["query.delimiter", "last"]`), of activations and logits alike; by
+                default all positions.
+            device: Where activations are kept; by default where they arise.
+            padding_side: Side on which shorter prompts of a batch are padded.
+
+        Returns:
+            Logits [batch, position, vocab], and the activations by name.
+
+        Raises:
+            HookError: A name that the model does not have, or NaN in an activation.
+            SlotError: A prompt lacks the slot.
+        """
+        batch = self.encode(prompt, padding_side=padding_side)
+        card = {
+            "model": self.name,
+            "revision": self.revision,
+            "dtype": str(self.engine.dtype).removeprefix("torch."),
+            "n_layers": self.backbone.n_layers,
+            "prompts": [p.text for p in batch.prompts],
+            "tokens": [list(row) for row in batch.tokens],
+            "positions": positions,
+            "padding_side": padding_side,
+            "versions": versions(),
+        }
+        return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card)
+
+    def run_with_hooks(
+        self, prompt: PromptLike, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
+    ) -> Float[torch.Tensor, "batch position vocab"]:
+        """Runs the model with hook functions, as TransformerLens does.
+
+        Args:
+            prompt: Text, a prompt, or several.
+            fwd_hooks: Pairs of names (as in `run_with_cache`) and a function of the activation and its `Hook`, which
+                returns what takes the activation's place, or None.
+            padding_side: Side on which shorter prompts of a batch are padded.
+
+        Returns:
+            Logits of all positions.
+
+        Raises:
+            HookError: An unknown name, or a function that returns another shape or dtype, or NaN.
+        """
+        batch = self.encode(prompt, padding_side=padding_side)
+        with self.hooks(fwd_hooks):
+            return run(self.engine, batch)
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Hooks) -> Iterator[VLM]:
+        """Hooks that are active for every forward inside the `with` block: `run_with_cache`, `generate`, the model.
+
+        Args:
+            fwd_hooks: As in `run_with_hooks`.
+
+        Raises:
+            HookError: As in `run_with_hooks`; also if something inside opens an nnsight trace (task vectors,
+                transfers), because a trace reads a module's output before hooks on it have run.
+        """
+        with hooked(self.engine, self.report.anatomy, fwd_hooks):
+            yield self
+
+    def generate(self, prompt: PromptLike, *, max_new_tokens: int = 20, **options: Any) -> Generation:
+        """Continues prompts with the model's own `generate` (greedily, unless options say otherwise).
+
+        Inside `with vlm.hooks(...)` the hooks see the prompt first and then one new token at a time.
+
+        Args:
+            prompt: Text, a prompt, or several.
+            max_new_tokens: How many tokens at most.
+            **options: Handed to transformers' `generate`.
+
+        Returns:
+            The continuations as texts and tokens.
+        """
+        return generate(self.engine, self.encode(prompt), {"max_new_tokens": max_new_tokens, **options})
+
+    @cached_property
+    def report(self) -> CheckReport:
+        """The self-check: what was proven, which hooks there are, what deviates.
+
+        Raises:
+            ModelError: The check fails, or the model has no weights.
+        """
+        return self.check(again=False)
+
+    def check(self, *, again: bool = True) -> CheckReport:
+        """Runs the self-check.
+
+        Args:
+            again: Check anew even if the same files were checked before under the same versions.
+
+        Returns:
+            The report.
+
+        Raises:
+            ModelError: A check fails; it says which, where and by how much.
+        """
+        look = self._pictures if self.encoder.processor is not None else None
+        found = self.engine.examine(look, again=again)
+        self.__dict__["report"] = found  # what `report` would find later
+        return found
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Names of all hooks of this model, in the order of execution."""
+        return tuple(self.report.anatomy.points)
+
     def describe(self) -> str:
         """Returns what xmi found in the model, one fact per line."""
-        b, report = self.backbone, self.engine.report
+        b = self.backbone
         kind = "image-text-to-text" if self.encoder.processor is not None else "text only"
         lines = [
             f"{self.name} ({type(self.model).__name__}, {kind}), revision {self.revision}",
-            f"backbone {b.decoder}: {b.n_layers} layers ({b.layers}), width {b.d_model}",
+            f"backbone {b.decoder or 'model'}: {b.n_layers} layers ({b.layers}), width {b.d_model}",
             f"readout {b.norm} -> {b.head}, scale {b.scale:g}, soft-capping {b.softcap}",
         ]
-        if report is not None:
-            causal = (
-                "causal" if report.causal else f"not causal (earlier residuals move by {report.causality_error:.1e})"
-            )
-            lines.append(f"self-check: readout error {report.readout_error:.1e}, all layers live, {causal}")
-        return "\n".join(lines)
+        if not self.engine.dispatched:
+            return "\n".join([*lines, "weights not loaded (meta device): not checked"])
+        return "\n".join([*lines, *self.report.lines()])
 
-    def encode(self, prompts: Prompts | Sequence[Prompt]) -> Batch:
-        """Encodes prompts into one left-padded batch that knows every token's role."""
-        return self.encoder.encode(tuple(prompts))
+    def _pictures(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """One prompt with a picture and with a blank one, for the self-check."""
+        noise = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+        pictures = (Image.fromarray(noise), Image.new("RGB", (112, 112), (128, 128, 128)))
+        one, two = (self.encode(free_prompt("<image>Q:\nA:", [p])).inputs for p in pictures)
+        return self.engine.place(one), self.engine.place(two)
+
+    def encode(self, prompt: PromptLike, *, padding_side: Literal["left", "right"] = "left") -> Batch:
+        """Encodes prompts into one batch that knows every token's role.
+
+        Args:
+            prompt: Text, a prompt, or several.
+            padding_side: Side on which shorter prompts are padded.
+
+        Raises:
+            PromptError: No prompt, or one that cannot be encoded.
+        """
+        return self.encoder.encode(as_prompts(prompt), padding_side=padding_side)
 
     def residuals(self, prompts: Prompts, *, slot: str = "last") -> Residuals:
         """Reads the residual stream after every block at a slot of every prompt.
@@ -109,12 +256,12 @@ class VLM:
         """
         parts = []
         for batch in self._batches(prompts, "reading residuals"):
-            inputs = self.engine.forward(batch.inputs)
-            parts.append(residual_kernel(self.engine.envoy, inputs, self.engine.paths, batch.columns(slot)))
+            inputs, columns = self.engine.reading(batch.inputs, batch.columns(slot))
+            parts.append(residual_kernel(self.engine.envoy, inputs, self.engine.paths, columns))
         card = VectorCard(
             model=self.name,
             revision=self.revision,
-            dtype=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            dtype=str(self.engine.dtype).removeprefix("torch."),
             task=prompts.task,
             specification=prompts.specification,
             shots=prompts.shots,
@@ -205,7 +352,7 @@ class VLM:
 
         Raises:
             VectorError: A vector of another shape or template, or with NaN; two vectors of one name.
-            ModelError: The model's attention is not causal, so that the packed sweep would be wrong.
+            ModelError: The packed sweep differs from plain runs: attention is not causal, or tokens meet otherwise.
 
         Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
         """
@@ -218,7 +365,19 @@ class VLM:
         if not starts:
             raise PromptError("There are no prompts.")
         for start in track(starts, f"{self.name}: {doing}"):
-            yield self.encode(prompts[start : start + self.batch_size])
+            part = prompts[start : start + self.batch_size]
+            self._require_images(part)
+            yield self.encode(part)
+
+    def _require_images(self, prompts: Prompts) -> None:
+        """Refuses prompts without an image where some blocks would not run."""
+        if self.encoder.processor is None or all(p.images for p in prompts):
+            return
+        if skipped := self.report.anatomy.conditional:
+            raise ModelError(
+                f"{self.name} skips its blocks {list(skipped)} without an image, so their residuals do not exist: give "
+                "every prompt an image, or read other blocks with run_with_cache."
+            )
 
 
 def load(
@@ -228,6 +387,8 @@ def load(
     revision: str | None = None,
     dtype: torch.dtype | str = "auto",
     device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str | Any | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     check: bool = True,
@@ -241,11 +402,14 @@ def load(
         processor: Processor or tokenizer in place of the checkpoint's own.
         revision: Hub revision.
         dtype: A torch dtype, its name, or `auto` (float32 on a CPU, the checkpoint's own on a GPU).
-        device: Where the model goes; by default a GPU if there is one.
+        device: Where the model goes; by default a GPU if there is one. `meta` loads configuration and processor
+            only: the model can be described and prompts encoded, nothing computed.
+        device_map: Spreads the model over devices, as in transformers (`auto`); needs accelerate.
+        quantization: `8bit` or `4bit` (needs bitsandbytes), or a quantisation configuration of transformers.
         attn_implementation: Passed on to transformers.
         trust_remote_code: Run code that comes with the checkpoint.
-        check: Prove on a few tokens that the backbone was found rightly (recommended; takes four tiny forwards and
-            one per layer).
+        check: Prove on a few tokens, and on one image, that everything was found rightly. Remembered per checkpoint
+            and library versions, so it costs time once; `False` puts it off until something needs its findings.
         batch_size: Prompts per forward.
 
     Returns:
@@ -260,7 +424,12 @@ def load(
         revision=revision,
         dtype=dtype,
         device=device,
+        device_map=device_map,
+        quantization=quantization,
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
-    return VLM(Engine.start(checkpoint, check=check), batch_size=batch_size)
+    vlm = VLM(Engine.start(checkpoint), batch_size=batch_size)
+    if check and vlm.engine.dispatched:
+        _ = vlm.report
+    return vlm

@@ -1,4 +1,4 @@
-"""Traces and sweeps against plain Hugging Face, on tiny random models of real architectures.
+"""Answers, lens and sweeps against plain Hugging Face; what holds for every family is tested in tests/zoo.
 
 The oracle knows neither nnsight nor packing: forward hooks on the model, one run per layer, vector and prompt.
 """
@@ -10,77 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import xmi
 from tests.zoo.models import VISION, ZOO, build
+from tests.zoo.oracle import CITIES, brute_force, plain, prompts_for
 from xmi.kernels import packing
 from xmi.model.readout import readout
-from xmi.prompt import Prompt, Prompts, Segment
+from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
 from xmi.vlm import VLM
 
 TOLERANCE = 1e-5
-NAMES = ("Greece", "Italy", "France", "Peru")
-CITIES = ("Athens", "Rome", "Paris", "Lima")
-
-
-def picture(seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (40 + 8 * seed, 48, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def prompts_for(name: str) -> Prompts:
-    """Queries of mixed length: none, one or two examples before them, with images where the model can see."""
-    made = []
-    for row, shots in enumerate((0, 2, 1)):
-        segments = []
-        for k in range(shots):
-            segments += [Segment("prefix", "Q:", example=k), shown(name, k, k), Segment("delimiter", "\nA:", example=k)]
-            segments += [Segment("answer", CITIES[k], example=k), Segment("separator", "\n\n", example=k)]
-        segments += [Segment("prefix", "Q:", query=True), shown(name, row + 1, None)]
-        segments += [Segment("delimiter", "\nA:", query=True)]
-        made.append(Prompt(tuple(segments), "capital", NAMES[row + 1], CITIES[row + 1]))
-    return Prompts(tuple(made), "text ICL", task="capital", task_words=("capital",))
-
-
-def shown(name: str, item: int, example: int | None) -> Segment:
-    if name in VISION:
-        return Segment("input", image=picture(item), example=example, query=example is None)
-    return Segment("input", NAMES[item], example=example, query=example is None)
 
 
 @pytest.fixture(scope="module", params=list(ZOO))
 def case(request: pytest.FixtureRequest) -> tuple[VLM, Prompts]:
     model, tool = build(ZOO[request.param])
-    return xmi.load(model, processor=tool), prompts_for(request.param)
+    return xmi.load(model, processor=tool), prompts_for(seen(request.param))
 
 
-def plain(
-    vlm: VLM, prompts: Prompts, write: tuple[int, torch.Tensor] | None = None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Last-token logits and block outputs of a plain forward, optionally with the last token overwritten."""
-    kept: list[torch.Tensor] = []
+def seen(name: str) -> str:
+    return "many" if name in VISION else "none"
 
-    def hook(layer: int) -> Any:
-        def keep(_module: Any, _args: Any, output: Any) -> Any:
-            hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            if write is not None and layer == write[0]:
-                hidden[:, -1] = write[1]
-            kept.append(hidden.clone())
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        return keep
-
-    blocks = vlm.model.get_submodule(vlm.backbone.layers).children()
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
-    try:
-        with torch.no_grad():
-            logits = vlm.model(**vlm.encode(prompts).inputs, use_cache=False).logits[:, -1]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, kept
+def last_logits(vlm: VLM, prompts: Prompts) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    logits, kept = plain(vlm, vlm.encode(prompts))
+    return logits[:, -1], kept
 
 
 def vectors(vlm: VLM, prompts: Prompts, count: int = 2) -> dict[str, TaskVector]:
@@ -92,31 +47,9 @@ def vectors(vlm: VLM, prompts: Prompts, count: int = 2) -> dict[str, TaskVector]
     return {f"v{i}": TaskVector(v * 3, card) for i, v in enumerate(values)}
 
 
-def test_untouched_trace_equals_plain_forward(case: tuple[VLM, Prompts]) -> None:
-    vlm, prompts = case
-    with vlm.trace(prompts):
-        traced = vlm.engine.envoy.output.logits.save()
-    with torch.no_grad():
-        expected = vlm.model(**vlm.encode(prompts).inputs, use_cache=False).logits
-    assert torch.equal(traced, expected)
-
-
-def test_residuals_equal_forward_hooks(case: tuple[VLM, Prompts]) -> None:
-    vlm, prompts = case
-    _, kept = plain(vlm, prompts)
-    expected = torch.stack([h[:, -1] for h in kept], 1)
-    assert torch.equal(vlm.residuals(prompts).values, expected)
-
-
-def test_batch_equals_single(case: tuple[VLM, Prompts]) -> None:
-    vlm, prompts = case
-    single = torch.cat([vlm.residuals(prompts[i : i + 1]).values for i in range(len(prompts))])
-    torch.testing.assert_close(vlm.residuals(prompts).values, single, atol=1e-4, rtol=1e-4)
-
-
 def test_answers_equal_plain_forward(case: tuple[VLM, Prompts]) -> None:
     vlm, prompts = case
-    logits, _ = plain(vlm, prompts)
+    logits, _ = last_logits(vlm, prompts)
     found = vlm.answers(prompts)
     ids = torch.tensor([vlm.encoder.tokenizer.convert_tokens_to_ids(a) for a in CITIES[1:]])
     expected = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
@@ -128,7 +61,7 @@ def test_answers_equal_plain_forward(case: tuple[VLM, Prompts]) -> None:
 
 def test_lens_equals_readout_of_every_depth(case: tuple[VLM, Prompts]) -> None:
     vlm, prompts = case
-    logits, kept = plain(vlm, prompts)
+    logits, kept = last_logits(vlm, prompts)
     found = vlm.phases(prompts)
     tok = vlm.encoder.tokenizer
     for depth, state in enumerate(kept, start=1):
@@ -142,21 +75,15 @@ def test_lens_equals_readout_of_every_depth(case: tuple[VLM, Prompts]) -> None:
     assert [t[-1][0] for t in last.tokens] == [tok.decode([i]) for i in logits.argmax(-1).tolist()]
 
 
-def brute_force(vlm: VLM, prompts: Prompts, named: dict[str, TaskVector]) -> np.ndarray[Any, Any]:
-    """Log-probability of each label, shape [source, layer, query]: one plain run per vector and layer."""
-    ids = torch.tensor([vlm.encoder.tokenizer.convert_tokens_to_ids(p.answer) for p in prompts])
-    rows = []
-    for vector in named.values():
-        for layer in range(vlm.backbone.n_layers):
-            logits, _ = plain(vlm, prompts, (layer, vector.values[layer]))
-            rows.append(logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0])
-    return torch.stack(rows).reshape(len(named), vlm.backbone.n_layers, len(prompts)).numpy()
+def expected_of(vlm: VLM, prompts: Prompts, named: dict[str, TaskVector]) -> np.ndarray[Any, Any]:
+    values = torch.stack([v.values for v in named.values()])
+    return brute_force(vlm, prompts, values, vlm.encoder.answer_ids(list(prompts), prompts.template)).numpy()
 
 
 def test_sweep_equals_brute_force(case: tuple[VLM, Prompts]) -> None:
     vlm, prompts = case
     named = vectors(vlm, prompts)
-    expected = brute_force(vlm, prompts, named)
+    expected = expected_of(vlm, prompts, named)
     found = vlm.transfer(named, to=prompts)
     assert np.abs(found.log_probability - expected).max() <= TOLERANCE
     np.testing.assert_allclose(found.clean.log_probability, vlm.answers(prompts).log_probability, atol=TOLERANCE)
@@ -199,21 +126,25 @@ def shift_positions(value: Any, count: int, dim: int) -> Any:
 def test_negative_controls_fail(name: str, attribute: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A packing that is wrong in a small way must not pass for exact."""
     model, tool = build(ZOO[name])
-    vlm, prompts = xmi.load(model, processor=tool), prompts_for(name)
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for(seen(name))
     named = vectors(vlm, prompts)
-    expected = brute_force(vlm, prompts, named)
+    expected = expected_of(vlm, prompts, named)
+    vlm.transfer(named, to=prompts)
     monkeypatch.setattr(packing, attribute, broken)
     found = vlm.transfer(named, to=prompts)
     assert np.abs(found.log_probability - expected).max() > 1e-3
+    # And the proof that every model is asked for at its first sweep refuses it.
+    with pytest.raises(xmi.ModelError, match="a packed run differs from a plain one"):
+        xmi.load(model, processor=tool).transfer(named, to=prompts)
 
 
 def test_wrong_layers_vector_is_noticed() -> None:
     model, tool = build(ZOO["llava"])
-    vlm, prompts = xmi.load(model, processor=tool), prompts_for("llava")
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("many")
     named = vectors(vlm, prompts)
     rolled = {k: TaskVector(v.values.roll(1, 0), v.card) for k, v in named.items()}
     found = vlm.transfer(rolled, to=prompts)
-    assert np.abs(found.log_probability - brute_force(vlm, prompts, named)).max() > 1e-3
+    assert np.abs(found.log_probability - expected_of(vlm, prompts, named)).max() > 1e-3
 
 
 def test_mask_of_a_model_that_is_not_causal_is_refused() -> None:

@@ -13,27 +13,26 @@ from safetensors.torch import load_file, save_file
 import xmi
 from tests.zoo.models import ZOO, build, llama, llava, tokenizer
 from xmi.model import Engine, find_backbone, load_checkpoint
-from xmi.model.check import check_model
 from xmi.model.load import Checkpoint
 
 
 @pytest.mark.parametrize("name", list(ZOO))
 def test_backbone_is_found_and_proven(name: str) -> None:
     model, tool = build(ZOO[name])
-    engine = Engine.start(load_checkpoint(model, processor=tool))
-    assert (engine.backbone.n_layers, engine.backbone.d_model) == (4, 64)
-    assert engine.report is not None
-    assert engine.report.causal
-    assert engine.report.readout_error == 0.0
-    assert model.get_submodule(engine.backbone.head) is model.get_output_embeddings()
+    vlm = xmi.load(model, processor=tool)
+    assert (vlm.backbone.n_layers, vlm.backbone.d_model) == (4, 64)
+    assert vlm.report.causal
+    assert vlm.report.readout_error == 0.0
+    assert model.get_submodule(vlm.backbone.head) is model.get_output_embeddings()
 
 
 def test_a_wrong_norm_is_refused() -> None:
     model, tool = build(llama)
     wrong = replace(find_backbone(model), norm="model.layers.0.input_layernorm")
     torch.nn.init.uniform_(model.get_submodule(wrong.norm).weight)
-    with pytest.raises(xmi.ModelError, match="differ from the model's logits"):
-        check_model(model, wrong, len(tool), set())
+    engine = Engine(load_checkpoint(model, processor=tool), wrong)
+    with pytest.raises(xmi.ModelError, match=r"differ from the model's logits by .* of the largest logit"):
+        engine.examine(None)
 
 
 def test_a_dead_layer_is_refused() -> None:
@@ -52,8 +51,8 @@ def test_a_dead_layer_is_refused() -> None:
     kept: list[torch.Tensor] = []
     model.model.layers[1].register_forward_pre_hook(lambda _m, args: kept.__setitem__(slice(None), [args[0]]))
     model.model.layers[2] = Ignored(model.model.layers[2])
-    with pytest.raises(xmi.ModelError, match=r"overwriting blocks \[1\] does not move"):
-        Engine.start(load_checkpoint(model, processor=tool))
+    with pytest.raises(xmi.ModelError, match=r"writing .*blocks\.1\.hook_resid_post.* does not move the logits"):
+        xmi.load(model, processor=tool)
 
 
 def test_attention_that_looks_ahead_is_noticed_and_its_transfer_refused() -> None:
@@ -67,9 +66,7 @@ def test_attention_that_looks_ahead_is_noticed_and_its_transfer_refused() -> Non
         return real(*args, **kwargs)
 
     model.model.forward = everything_visible
-    engine = Engine.start(load_checkpoint(model, processor=tool))
-    assert engine.report is not None
-    assert not engine.report.causal
+    assert not xmi.load(model, processor=tool).report.causal
     queries = xmi.task("country-capital").queries("text", n=1)
     for check in (True, False):
         vlm = xmi.load(model, processor=tool, check=check)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from tests.zoo.oracle import brute_force, plain
+from tests.zoo.oracle import brute_force, keep_last, plain
 from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
 from xmi.vlm import VLM
@@ -27,7 +27,7 @@ def trace(vlm: VLM, prompts: Prompts) -> None:
 
 def residuals(vlm: VLM, prompts: Prompts) -> None:
     """Every residual equals a forward hook's value, exactly."""
-    _, kept = plain(vlm, vlm.encode(prompts))
+    _, kept = plain(vlm, vlm.encode(prompts), **keep_last(vlm))
     assert torch.equal(vlm.residuals(prompts).values, torch.stack([h[:, -1] for h in kept], 1))
 
 
@@ -66,4 +66,52 @@ def sweep(vlm: VLM, prompts: Prompts) -> None:
     assert abs(found.log_probability - expected.numpy()).max() <= 1e-5
 
 
-CLAIMS: dict[str, Claim] = {f.__name__: f for f in (trace, residuals, batching, roles, sweep)}
+def cache(vlm: VLM, prompts: Prompts) -> None:
+    """`run_with_cache` gives the plain forward's logits and every residual, exactly; selected slots are the same."""
+    logits, kept = plain(vlm, vlm.encode(prompts))
+    found, whole = vlm.run_with_cache(prompts, names="resid_post")
+    assert torch.equal(found, logits)
+    assert torch.equal(whole.stack("resid_post"), torch.stack(kept))
+    chosen, last = vlm.run_with_cache(prompts, names="resid_post", positions="last")
+    torch.testing.assert_close(last.stack("resid_post"), torch.stack(kept)[:, :, -1:], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(chosen, logits[:, -1:], atol=2e-5, rtol=1e-5)
+
+
+def hooks(vlm: VLM, prompts: Prompts) -> None:
+    """Writing a residual in `run_with_hooks` gives what a plain forward with a forward hook gives, exactly."""
+    value = torch.randn(vlm.backbone.d_model, generator=torch.Generator().manual_seed(2))
+
+    def write(state: torch.Tensor, hook: object) -> torch.Tensor:
+        state = state.clone()
+        state[:, -1] = value
+        return state
+
+    for layer in range(vlm.backbone.n_layers):
+        expected, _ = plain(vlm, vlm.encode(prompts), (layer, value))
+        found = vlm.run_with_hooks(prompts, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", write)])
+        assert torch.equal(found, expected), layer
+    clean, _ = plain(vlm, vlm.encode(prompts))
+    assert not torch.equal(expected, clean), "writing must matter, or the comparison proves nothing"
+
+
+def generate(vlm: VLM, prompts: Prompts) -> None:
+    """`generate` gives the tokens of the model's own `generate`."""
+    inputs = {k: v for k, v in vlm.encode(prompts).inputs.items() if k != "position_ids"}
+    pad = vlm.encoder.tokenizer.pad_token_id
+    with torch.no_grad():
+        made = vlm.model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=pad)
+    ids = inputs["input_ids"]
+    expected = made[:, ids.shape[1] :] if torch.equal(made[:, : ids.shape[1]], ids) else made
+    assert torch.equal(vlm.generate(prompts, max_new_tokens=4).ids, expected)
+
+
+def padding(vlm: VLM, prompts: Prompts) -> None:
+    """Padded on the right, the last real token has the residuals that it has alone."""
+    _, right = vlm.run_with_cache(prompts, names="resid_post", positions="last", padding_side="right")
+    alone = [vlm.run_with_cache([p], names="resid_post", positions="last")[1].stack("resid_post") for p in prompts]
+    torch.testing.assert_close(right.stack("resid_post"), torch.cat(alone, 1), atol=1e-4, rtol=1e-4)
+
+
+CLAIMS: dict[str, Claim] = {
+    f.__name__: f for f in (trace, residuals, batching, padding, roles, sweep, cache, hooks, generate)
+}

@@ -125,11 +125,15 @@ def idefics3() -> tuple[torch.nn.Module, Any]:
     return hf.Idefics3ForConditionalGeneration(config), processor
 
 
-class _Qwen2VLProcessor(hf.Qwen2VLProcessor):
+class NoVideo:
     """transformers 5.23 cannot check the class of a missing video processor where torchvision is missing too."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         return type(argument)
+
+
+class _Qwen2VLProcessor(NoVideo, hf.Qwen2VLProcessor):
+    pass
 
 
 def qwen2_vl() -> tuple[torch.nn.Module, Any]:

@@ -25,7 +25,7 @@ def prompts_for(images: str) -> Prompts:
     """Queries of mixed length after none, two or one examples, with images as a family takes them (`Family.images`)."""
     made = []
     for row, shots in enumerate((0, 2, 1)):
-        segments = [Segment("input", image=picture(row + 1), query=True)] if images == "first" else []
+        segments = [Segment("image", image=picture(row + 1))] if images == "first" else []
         for k in range(shots):
             example = _input(k, k, images == "many")
             segments += [Segment("prefix", "Q:", example=k), example, Segment("delimiter", "\nA:", example=k)]
@@ -43,9 +43,13 @@ def _input(item: int, example: int | None, seen: bool) -> Segment:
 
 
 def plain(
-    vlm: VLM, batch: Batch, write: tuple[int, torch.Tensor] | None = None
+    vlm: VLM, batch: Batch, write: tuple[int, torch.Tensor] | None = None, **options: Any
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits and block outputs of a plain forward, optionally with one block's last token overwritten."""
+    """Logits and block outputs of a plain forward, optionally with one block's last token overwritten.
+
+    Options go to the model; with `logits_to_keep=1` Gemma 4 computes its upper layers for one token only, whose
+    numbers differ by rounding from those of a forward that keeps all.
+    """
     kept: list[torch.Tensor] = []
 
     def hook(layer: int) -> Any:
@@ -62,7 +66,7 @@ def plain(
     handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
     try:
         with torch.no_grad():
-            logits = vlm.model(**batch.inputs, use_cache=False).logits
+            logits = vlm.model(**batch.inputs, use_cache=False, **options).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -78,6 +82,10 @@ def brute_force(vlm: VLM, prompts: Prompts, vectors: torch.Tensor, answers: torc
             logits, _ = plain(vlm, batch, (layer, value))
             rows.append(logits[:, -1].log_softmax(-1).gather(-1, answers[:, None])[:, 0])
     return torch.stack(rows).reshape(*vectors.shape[:2], len(prompts))
+
+
+def keep_last(vlm: VLM) -> dict[str, int]:
+    return {"logits_to_keep": 1} if vlm.backbone.keeps_logits else {}
 
 
 def family_vlm(family: Family) -> VLM:

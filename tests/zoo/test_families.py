@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
 import xmi
 from tests.zoo.claims import CLAIMS
 from tests.zoo.families import FAMILIES
 from tests.zoo.family import Family
+from tests.zoo.matrix import IMAGES, state_of, untried
 from tests.zoo.oracle import family_vlm, prompts_for
 from xmi.prompt import Prompts
 from xmi.vlm import VLM
 
+ROOT = Path(__file__).resolve().parents[2]
+SNIPPET = ROOT / "docs" / "examples" / "any_model.py"
 SUPPORTED = [f for f in FAMILIES if not f.refused]
 REFUSED = [f for f in FAMILIES if f.refused]
 
@@ -31,6 +39,31 @@ def test_claim(case: tuple[Family, VLM, Prompts], claim: str) -> None:
             CLAIMS[claim](vlm, prompts)
     else:
         CLAIMS[claim](vlm, prompts)
+
+
+def test_the_same_lines_run_on_every_family(case: tuple[Family, VLM, Prompts]) -> None:
+    """The snippet that the docs show, unchanged."""
+    family, vlm, prompts = case
+    text, images = "Q:Greece\nA:", []
+    if family.images != "none":
+        text, images = f"<image>{text}", list(prompts[0].images)
+    tool = vlm.encoder.processor or vlm.encoder.tokenizer
+    given: dict[str, Any] = {"MODEL": vlm.model, "PROCESSOR": tool, "TEXT": text, "IMAGES": images}
+    made = runpy.run_path(str(SNIPPET), init_globals=given)
+    assert torch.equal(made["traced"][:, -1], made["stream"][made["middle"], :, 0])
+    assert not torch.equal(made["zeroed"][:, -1], made["logits"][:, -1])
+
+
+def test_the_docs_say_what_the_tests_show() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        row = next(line for line in page.splitlines() if line.startswith(f"| {family.name} |"))
+        assert f"| `{family.model_type}` | {IMAGES[family.images]} | {state_of(family)} |" in row, row
+        for claim in family.partial:
+            assert f"**{claim}** does not hold" in row
+    assert ", ".join(f"`{name}`" for name in untried()) in page
+    assert sum(f.images != "none" and not f.refused for f in FAMILIES) >= 25
+    assert sum(f.images == "none" and not f.refused for f in FAMILIES) >= 8
 
 
 @pytest.mark.parametrize("family", REFUSED, ids=lambda f: f.model_type)

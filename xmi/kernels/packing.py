@@ -41,12 +41,14 @@ def pack_inputs(
     states = embeds if embeds is not None else embed(ids)
     length, device = states.shape[1], states.device
     positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if positions is None:
+        seen = torch.ones(states.shape[:2], device=device) if mask is None or isinstance(mask, dict) else mask
+        seen = seen if seen.dim() == 2 else torch.ones(states.shape[:2], device=device)
+        positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
     if not isinstance(mask, dict) and (mask is None or mask.dim() != 4):
         flat = positions if positions is not None and positions.dim() == 2 else None
         mask = create_masks_for_generate(config, states, mask, None, flat)
     kwargs["attention_mask"] = pack_mask(mask, length, copies, device)
-    if positions is None:
-        positions = torch.arange(length, device=device)[None].expand(states.shape[0], -1)
     kwargs["position_ids"] = repeat_last(positions, copies, -1)
     if embeds is not None:
         kwargs["inputs_embeds"] = repeat_last(embeds, copies, -2)
@@ -54,17 +56,22 @@ def pack_inputs(
         args = (repeat_last(ids, copies, -1), *args[1:])
     else:
         kwargs["input_ids"] = repeat_last(ids, copies, -1)
-    if kwargs.get("visual_pos_masks") is not None:  # Qwen3-VL adds image features between blocks; copies get none
-        visual = kwargs["visual_pos_masks"]
-        kwargs["visual_pos_masks"] = torch.cat([visual, visual.new_zeros(*visual.shape[:-1], copies)], -1)
-    for name, dim in (
-        ("cross_attention_mask", -2),
-        ("full_text_row_masked_out_mask", -2),
-        ("per_layer_inputs", 1),
-    ):
-        if kwargs.get(name) is not None:
-            kwargs[name] = repeat_last(kwargs[name], copies, dim)
+    for name, value in kwargs.items():
+        if name in ("attention_mask", "position_ids", "inputs_embeds", "input_ids") or not isinstance(
+            value, torch.Tensor
+        ):
+            continue
+        # Whatever else says something of every token (where images are, which they see, inputs per layer) says the
+        # same of a copy as of the last token.
+        if value.dim() > 1 and tuple(value.shape[:2]) == tuple(states.shape[:2]):
+            kwargs[name] = repeat_last(value, copies, 1)
+        elif value.dim() == 4 and value.shape[0] == states.shape[0] and value.shape[2] == length:
+            kwargs[name] = repeat_last(value, copies, 2)
     return args, kwargs
+
+
+_OWN = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
+"""Arguments that have rules of their own."""
 
 
 def repeat_last(value: Any, count: int, dim: int) -> Any:

@@ -22,6 +22,27 @@ def hidden(output: Any) -> torch.Tensor:
     return result
 
 
+class ResidPost:
+    """The residual stream after each block inside a trace, whether blocks return a tensor or a tuple."""
+
+    def __init__(self, layers: Any) -> None:
+        """Takes the envoys of the blocks."""
+        self.layers = layers
+
+    def __len__(self) -> int:
+        """Returns the number of layers."""
+        return len(self.layers)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        """Returns the residual stream after a block, [batch, position, d_model]; may be written in place."""
+        return hidden(self.layers[layer].output)
+
+    def __setitem__(self, layer: int, value: torch.Tensor) -> None:
+        """Replaces the residual stream after a block."""
+        output = self.layers[layer].output
+        self.layers[layer].output = (value, *output[1:]) if isinstance(output, tuple) else value
+
+
 def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor) -> torch.Tensor:
     """Residual stream after every block at one column per row, in one forward.
 
@@ -29,7 +50,8 @@ def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], c
         model: nnsight model.
         inputs: What the model's forward takes, with `use_cache` and the like.
         paths: `layers` and `n_layers`.
-        columns: The column to read in each row, shape [row].
+        columns: The column to read in each row, counted from the end (-1 is the last), shape [row]; some models drop
+            tokens of which no logits are kept.
 
     Returns:
         float32 on the CPU, shape [row, layer, d_model].
@@ -62,7 +84,7 @@ def lens_kernel(
         model: nnsight model.
         inputs: What the model's forward takes.
         paths: `layers`, `norm`, `head`, `n_layers`.
-        columns: The column to read in each row, shape [row].
+        columns: The column to read in each row, counted from the end, shape [row].
         sets: For each row, sets of token ids to follow; every row has the same number of sets.
         scale: Factor on the unembedding's output.
         softcap: Soft-capping of the logits, or None.

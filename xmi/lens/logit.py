@@ -52,9 +52,8 @@ def logit_lens(
         The readings of the batch.
     """
     backbone = engine.backbone
-    values = lens_kernel(
-        engine.envoy, engine.forward(inputs), engine.paths, columns, sets, backbone.scale, backbone.softcap, k
-    )
+    arguments, back = engine.reading(inputs, columns)
+    values = lens_kernel(engine.envoy, arguments, engine.paths, back, sets, backbone.scale, backbone.softcap, k)
     return LensValues(*(v.numpy() for v in values))
 
 

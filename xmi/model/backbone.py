@@ -8,6 +8,7 @@ One rule for every family: the decoder is what `get_decoder()` returns, its bloc
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,8 @@ def find_backbone(model: torch.nn.Module) -> Backbone:
     """
     kind = type(model).__name__
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    if any(getattr(c, "is_encoder_decoder", False) for c in (model.config, config)):
+        raise ModelError(f"{kind} is an encoder-decoder: xmi studies autoregressive decoders that read their prompt.")
     names = {id(module): name for name, module in model.named_modules()}
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
     if not isinstance(decoder, torch.nn.Module):
@@ -70,6 +73,13 @@ def find_backbone(model: torch.nn.Module) -> Backbone:
     if head is None or embed is None:
         raise ModelError(f"{kind} has no {'unembedding' if head is None else 'token embedding'}: it cannot be decoded.")
     width = int(config.hidden_size)
+    # A VLM may ignore what its text configuration says of the logits: what the code on the way to them reads, counts.
+    owners = [m for m in model.modules() if m is not head and any(part is head for part in m.modules())]
+    code = "".join(_source(type(m).forward) for m in owners)
+
+    def mentioned(option: str) -> bool:
+        return getattr(config, option, None) is not None and (option in code or not code)
+
     return Backbone(
         decoder=names[id(owner)],
         layers=names[id(layers)],
@@ -78,8 +88,8 @@ def find_backbone(model: torch.nn.Module) -> Backbone:
         head=names[id(head)],
         n_layers=count,
         d_model=width,
-        scale=_scale(config),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        scale=_scale(config, mentioned),
+        softcap=config.final_logit_softcapping if mentioned("final_logit_softcapping") else None,
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
 
@@ -125,7 +135,14 @@ def _norm_width(norm: torch.nn.Module) -> int | None:
     return int(weight.shape[-1]) if isinstance(weight, torch.Tensor) and weight.dim() == 1 else None
 
 
-def _scale(config: Any) -> float:
-    multiply = getattr(config, "logit_scale", None)
-    divide = getattr(config, "logits_scaling", None)
-    return float(multiply) if multiply is not None else 1.0 / float(divide) if divide is not None else 1.0
+def _scale(config: Any, mentioned: Callable[[str], bool]) -> float:
+    if mentioned("logit_scale"):
+        return float(config.logit_scale)
+    return 1.0 / float(config.logits_scaling) if mentioned("logits_scaling") else 1.0
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # compiled, or typed into a notebook
+        return ""

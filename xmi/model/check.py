@@ -1,24 +1,55 @@
 """The self-check: does what xmi found in a model really compute the model's logits?
 
-A few tiny text forwards in plain Hugging Face prove, before anything is measured, that
+A few small forwards in plain Hugging Face prove, before anything is measured, that
 - the final norm and unembedding of the last block's residual give the model's own logits (readout identity),
-- writing into any block's residual moves the logits (liveness),
-- changing the last token moves no earlier residual (causality), on which the packed layer sweep rests.
+- writing into any hook moves the logits (liveness); all hooks share a forward, each in a row of its own,
+- changing the last token moves no earlier residual (causality),
+- the residual stream is the sum of the parts that the hooks name (bookkeeping, see `anatomy`),
+- another image gives other logits (image path).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from xmi.errors import ModelError
-from xmi.model.backbone import Backbone, module_at
+from xmi.model.anatomy import Anatomy, dissect, eager_attention, ranges
+from xmi.model.backbone import Backbone
+from xmi.model.eye import find_eye
+from xmi.model.points import BLOCK_HOOKS, Point, short_name, sort_names
 from xmi.model.readout import readout
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest allowed difference, relative to the largest logit; half precision gets 5e-2."""
+
+LENGTH = 8
+"""Tokens of the text probe."""
+
+ROWS = 128
+"""Hooks written in one forward."""
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the self-check feeds the model.
+
+    Attributes:
+        text: Two text inputs that differ in the last token.
+        image: Two encodings of one prompt, with a picture and with a blank one; None for a text-only model.
+        why_blind: If a VLM's image prompt could not be encoded: the reason.
+        other: A token id to put in the last place of the image prompt.
+    """
+
+    text: tuple[Inputs, Inputs]
+    image: tuple[Inputs, Inputs] | None = None
+    why_blind: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,107 +58,279 @@ class CheckReport:
 
     Attributes:
         readout_error: Largest difference of the readout to the model's logits, relative to the largest logit.
-        dead_layers: Blocks whose output can be overwritten without any effect on the logits.
         causal: Whether no earlier residual moved when the last token changed.
         causality_error: By how much the earlier residuals moved at most, relative to their size.
+        image_effect: How far the logits move when the image is blanked, relative to the largest; None if unknown.
+        anatomy: The hook points, what is missing and what deviates.
+        remarks: What could not be checked, and why.
     """
 
     readout_error: float
-    dead_layers: tuple[int, ...]
     causal: bool
     causality_error: float
+    image_effect: float | None
+    anatomy: Anatomy
+    remarks: tuple[str, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """What was found, one fact per line."""
+        a = self.anatomy
+        causal = "yes" if self.causal else f"no (earlier residuals move by {self.causality_error:.1e})"
+        layers = sorted({p.layer for p in a.points.values() if p.layer is not None})
+        inner = {short_name(n) for n in a.points}
+        order = [*(n for n in a.points if n in inner), *BLOCK_HOOKS]
+        named = ", ".join(dict.fromkeys(n for n in order if n in inner))
+        lacking: dict[str, dict[str, set[int]]] = {}
+        for name, reason in a.missing.items():
+            layer = int(name.split(".")[1]) if name.startswith("blocks.") else -1
+            lacking.setdefault(reason, {}).setdefault(short_name(name), set()).add(layer)
+        said = [
+            f"readout: equals the model's logits to {self.readout_error:.1e}",
+            f"causal: {causal}",
+            f"residual bookkeeping: holds to {a.bookkeeping:.1e}",
+        ]
+        if self.image_effect is not None:
+            said.append(f"image: blanking it moves the logits by {self.image_effect:.1e} of the largest")
+        said.append(f"hooks: {len(a.points)} ({named})")
+        said += [f"deviation: {d}" for d in a.deviations]
+        for reason, hooks in lacking.items():
+            where = set().union(*hooks.values())
+            some = f" in layers {ranges(sorted(where))}" if -1 not in where and where != set(layers) else ""
+            said.append(f"no {', '.join(hooks)}{some}: {reason}")
+        return said + [f"note: {r}" for r in self.remarks]
 
 
-@torch.no_grad()
-def check_model(model: torch.nn.Module, backbone: Backbone, vocabulary: int, avoid: set[int]) -> CheckReport:
+def check_model(model: torch.nn.Module, backbone: Backbone, probes: Probes) -> CheckReport:
     """Runs the self-check.
 
     Args:
         model: The model, on a real device.
         backbone: What was found.
-        vocabulary: Size of the vocabulary to draw probe tokens from.
-        avoid: Token ids that must not appear in a text probe (image placeholders and other special tokens).
+        probes: Inputs, on the model's device.
 
     Returns:
         The report.
 
     Raises:
-        ModelError: The readout differs from the model's logits, or blocks are dead; it says where and by how much.
+        ModelError: The readout differs from the model's logits, a block's residual is dead, or the image has no
+            effect; it says where and by how much.
     """
-    device = next(module_at(model, backbone.embed).parameters()).device
-    usable = [i for i in range(vocabulary) if i not in avoid] or list(range(vocabulary))
+    with torch.no_grad():
+        return _Check(model, backbone, probes).run()
+
+
+@dataclass
+class _Check:
+    model: torch.nn.Module
+    backbone: Backbone
+    probes: Probes
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return type(self.model).__name__
+
+    def run(self) -> CheckReport:
+        text = self.probes.text[0] if self._runs_on_text() else None
+        image = self.probes.image
+        if text is None and image is None:
+            raise ModelError(f"{self.kind} runs neither on text alone nor on an image: {'; '.join(self.remarks)}")
+        if self.probes.why_blind:
+            self.remarks.append(f"image path not checked: {self.probes.why_blind}")
+        first = text if text is not None else image[0]  # type: ignore[index]
+        clean, residuals = self._forward(first)
+        error, bound = self._readout(clean, residuals)
+        probes = [p for p in (text, image[0] if image else None) if p is not None]
+        anatomy = dissect(self.model, self.backbone, [lambda p=p: self._forward(p) for p in probes])  # type: ignore[misc]
+        effect = None
+        if image is not None:
+            effect = self._image_effect(image)
+            eye = find_eye(self.model, self.backbone, image)
+            points = {**anatomy.points, **eye.points}
+            order = sort_names(points, self.backbone.n_layers)
+            anatomy = replace(anatomy, points={n: points[n] for n in order}, missing={**anatomy.missing, **eye.missing})
+        anatomy = self._live(anatomy, text, image[0] if image else None)
+        gaps = [self._leak(*self.probes.text, pad) for pad in (0, 3)] if text is not None else []
+        if image is not None:
+            gaps.append(self._leak(image[0], self._other_end(image[0])))
+        gap = max(gaps)
+        return CheckReport(error, gap <= bound, gap, effect, anatomy, tuple(self.remarks))
+
+    def _runs_on_text(self) -> bool:
+        try:
+            self._forward(self.probes.text[0])
+        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            self.remarks.append(f"does not run without an image ({type(error).__name__})")
+            return False
+        return True
+
+    def _forward(self, inputs: Inputs) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Logits, and the output of every block that ran."""
+        kept: dict[int, torch.Tensor] = {}
+
+        def hook(layer: int) -> Callable[..., None]:
+            def keep(_module: Any, _args: Any, output: Any) -> None:
+                kept[layer] = (output[0] if isinstance(output, tuple) else output).clone()
+
+            return keep
+
+        blocks = self.model.get_submodule(self.backbone.layers).children()
+        handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
+        try:
+            logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, kept
+
+    def _readout(self, clean: torch.Tensor, residuals: dict[int, torch.Tensor]) -> tuple[float, float]:
+        b = self.backbone
+        last = residuals.get(b.n_layers - 1)
+        if last is None:
+            raise ModelError(f"{self.kind}: its last block did not run in the self-check.")
+        bound = TOLERANCE.get(last.dtype, 5e-2)
+        read = readout(self.model, b, last)
+        if read.shape[-2:] != clean.shape[-2:]:
+            raise ModelError(
+                f"{self.kind}: the readout of the last block has shape {tuple(read.shape)}, the logits have "
+                f"{tuple(clean.shape)}: its residual stream is not one vector per token. xmi refuses this model."
+            )
+        said = clean > torch.finfo(clean.dtype).min / 2
+        if not bool(said.all()):
+            never = int((~said).flatten(0, -2).any(0).sum())
+            self.remarks.append(f"the model masks the logits of {never} tokens, which the lens may nevertheless show")
+            read, clean = read[said], clean[said]
+        error = float((read - clean).abs().max() / clean.abs().max().clamp(min=1e-6))
+        if not error <= bound:  # also catches NaN
+            raise ModelError(
+                f"{self.kind}: the final norm ({b.norm}) and unembedding ({b.head}) of the last residual differ from "
+                f"the model's logits by {error:.1e} of the largest logit (allowed {bound:.0e}). A logit lens on it "
+                "would be wrong, so xmi refuses this model."
+            )
+        return error, bound
+
+    def _image_effect(self, image: tuple[Inputs, Inputs]) -> float:
+        one, two = (_spoken(self._forward(i)[0][:, -1]) for i in image)
+        effect = float((one - two).abs().max() / one.abs().max().clamp(min=1e-6))
+        if not effect > 0:
+            raise ModelError(
+                f"{self.kind}: blanking the image does not move the logits: the model does not see its images."
+            )
+        return effect
+
+    def _leak(self, one: Inputs, two: Inputs, padding: int = 0) -> float:
+        """How far earlier residuals move, relative to their size, when the last token changes; padded or not.
+
+        Both are tried, because some models build no mask at all for an unpadded input.
+        """
+        if padding:
+            one, two = ({k: _pad(v, padding, k == "attention_mask") for k, v in i.items()} for i in (one, two))
+        before, after = self._forward(one)[1], self._forward(two)[1]
+        moved, size = 0.0, 1e-6
+        for layer, state in before.items():
+            moved = max(moved, float((state - after[layer]).abs()[..., padding:-1, :].max()))
+            size = max(size, float(state[..., padding:, :].abs().max()))
+        return moved / size
+
+    def _other_end(self, inputs: Inputs) -> Inputs:
+        ids = inputs["input_ids"].clone()
+        ids[:, -1] = self.probes.text[0]["input_ids"][0, 0]
+        return {**inputs, "input_ids": ids}
+
+    def _live(self, anatomy: Anatomy, text: Inputs | None, image: Inputs | None) -> Anatomy:
+        """Writes each hook once; a dead residual is refused, other dead hooks are stated."""
+        points = list(anatomy.points.values())
+        dead: list[Point] = []
+        seen: set[str] = set()
+        if text is not None:
+            patterns = [p for p in points if p.pattern]
+            for kind in ([p for p in points if not p.pattern], patterns):
+                for group in (kind[i : i + ROWS] for i in range(0, len(kind), ROWS)):
+                    fired, moved = self._write(text, group)
+                    seen |= fired
+                    dead += [p for p in group if p.name in fired and p.name not in moved]
+        for point in [p for p in points if p.name not in seen]:
+            if image is None:
+                break
+            fired, moved = self._write(image, [point], rows=False)
+            seen |= fired
+            dead += [point] if point.name in fired and point.name not in moved else []
+        dead += [p for p in points if p.name not in seen]
+        vital = [p.name for p in dead if "resid" in p.name]
+        if vital:
+            raise ModelError(f"{self.kind}: writing {', '.join(vital)} does not move the logits; xmi refuses it.")
+        said: dict[str, list[int]] = {}
+        for point in dead:
+            said.setdefault(short_name(point.name), []).append(-1 if point.layer is None else point.layer)
+        remarks = [
+            f"writing {hook} has no effect" + (f" in layers {ranges(w)} (zero weights?)" if w != [-1] else "")
+            for hook, w in said.items()
+        ]
+        return replace(anatomy, deviations=(*anatomy.deviations, *remarks))
+
+    def _write(self, inputs: Inputs, points: Sequence[Point], rows: bool = True) -> tuple[set[str], set[str]]:
+        """Overwrites each point in a row of its own (or in all rows); which fired, and which moved the logits."""
+        fired: set[str] = set()
+        batch = {k: v.expand(len(points) + 2, *v.shape[1:]) for k, v in inputs.items()} if rows else inputs
+
+        def writer(number: int, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+            def write(value: torch.Tensor) -> torch.Tensor:
+                fired.add(name)
+                value = value.clone()
+                part = value[number : number + 1] if rows else value
+                generator = torch.Generator().manual_seed(number)
+                noise = torch.randn(part.shape, generator=generator).to(value.device, value.dtype)
+                part.copy_(noise * part.float().std().clamp(min=0.1).to(value.dtype))
+                return value
+
+            return write
+
+        handles = [p.attach(self.model, writer(i, p.name)) for i, p in enumerate(points)]
+        eager = any(p.pattern for p in points)
+        with eager_attention(self.model, self.backbone) if eager else nullcontext():
+            return self._moved(inputs, batch, points, handles, fired, rows)
+
+    def _moved(
+        self, inputs: Inputs, batch: Inputs, points: Sequence[Point], handles: list[Any], fired: set[str], rows: bool
+    ) -> tuple[set[str], set[str]]:
+        try:
+            logits = _spoken(self.model(**batch, use_cache=False).logits[:, -1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        if rows:
+            clean, again = logits[-1], logits[-2]
+            floor = 4 * float((clean - again).abs().max()) + 1e-7 * float(clean.abs().max())
+            moved = {p.name for i, p in enumerate(points) if float((logits[i] - clean).abs().max()) > floor}
+        else:
+            clean = _spoken(self.model(**inputs, use_cache=False).logits[:, -1])
+            moved = {p.name for p in points if float((logits - clean).abs().max()) > 0}
+        return fired, moved
+
+
+def _spoken(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with 0 for tokens that the model never says (Chameleon gives image tokens the lowest number there is)."""
+    return logits.where(logits > torch.finfo(logits.dtype).min / 2, 0).float()
+
+
+def _pad(value: torch.Tensor, count: int, mask: bool) -> torch.Tensor:
+    first = torch.zeros_like(value[:, :1]) if mask else value[:, :1]
+    return torch.cat([first.expand(-1, count), value], 1)
+
+
+def text_probe(model: torch.nn.Module, backbone: Backbone, usable: Sequence[int]) -> tuple[Inputs, Inputs]:
+    """Two inputs of random tokens that differ in the last one only.
+
+    Args:
+        model: The model, for its device.
+        backbone: Where the embedding is.
+        usable: Token ids to draw from: no image placeholders or other special tokens.
+    """
+    device = next(model.get_submodule(backbone.embed).parameters()).device
     generator = torch.Generator().manual_seed(0)
-    draw = torch.randint(len(usable), (1, 8), generator=generator)
-    ids = torch.tensor([[usable[i] for i in draw[0].tolist()]], device=device)
-    clean, residuals = _run(model, backbone, ids)
-
-    read = readout(model, backbone, residuals[-1])
-    error = float((read - clean).abs().max() / clean.abs().max().clamp(min=1e-6))
-    bound = TOLERANCE.get(residuals[-1].dtype, 5e-2)
-    if not error <= bound:  # also catches NaN
-        raise ModelError(
-            f"{type(model).__name__}: the final norm ({backbone.norm}) and unembedding ({backbone.head}) of the last "
-            f"residual differ from the model's logits by {error:.1e} of the largest logit (allowed {bound:.0e}). "
-            "A logit lens on it would be wrong, so xmi refuses this model."
-        )
-    dead = tuple(layer for layer in range(backbone.n_layers) if not _moves(model, backbone, ids, layer, clean))
-    if dead:
-        raise ModelError(f"{type(model).__name__}: overwriting blocks {list(dead)} does not move the logits.")
-
-    gap = max(_leak(model, backbone, ids, usable, padding) for padding in (0, 3))
-    return CheckReport(error, dead, gap <= bound, gap)
-
-
-def _leak(model: torch.nn.Module, backbone: Backbone, ids: torch.Tensor, usable: list[int], padding: int) -> float:
-    """How far earlier residuals move, relative to their size, when the last token changes; with padding or without.
-
-    Both are tried, because some models build no mask at all for an unpadded input.
-    """
+    draw = torch.randint(len(usable), (LENGTH,), generator=generator).tolist()
+    ids = torch.tensor([[usable[i] for i in draw]], device=device)
     other = ids.clone()
-    other[0, -1] = next(i for i in usable if i != int(ids[0, -1]))
-    pad = ids[:, :1].expand(-1, padding)
-    mask = torch.cat([torch.zeros_like(pad), torch.ones_like(ids)], 1)
-    before, after = (_run(model, backbone, torch.cat([pad, x], 1), mask=mask)[1] for x in (ids, other))
-    size = max(float(state[:, padding:].abs().max()) for state in before)
-    moved = max(float((a - b)[:, padding:-1].abs().max()) for a, b in zip(before, after, strict=True))
-    return moved / max(size, 1e-6)
-
-
-def _run(
-    model: torch.nn.Module,
-    backbone: Backbone,
-    ids: torch.Tensor,
-    write: tuple[int, torch.Tensor] | None = None,
-    mask: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits and every block's output of a plain forward, optionally with one block's last token overwritten."""
-    kept: list[torch.Tensor] = []
-
-    def hook(layer: int) -> Any:
-        def keep(_module: Any, _args: Any, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if write is not None and write[0] == layer:
-                hidden = hidden.clone()
-                hidden[:, -1] = write[1]
-                output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-            kept.append(hidden.clone())
-            return output
-
-        return keep
-
-    blocks = list(module_at(model, backbone.layers).children())
-    handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
-    try:
-        seen = torch.ones_like(ids) if mask is None else mask
-        logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits, kept
-
-
-def _moves(model: torch.nn.Module, backbone: Backbone, ids: torch.Tensor, layer: int, clean: torch.Tensor) -> bool:
-    dtype = next(model.parameters()).dtype
-    noise = torch.randn(backbone.d_model, generator=torch.Generator().manual_seed(layer)).to(clean.device, dtype)
-    logits, _ = _run(model, backbone, ids, (layer, noise))
-    return bool((logits[:, -1] - clean[:, -1]).abs().max() > 0)
+    other[0, -1] = next((i for i in usable if i != int(ids[0, -1])), int(ids[0, -1]))
+    one, two = ({"input_ids": x, "attention_mask": torch.ones_like(x)} for x in (ids, other))
+    return one, two

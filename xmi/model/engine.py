@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from nnsight import TransformersModel
 
+from xmi.errors import HookError, ModelError, PromptError
 from xmi.model.backbone import Backbone, find_backbone
-from xmi.model.check import CheckReport, check_model
+from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
 from xmi.model.load import Checkpoint
+from xmi.model.remember import remembered
 
 
 @dataclass(frozen=True)
@@ -22,31 +25,113 @@ class Engine:
     Attributes:
         checkpoint: Model, processor and identity.
         backbone: Where its language backbone is.
-        report: What the self-check found, or None if it was skipped.
     """
 
     checkpoint: Checkpoint
     backbone: Backbone
-    report: CheckReport | None
 
     @classmethod
-    def start(cls, checkpoint: Checkpoint, *, check: bool = True) -> Engine:
-        """Finds the backbone and checks it.
+    def start(cls, checkpoint: Checkpoint) -> Engine:
+        """Finds the backbone.
 
         Raises:
-            ModelError: The backbone cannot be found, or the self-check fails.
+            ModelError: The backbone cannot be found.
         """
-        backbone = find_backbone(checkpoint.model)
-        return cls(checkpoint, backbone, _check(checkpoint, backbone) if check else None)
+        return cls(checkpoint, find_backbone(checkpoint.model))
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The Hugging Face model."""
+        return self.checkpoint.model
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether the weights are there (not on the meta device)."""
+        return self.device.type != "meta"
+
+    def examine(self, image: Callable[[], tuple[Inputs, Inputs]] | None, *, again: bool = False) -> CheckReport:
+        """The self-check, or what an earlier one of the same files under the same versions found.
+
+        Args:
+            image: Makes two encodings of one prompt, with a picture and with a blank one; None for a text-only model.
+            again: Check anew in any case.
+
+        Raises:
+            ModelError: The check fails, or the weights are not there.
+        """
+
+        def check() -> CheckReport:
+            pictures, why = None, ""
+            try:
+                pictures = image() if image is not None else None
+            except PromptError as error:
+                why = str(error)
+            probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
+            return check_model(self.model, self.backbone, probes)
+
+        self.require_weights()
+        return remembered(self.checkpoint, check, again=again)
+
+    def require_weights(self) -> None:
+        """Refuses to compute with a model whose weights were never loaded.
+
+        Raises:
+            ModelError: The model is on the meta device.
+        """
+        if not self.dispatched:
+            raise ModelError(
+                f"{self.checkpoint.name} was loaded without its weights (device='meta'): it can be looked at and "
+                "prompts can be encoded, but nothing can be computed. Load it on a real device."
+            )
+
+    def _usable(self) -> list[int]:
+        """Ids of ordinary words: no special tokens, no image placeholders."""
+        tokenizer = self.checkpoint.tokenizer
+        avoid = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        config = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
+        vocabulary = min(len(tokenizer), int(config.vocab_size))
+        return [i for i in range(vocabulary) if i not in avoid] or list(range(vocabulary))
 
     @cached_property
-    def causal(self) -> bool:
-        """Whether attention is causal; measured now if the self-check was skipped."""
-        return (self.report or _check(self.checkpoint, self.backbone)).causal
+    def proven(self) -> set[str]:
+        """Fast paths that were compared with the plain one on this model, here and now."""
+        return set()
 
     @cached_property
+    def hooked(self) -> list[int]:
+        """One entry for every set of hooks that is active."""
+        return []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the model computes in (the weights of a quantised model are stored in another)."""
+        model: Any = self.model
+        found: torch.dtype = model.dtype
+        return found
+
+    @property
+    def attention(self) -> str:
+        """The language backbone's attention implementation."""
+        config: Any = self.model.get_submodule(self.backbone.decoder).config
+        return str(config._attn_implementation)
+
+    @property
     def envoy(self) -> Any:
-        """The nnsight model around the checkpoint."""
+        """The nnsight model around the checkpoint.
+
+        Raises:
+            HookError: Hooks are active: a trace reads a module's output before hooks on it have run.
+        """
+        if self.hooked:
+            raise HookError(
+                "This runs in an nnsight trace, which reads a module's output before hooks on it have run, so it "
+                "cannot be mixed with vlm.hooks(...). Use run_with_cache or generate inside hooks, or write in "
+                "vlm.trace(...)."
+            )
+        return self._envoy
+
+    @cached_property
+    def _envoy(self) -> Any:
         tool = self.checkpoint
         if tool.processor is None:
             return TransformersModel(tool.model, tokenizer=tool.tokenizer, task="text-generation")
@@ -90,19 +175,28 @@ class Engine:
         """Names of the arguments that the model's forward declares."""
         return frozenset(inspect.signature(self.checkpoint.model.forward).parameters)
 
-    def forward(self, inputs: dict[str, torch.Tensor], keep: int = 1) -> dict[str, Any]:
-        """An encoded batch as arguments of one forward that keeps the logits of the last `keep` tokens."""
-        dtype = next(self.checkpoint.model.parameters()).dtype
-        moved = {
+    def place(self, inputs: Inputs) -> Inputs:
+        """An encoded batch on the model's device and in its precision."""
+        dtype = self.dtype
+        return {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in inputs.items()
         }
+
+    def forward(self, inputs: Inputs, keep: int = 1) -> dict[str, Any]:
+        """An encoded batch as arguments of one forward that keeps the logits of the last `keep` tokens.
+
+        Raises:
+            ModelError: The model's weights were never loaded.
+        """
+        self.require_weights()
         extra = {"logits_to_keep": keep} if self.backbone.keeps_logits else {}
-        return {**moved, "use_cache": False, **extra}
+        return {**self.place(inputs), "use_cache": False, **extra}
 
+    def reading(self, inputs: Inputs, columns: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
+        """Arguments of a forward that reads one column per row, and the columns counted from the end.
 
-def _check(checkpoint: Checkpoint, backbone: Backbone) -> CheckReport:
-    tokenizer = checkpoint.tokenizer
-    avoid = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    config = checkpoint.model.config.get_text_config()  # type: ignore[operator,union-attr]
-    return check_model(checkpoint.model, backbone, min(len(tokenizer), int(config.vocab_size)), avoid)
+        Some models (Gemma 4) drop tokens of which no logits are kept, so logits are kept from the earliest column on.
+        """
+        back = columns - inputs["input_ids"].shape[1]
+        return self.forward(inputs, keep=-int(back.min())), back

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +17,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    BitsAndBytesConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -37,6 +40,7 @@ class Checkpoint:
         tokenizer: The tokenizer, padding on the left.
         name: What the user asked for: an embedded name, a Hub id, or a folder.
         revision: Commit hash of a Hub checkpoint, or `sha256:...` over a local folder's files.
+        stored: Whether it was read from files, which the revision identifies.
     """
 
     model: torch.nn.Module
@@ -44,6 +48,7 @@ class Checkpoint:
     tokenizer: Any
     name: str
     revision: str
+    stored: bool = True
 
 
 def load_checkpoint(
@@ -53,6 +58,8 @@ def load_checkpoint(
     revision: str | None = None,
     dtype: torch.dtype | str = "auto",
     device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str | Any | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
@@ -65,7 +72,9 @@ def load_checkpoint(
         revision: Hub revision.
         dtype: A torch dtype, its name, or `auto` for the checkpoint's own; the half precision of a checkpoint
             becomes float32 where no GPU is used, because CPU half precision is slow and coarse.
-        device: Where the model goes; default CUDA if there is one, else CPU.
+        device: Where the model goes; default CUDA if there is one, else CPU. `meta` loads no weights.
+        device_map: Spreads the model over devices (`auto`, or module to device); needs accelerate.
+        quantization: `8bit` or `4bit` (bitsandbytes), or a quantisation configuration of transformers.
         attn_implementation: Passed on to transformers.
         trust_remote_code: Run code that comes with the checkpoint.
 
@@ -75,30 +84,56 @@ def load_checkpoint(
     Raises:
         ModelError: Unknown id or folder, an architecture that is neither, or no usable processor.
     """
+    if device is not None and device_map is not None:
+        raise ModelError(f"Give device={str(device)!r} or device_map={device_map!r}, not both.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(source, torch.nn.Module):
         if processor is None:
             raise ModelError("A module was given without its processor: pass processor=... (or a tokenizer).")
-        name, revision = type(source).__name__, _hash_state(source)
-        return _checkpoint(source.to(place), processor, name, revision)
+        if device_map is not None or quantization is not None:
+            raise ModelError("A module that is loaded already can be neither spread nor quantised: load it that way.")
+        moved = source.to(place) if device is not None or next(source.parameters()).device.type != "meta" else source
+        return _checkpoint(moved, processor, type(source).__name__, _hash_state(source), stored=False)
 
     location = resolve(source)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with _refusals(source):
         config = AutoConfig.from_pretrained(location, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(_not_loadable(source, error)) from error
     auto, auto_processor = _classes(config, str(source))
     wanted = _dtype(dtype, config, place)
-    extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    try:
-        model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
+    extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    with _refusals(source):
         tool = processor if processor is not None else auto_processor.from_pretrained(location, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(_not_loadable(source, error)) from error
-    _check_complete(source, loading)
+        _tokenizer(tool, str(source))  # before minutes of loading weights
+        if place.type == "meta":
+            with torch.device("meta"):
+                model = auto.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code, **extra)
+        else:
+            extra |= {"device_map": device_map} if device_map is not None else {}
+            extra |= {"quantization_config": _quantization(quantization)} if quantization is not None else {}
+            model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
+            _check_complete(source, loading)
+            model = model if device_map is not None or quantization is not None else model.to(place)
     found = getattr(config, "_commit_hash", None) or _hash_folder(Path(location))
-    return _checkpoint(model.to(place), tool, str(source), found)
+    return _checkpoint(model, tool, str(source), found, stored=quantization is None and device_map is None)
+
+
+@contextmanager
+def _refusals(source: Any) -> Iterator[None]:
+    """What transformers and its helpers raise while loading, as one kind of error that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(_not_loadable(source, error)) from error
+
+
+def _quantization(wanted: str | Any) -> Any:
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted not in ("4bit", "8bit"):
+        raise ModelError(f"Unknown quantization {wanted!r}; use '8bit', '4bit' or a configuration of transformers.")
+    chosen: dict[str, Any] = {f"load_in_{wanted}": True}
+    return BitsAndBytesConfig(**chosen)  # type: ignore[no-untyped-call]
 
 
 def resolve(source: str | Path) -> str:
@@ -120,17 +155,22 @@ def resolve(source: str | Path) -> str:
     return text
 
 
-def _checkpoint(model: torch.nn.Module, tool: Any, name: str, revision: str) -> Checkpoint:
+def _checkpoint(model: torch.nn.Module, tool: Any, name: str, revision: str, *, stored: bool) -> Checkpoint:
+    tokenizer = _tokenizer(tool, name)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Checkpoint(model.eval(), tool if tool is not tokenizer else None, tokenizer, name, revision, stored)
+
+
+def _tokenizer(tool: Any, name: str) -> Any:
     tokenizer = getattr(tool, "tokenizer", tool)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"{name}: xmi needs a fast tokenizer, whose offsets say which token is which; found "
             f"{type(tokenizer).__name__}. Convert it with transformers or pass processor=..."
         )
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return Checkpoint(model.eval(), tool if tool is not tokenizer else None, tokenizer, name, revision)
+    return tokenizer
 
 
 def _classes(config: Any, source: str) -> tuple[Any, Any]:
@@ -158,7 +198,13 @@ def _dtype(dtype: torch.dtype | str, config: Any, place: torch.device) -> torch.
 
 
 def _not_loadable(source: Any, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in text:
+        return (
+            f"{str(source)!r} comes with code of its own, which runs with your rights. Read it, then pass "
+            "trust_remote_code=True (and a fixed revision) if you trust it."
+        )
+    first = text if isinstance(error, ImportError) else text.splitlines()[0]
     return (
         f"Cannot load {str(source)!r}: {first} Embedded models: {', '.join(EMBEDDED)}. "
         "Check the spelling, that the folder holds config, weights and "

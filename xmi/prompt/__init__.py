@@ -2,7 +2,7 @@
 
 from xmi.prompt.batch import Batch
 from xmi.prompt.encode import Encoder
-from xmi.prompt.prompt import Prompt, Prompts, Segment, Template, free_prompt
+from xmi.prompt.prompt import Prompt, PromptLike, Prompts, Segment, Template, as_prompts, free_prompt
 from xmi.prompt.task import Item, Task, load_task, task_names
 
 __all__ = [
@@ -10,10 +10,12 @@ __all__ = [
     "Encoder",
     "Item",
     "Prompt",
+    "PromptLike",
     "Prompts",
     "Segment",
     "Task",
     "Template",
+    "as_prompts",
     "free_prompt",
     "load_task",
     "task_names",

@@ -11,16 +11,14 @@ from jaxtyping import Int
 
 from xmi.errors import SlotError
 from xmi.prompt.prompt import Prompt
-
-PADDING, SPECIAL = -1, -2
-"""Segment numbers of tokens that belong to no segment: padding, and what the tokenizer or processor added."""
+from xmi.prompt.trace import PADDING, SPECIAL
 
 _SLOT = re.compile(r"(?:example\[(?P<example>-?\d+)\]\.|(?P<query>query)\.)?(?P<role>[a-z]+)")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Encoded prompts, padded on the left.
+    """Encoded prompts, padded on one side.
 
     Attributes:
         inputs: What the model's forward takes.
@@ -28,6 +26,7 @@ class Batch:
         first: Number of the segment in which each token begins, or `PADDING` / `SPECIAL`.
         last: Number of the segment in which each token ends.
         tokens: The tokens as the vocabulary has them, for messages and figures.
+        patches: Tile, row and column that each image token looks at; -1 where there is none or it cannot be known.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -35,6 +34,7 @@ class Batch:
     first: Int[np.ndarray, "row column"]
     last: Int[np.ndarray, "row column"]
     tokens: tuple[tuple[str, ...], ...]
+    patches: Int[np.ndarray, "row column 3"]
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -52,6 +52,15 @@ class Batch:
         order = [i for i, s in enumerate(segments) if s.image is not None]
         number = {i: f"image {k}" for k, i in enumerate(order)}
         return tuple("padding" if i == PADDING else number.get(i, "text") for i in self.first[row].tolist())
+
+    def places(self, row: int) -> Int[np.ndarray, "column 3"]:
+        """Returns tile, row and column in the picture for each token; -1 where there is none or it cannot be known.
+
+        Tiles are counted as the processor orders them. Text, what frames an image, and the latents of a resampler
+        have no place.
+        """
+        found: Int[np.ndarray, "column 3"] = self.patches[row]
+        return found
 
     def columns(self, slot: str = "last") -> Int[torch.Tensor, " row"]:
         """Finds a named slot in every row.

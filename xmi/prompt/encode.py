@@ -1,53 +1,32 @@
-"""From prompts to a model's inputs, with the segment and modality of every token.
-
-The role of a token is not guessed from ids or text: the encoder watches which text the processor finally hands to
-its tokenizer (images expanded, tokens added), finds the prompt's own pieces in it, and follows the tokenizer's
-character offsets. So it holds for any processor that expands an image into text before tokenising.
-"""
+"""From prompts to a model's inputs, with the segment, modality and place of every token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from PIL import Image, ImageOps
 
 from xmi.errors import PromptError
-from xmi.prompt.batch import PADDING, SPECIAL, Batch
-from xmi.prompt.prompt import ImageLike, Prompt, Segment, Template
-
-
-class _Recorder:
-    """Stands in for a processor's tokenizer during one call and keeps what it was given and gave back."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.texts: list[str] = []
-        self.encodings: list[Any] = []
-
-    def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        result = self.tokenizer(text, *args, **kwargs)
-        self.texts = [text] if isinstance(text, str) else list(text)
-        self.encodings = list(result.encodings or [])
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.tokenizer, name)
+from xmi.prompt.batch import Batch
+from xmi.prompt.feed import Feeder, Side, token_text
+from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_side
+from xmi.prompt.prompt import Prompt, Segment, Template
+from xmi.prompt.trace import PADDING, trace_row
 
 
 class Encoder:
     """Encodes prompts for one model.
 
     Attributes:
-        tokenizer: The fast tokenizer, padding on the left.
+        tokenizer: The fast tokenizer.
         processor: The processor of a VLM, or None.
-        placeholder: The text that stands for an image in the processor's input.
+        placeholder: The text that stands for an image in the processor's input, or None if it has none.
         max_length: Longest sequence the model takes, or None.
+        patch_grid: Patches per side of the vision tower, or None.
     """
 
     def __init__(
@@ -59,6 +38,7 @@ class Encoder:
         positions: bool = False,
         token_types: bool = False,
         add_special_tokens: bool = True,
+        patch_grid: int | None = None,
     ) -> None:
         """Makes an encoder.
 
@@ -69,36 +49,38 @@ class Encoder:
             positions: Give position ids that count from each row's first real token, so that padding does not
                 shift absolute positions.
             token_types: Keep the token types that some tokenizers add; few models take them.
-            add_special_tokens: Let the tokenizer add its own (BOS).
+            add_special_tokens: Let the tokenizer and processor add their own (BOS), as they do by default.
+            patch_grid: Patches per side of the vision tower, from which places in a picture follow where neither
+                sizes nor rows of tokens tell them.
         """
+        self._feeder = Feeder(tokenizer, processor, add_special_tokens=add_special_tokens, token_types=token_types)
         self.tokenizer = tokenizer
         self.processor = processor
-        self.placeholder = _placeholder(processor) if processor is not None else None
+        self.placeholder = self._feeder.placeholder
         self.max_length = max_length
         self.positions = positions
         self.token_types = token_types
-        self.add_special_tokens = add_special_tokens
+        self.patch_grid = patch_grid
 
-    def encode(self, prompts: Sequence[Prompt]) -> Batch:
-        """Encodes prompts of any mixture of lengths and image counts into one left-padded batch.
+    def encode(self, prompts: Sequence[Prompt], padding_side: Side = "left") -> Batch:
+        """Encodes prompts of any mixture of lengths and image counts into one padded batch.
+
+        Args:
+            prompts: The prompts.
+            padding_side: Where shorter prompts are filled up.
 
         Raises:
-            PromptError: No prompts, images without a processor, a prompt that is too long or contains the image
-                placeholder as text, or tokens that cannot be traced back to the prompt.
+            PromptError: No prompts, images without a processor or in places that it does not allow, an image that
+                cannot be read, a prompt that is too long or contains the image placeholder as text, or tokens that
+                cannot be traced back to the prompt.
         """
         if not prompts:
             raise PromptError("There are no prompts to encode.")
-        texts = [self._text(prompt) for prompt in prompts]
-        images = [[_open(image) for image in prompt.images] for prompt in prompts]
-        recorder = _Recorder(self.tokenizer)
-        options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self.add_special_tokens}
-        if self.processor is None or not any(images):
-            if any(images):
-                raise PromptError("The prompt has images, but the model is text-only: it has no processor for them.")
-            encoded = recorder(texts, **options)
-        else:
-            encoded = self._process(recorder, texts, images, options)
-        inputs = {k: v for k, v in encoded.items() if isinstance(v, torch.Tensor)}
+        if padding_side not in ("left", "right"):
+            raise PromptError(f"padding_side is left or right, not {padding_side!r}.")
+        for prompt in prompts:
+            self._check(prompt)
+        inputs, recorder = self._feeder.give(prompts, padding_side)
         if not self.token_types:
             inputs.pop("token_type_ids", None)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -110,10 +92,13 @@ class Encoder:
             )
         if self.positions:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        spans = [self._spans(prompt, text) for prompt, text in zip(prompts, recorder.texts, strict=True)]
-        first, last = _segments(ids, mask, recorder.encodings, spans)
+        first, last = (np.full(tuple(ids.shape), PADDING) for _ in range(2))
+        for row, prompt in enumerate(prompts):
+            real = torch.nonzero(mask[row]).flatten()
+            pieces = recorder.pieces(row, len(prompts))
+            first[row, real], last[row, real] = self._trace(prompt, ids[row, real].tolist(), pieces)
         tokens = tuple(tuple(self.tokenizer.convert_ids_to_tokens(row)) for row in ids.tolist())
-        return Batch(inputs, tuple(prompts), first, last, tokens)
+        return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
 
     def first_token(self, before: str, word: str) -> int:
         """Id of the first token of a word as it is tokenised after some text.
@@ -173,153 +158,59 @@ class Encoder:
                     found.append(token)
         return tuple(dict.fromkeys(found))
 
-    def _text(self, prompt: Prompt) -> str:
-        if self.placeholder is not None:
-            for segment in prompt.segments:
-                if self.placeholder in segment.text:
+    def _check(self, prompt: Prompt) -> None:
+        for segment in prompt.segments:
+            for mark in self._feeder.marks:
+                if mark in segment.text:
                     raise PromptError(
-                        f"The text {segment.text!r} contains the image placeholder {self.placeholder!r}: "
+                        f"The text {segment.text!r} contains the image placeholder {mark!r}: "
                         "pass images as images, not as text."
                     )
-        return "".join(s.text if s.image is None else str(self.placeholder) for s in prompt.segments)
 
-    def _process(self, recorder: _Recorder, texts: list[str], images: list[list[Any]], options: dict[str, Any]) -> Any:
-        processor: Any = self.processor
-        processor.tokenizer = recorder
-        try:
-            return processor(text=texts, images=images, **options)
-        except (ValueError, TypeError, IndexError) as error:
-            raise PromptError(f"The processor {type(processor).__name__} refused the prompts: {error}") from error
-        finally:
-            processor.tokenizer = self.tokenizer
-
-    def _spans(self, prompt: Prompt, text: str) -> list[tuple[int, int]]:
-        """Character span of each segment in the text that the tokenizer saw."""
-        if self.placeholder is None or not prompt.images:
-            ends = np.cumsum([len(s.text) for s in prompt.segments]).tolist()
-            if text != prompt.text:
-                raise PromptError(f"The tokenizer was given {text[:60]!r} in place of the prompt {prompt.text[:60]!r}.")
-            return list(zip([0, *ends[:-1]], ends, strict=True))
-        left, right = _locate(prompt.segments, text), _locate(prompt.segments, text, from_right=True)
-        if left != right:
-            raise PromptError(
-                f"Cannot tell text from image tokens in what the processor made of the prompt: {text[:200]!r}"
-            )
-        return left
-
-
-def _locate(segments: Sequence[Segment], text: str, *, from_right: bool = False) -> list[tuple[int, int]]:
-    """Spans of the segments in an expanded text: text runs are found in order, images are what lies between.
-
-    Found once from the left and once from the right; if the two disagree, the text is ambiguous.
-    """
-    runs: list[tuple[bool, str, int]] = []  # (is image, text, number of segments)
-    for segment in segments:
-        if segment.image is None and runs and not runs[-1][0]:
-            runs[-1] = (False, runs[-1][1] + segment.text, runs[-1][2] + 1)
-        else:
-            runs.append((segment.image is not None, segment.text, 1))
-    literals = [(i, run[1]) for i, run in enumerate(runs) if not run[0]]
-    where: dict[int, tuple[int, int]] = {}
-    edge = len(text) if from_right else 0
-    for i, literal in reversed(literals) if from_right else literals:
-        # At the outer ends the text must stand where the prompt begins or ends, unless the processor added to it.
-        at = text.rfind(literal, 0, edge) if from_right else text.find(literal, edge)
-        if at < 0:
-            raise PromptError(f"The processor changed the text {literal!r} of the prompt; its tokens cannot be traced.")
-        where[i] = (at, at + len(literal))
-        edge = at if from_right else at + len(literal)
-    spans: list[tuple[int, int]] = []
-    position = iter(segments)
-    for i, (is_image, _, count) in enumerate(runs):
-        if is_image:
-            start = where[i - 1][1] if i - 1 in where else 0
-            end = where[i + 1][0] if i + 1 in where else len(text)
-            if (i and runs[i - 1][0]) or (i + 1 < len(runs) and runs[i + 1][0]):
-                raise PromptError("Two images stand side by side without text between them; put a separator there.")
-            next(position)
-            spans.append((start, end))
-            continue
-        at = where[i][0]
-        for _ in range(count):
-            segment = next(position)
-            spans.append((at, at + len(segment.text)))
-            at += len(segment.text)
-    return spans
-
-
-def _segments(
-    ids: torch.Tensor, mask: torch.Tensor, encodings: list[Any], spans: list[list[tuple[int, int]]]
-) -> tuple[Int[np.ndarray, "row column"], Int[np.ndarray, "row column"]]:
-    first = np.full(tuple(ids.shape), PADDING)
-    last = np.full(tuple(ids.shape), PADDING)
-    for row, (encoding, segments) in enumerate(zip(encodings, spans, strict=True)):
-        real = [j for j, m in enumerate(encoding.attention_mask) if m]
-        columns = torch.nonzero(mask[row]).flatten().tolist()
-        if [encoding.ids[j] for j in real] != ids[row, columns].tolist():
-            raise PromptError("The processor changed the tokens after tokenising; their roles cannot be traced.")
-        ends = np.array([end for _, end in segments])
-        starts = np.array([start for start, _ in segments])
-        for column, j in zip(columns, real, strict=True):
-            start, end = encoding.offsets[j]
-            if end <= start or encoding.special_tokens_mask[j]:
-                inside = end > start and bool(((starts <= start) & (end <= ends)).any())
-                if not inside:
-                    first[row, column] = last[row, column] = SPECIAL
-                    continue
-            first[row, column] = int(np.searchsorted(ends, start, side="right"))
-            last[row, column] = int(np.searchsorted(ends, end - 1, side="right"))
-            if first[row, column] >= len(segments):  # text the processor added behind the prompt
-                first[row, column] = last[row, column] = SPECIAL
-    return first, last
-
-
-def _placeholder(processor: Any) -> str:
-    """The text by which a processor knows where an image goes, read off its own chat template if it has one."""
-    mark = "@@xmi@@"
-    if getattr(processor, "chat_template", None):
-        image, text = {"type": "image"}, {"type": "text", "text": mark}
-        try:
-            with_image, without = (
-                processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-                for content in ([image, text], [text])
-            )
-        except Exception:  # a template may refuse such content; the processor's own token is the next best source
-            with_image = without = ""
-        if mark in with_image and mark in without:
-            head, tail = without.split(mark, 1)[0], with_image.split(mark, 1)[0]
-            if tail.startswith(head) and tail[len(head) :].strip():
-                return str(tail[len(head) :].strip())
-    token = getattr(processor, "image_token", None)
-    if not token:
-        raise PromptError(
-            f"{type(processor).__name__} names no image token and has no chat template that shows one: xmi cannot "
-            "place images in its prompts."
+    def _trace(self, prompt: Prompt, ids: Sequence[int], pieces: Sequence[Any]) -> tuple[list[int], list[int]]:
+        adjacent = any(a.image is not None and b.image is not None for a, b in pairwise(prompt.segments))
+        return trace_row(
+            prompt.segments,
+            ids,
+            pieces,
+            edge=self._feeder.edge,
+            expansions=self._expansions(prompt) if adjacent else None,
+            show=lambda few: " ".join(map(repr, self.tokenizer.convert_ids_to_tokens(list(few)[-60:]))),
         )
-    return str(getattr(token, "content", token))
 
+    def _expansions(self, prompt: Prompt) -> dict[int, list[int]]:
+        """The tokens of each image, seen in a copy of the prompt in which no two images stand side by side."""
+        segments: list[Segment] = []
+        number: dict[int, int] = {}
+        for i, segment in enumerate(prompt.segments):
+            if segment.image is not None and segments and segments[-1].image is not None:
+                segments.append(Segment("separator", "xmi"))
+            number[len(segments)] = i
+            segments.append(segment)
+        apart = self.encode([Prompt(tuple(segments))])
+        ids = apart.inputs["input_ids"][0].numpy()
+        images = [i for i, segment in enumerate(segments) if segment.image is not None]
+        return {number[i]: ids[apart.first[0] == i].tolist() for i in images}
 
-def _open(image: ImageLike) -> Image.Image:
-    """Opens an image as RGB, upright, transparent parts on white."""
-    if isinstance(image, Image.Image):
-        return _plain(image)
-    path = Path(image)
-    try:
-        return _read(path, path.stat().st_mtime_ns)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PromptError(f"Cannot open the image {image}: {error}") from error
-
-
-@lru_cache(maxsize=512)
-def _read(path: Path, _modified: int) -> Image.Image:
-    """Reads a file; a study shows the same few images thousands of times."""
-    with Image.open(path) as picture:
-        return _plain(picture)
-
-
-def _plain(picture: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-        upright = Image.alpha_composite(white, upright.convert("RGBA"))
-    return upright.convert("RGB")
+    def _patches(
+        self, prompts: Sequence[Prompt], inputs: dict[str, torch.Tensor], first: Int[np.ndarray, "row column"]
+    ) -> Int[np.ndarray, "row column 3"]:
+        ids = inputs["input_ids"].numpy()
+        where = [
+            (row, np.flatnonzero(first[row] == i))
+            for row, prompt in enumerate(prompts)
+            for i, segment in enumerate(prompt.segments)
+            if segment.image is not None
+        ]
+        regions = [ids[row, columns].tolist() for row, columns in where]
+        image_id = likely_image_id(regions)
+        if image_id is None and (name := token_text(self.processor)):
+            image_id = self.tokenizer.convert_tokens_to_ids(name)
+        sizes: Sequence[Size | None] = image_grids(inputs, len(regions)) or [None] * len(regions)
+        side = tile_side(
+            inputs, [len(run) for region in regions for run in image_runs(region, image_id)], self.patch_grid
+        )
+        found = np.full((*ids.shape, 3), -1)
+        for (row, columns), region, size in zip(where, regions, sizes, strict=True):
+            found[row, columns] = places(region, image_id, size, side)
+        return found

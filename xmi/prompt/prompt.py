@@ -142,6 +142,29 @@ class Prompts(Sequence[Prompt]):
         return iter(self.prompts)
 
 
+PromptLike = str | Prompt | Sequence[str | Prompt]
+"""What may be given as prompts: text, a prompt, a set of prompts, or a mixture."""
+
+
+def as_prompts(given: PromptLike) -> tuple[Prompt, ...]:
+    """Prompts from text, from one prompt, or from several of either.
+
+    Raises:
+        PromptError: Something that is neither.
+    """
+    if isinstance(given, (str, Prompt)):
+        given = [given]
+    made: list[Prompt] = []
+    for item in given:
+        if isinstance(item, Prompt):
+            made.append(item)
+        elif isinstance(item, str):
+            made.extend(free_prompt(item))
+        else:
+            raise PromptError(f"Expected text or a prompt, found {type(item).__name__}: {item!r:.80}")
+    return tuple(made)
+
+
 def free_prompt(text: str, images: Sequence[ImageLike] = (), *, marker: str = "<image>") -> Prompts:
     """A prompt of the user's own, with a marker in the place of every image.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,15 +44,12 @@ def transfer(
         fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
         check_fits(vector, template=to.template.hash, model=name, **fit)
     chosen = _layers(layers, backbone.n_layers)
-    if not engine.causal:
-        raise ModelError(
-            f"{name} is not causal, so one forward cannot hold many patched runs: its transfers are not supported yet."
-        )
     stack = torch.stack([v.values[list(chosen)] for v in vectors.values()])
     per_forward = max(1, MAX_COPIES // len(chosen))
     rows: list[tuple[torch.Tensor, ...]] = []
     for batch in batches:
         targets = encoder.answer_ids(batch.prompts, to.template)
+        _prove_packing(engine, batch, stack[:1], chosen, targets)
         parts = [_sweep(engine, batch, group, chosen, targets) for group in torch.split(stack, per_forward)]
         joined = (torch.cat([parts[0][i][:, :1], *(p[i][:, 1:] for p in parts)], 1) for i in range(3))
         rows.append((*joined, targets))
@@ -92,6 +90,58 @@ def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskV
     if not named:
         raise VectorError("There are no vectors to transfer.")
     return named
+
+
+def _prove_packing(
+    engine: Engine, batch: Batch, vectors: torch.Tensor, layers: Sequence[int], targets: torch.Tensor
+) -> None:
+    """Compares the packed sweep with plain runs, once per model, on the first batch it is asked to patch.
+
+    Packing rests on attention that is causal and obeys a mask. A convolution or a recurrence between tokens does not,
+    and no configuration says so reliably; two plain forwards do.
+    """
+    if engine.proven:
+        return
+    places = sorted({0, len(layers) // 2})
+    chosen, values = [layers[i] for i in places], vectors[:, places]
+    inputs, bound = engine.forward(batch.inputs), PACKING_TOLERANCE.get(engine.dtype, 0.3)
+    plain = []
+    for layer, value in zip(chosen, values[0], strict=True):
+        with _overwritten(engine, layer, value), torch.no_grad():
+            logits = engine.model(**inputs).logits[:, -1].float().cpu()
+        plain.append(logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0])
+    try:
+        found = _sweep(engine, batch, values, chosen, targets)[1][:, 1:]
+        gap = float((found - torch.stack(plain, 1)).abs().max())
+        why = "" if gap <= bound else f"a packed run differs from a plain one by {gap:.1e} in log-probability"
+    except Exception as error:  # whatever the model's own code does with a mask it does not expect
+        why = str(error).strip().splitlines()[-1]
+    if why:
+        raise ModelError(
+            f"{engine.checkpoint.name}: one forward cannot hold many patched runs of this model ({why}). Its attention "
+            "is not causal, or its tokens meet otherwise than by masked attention. Its transfers are not supported yet."
+        )
+    engine.proven.add("packing")
+
+
+PACKING_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Allowed difference in log-probability (nats) between packed and plain runs; half precision gets 0.3."""
+
+
+@contextmanager
+def _overwritten(engine: Engine, layer: int, value: torch.Tensor) -> Iterator[None]:
+    """Overwrites the last token's residual after a block in every plain forward."""
+
+    def write(_module: Any, _args: Any, output: Any) -> Any:
+        state = (output[0] if isinstance(output, tuple) else output).clone()
+        state[:, -1] = value.to(state.device, state.dtype)
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    handle = engine.model.get_submodule(f"{engine.backbone.layers}.{layer}").register_forward_hook(write)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _sweep(

@@ -1,0 +1,167 @@
+"""Activations of one forward, by hook name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from xmi.errors import HookError
+from xmi.model import full_name
+
+Key = str | tuple[str] | tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class ActivationCache(Mapping[str, torch.Tensor]):
+    """Activations by hook name, in TransformerLens' names and shapes.
+
+    `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]` and `cache["blocks.5.attn.hook_z"]` work as there.
+    Residuals are [batch, position, d_model], heads [batch, position, head, d_head], patterns [batch, head, query
+    position, key position].
+
+    Attributes:
+        activations: The tensors, in the order of execution.
+        card: Where they came from: model, revision, dtype, attention implementation, prompts, tokens, slots, versions.
+    """
+
+    activations: dict[str, torch.Tensor]
+    card: dict[str, Any]
+
+    def __getitem__(self, key: Key) -> torch.Tensor:
+        """Returns an activation by its full name, or by short name and layer.
+
+        Raises:
+            HookError: No such hook, or it was not kept.
+        """
+        name = (
+            key
+            if isinstance(key, str) and key in self.activations
+            else full_name(*((key,) if isinstance(key, str) else key))
+        )
+        if name not in self.activations:
+            kept = ", ".join(self.short_names)
+            raise HookError(f"{name} was not kept; this cache holds {kept or 'nothing'}: ask for it with names=...")
+        return self.activations[name]
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an activation was kept."""
+        try:
+            self[key]  # type: ignore[index]
+        except (HookError, TypeError):
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the full names."""
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        """Returns how many activations were kept."""
+        return len(self.activations)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of the model's layers."""
+        return int(self.card["n_layers"])
+
+    @property
+    def short_names(self) -> tuple[str, ...]:
+        """What is kept, without the layers: `hook_resid_post`, `attn.hook_z`, ..."""
+        return tuple(dict.fromkeys(n.split(".", 2)[2] if n.startswith("blocks.") else n for n in self.activations))
+
+    def layers(self, short: str) -> tuple[int, ...]:
+        """Layers at which a hook was kept."""
+        return tuple(i for i in range(self.n_layers) if self.__contains__((short, i)))
+
+    def stack(self, short: str) -> Float[torch.Tensor, "layer batch position ..."]:
+        """One hook at every layer that has it, in one tensor; `layers` names them.
+
+        Raises:
+            HookError: It was not kept at any layer, or its shape differs between layers.
+        """
+        layers = self.layers(short)
+        if not layers:
+            self[short, 0]
+        found = [self[short, i] for i in layers]
+        shapes = {tuple(v.shape) for v in found}
+        if len(shapes) > 1:
+            raise HookError(
+                f"{short} has different shapes at different layers: {sorted(shapes)}; take them one by one."
+            )
+        return torch.stack([v.to(found[0].device) for v in found])
+
+    def accumulated_resid(
+        self, layer: int | None = None, *, incl_mid: bool = False, return_labels: bool = False
+    ) -> Any:
+        """The residual stream as it accumulates: before each layer, and after the last.
+
+        Args:
+            layer: Up to before this layer; None for all of them and the end.
+            incl_mid: Also between attention and MLP.
+            return_labels: Also return what each component is (`0_pre`, `0_mid`, ..., `final_post`).
+
+        Returns:
+            Shape [component, batch, position, d_model]; with `return_labels` a pair of it and the labels.
+
+        Raises:
+            HookError: `resid_pre` (and `resid_mid`, and `resid_post` of the last layer) was not kept.
+        """
+        end = self.n_layers if layer is None else layer
+        if not 0 <= end <= self.n_layers:
+            raise HookError(f"Cannot accumulate up to layer {layer}: the model has layers 0 to {self.n_layers - 1}.")
+        parts, labels = [], []
+        for i in range(end):
+            parts.append(self["resid_pre", i])
+            labels.append(f"{i}_pre")
+            if incl_mid:
+                parts.append(self["resid_mid", i])
+                labels.append(f"{i}_mid")
+        last = end == self.n_layers
+        parts.append(self["resid_post", end - 1] if last else self["resid_pre", end])
+        labels.append("final_post" if last else f"{end}_pre")
+        stacked = torch.stack([p.to(parts[0].device) for p in parts])
+        return (stacked, labels) if return_labels else stacked
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
+        """Returns the same activations on another device or in another precision."""
+        return replace(self, activations={k: v.to(device=device, dtype=dtype) for k, v in self.activations.items()})
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the activations as safetensors, their card in the header, and returns the path."""
+        target = Path(path)
+        tensors = {name: value.detach().contiguous() for name, value in self.activations.items()}
+        save_file(
+            tensors, target, metadata={"card": json.dumps(self.card), "order": json.dumps(list(self.activations))}
+        )
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> ActivationCache:
+        """Reads activations written by `save`.
+
+        Raises:
+            HookError: The file does not exist or holds no activations of xmi.
+        """
+        try:
+            with safe_open(str(path), framework="pt", device=device) as stream:
+                header = stream.metadata() or {}
+                values = {name: stream.get_tensor(name) for name in json.loads(header["order"])}
+                return cls(values, json.loads(header["card"]))
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise HookError(f"{path} holds no activations of xmi: {error}") from error
+
+    def __repr__(self) -> str:
+        """Says what is held."""
+        size = sum(v.numel() * v.element_size() for v in self.activations.values())
+        shapes = {n: tuple(v.shape) for n, v in list(self.activations.items())[:1]}
+        return (
+            f"ActivationCache({len(self)} activations of {self.card.get('model')}, {size / 1e6:.1f} MB, {shapes} ...)"
+        )

@@ -1,0 +1,235 @@
+"""Forwards with hooks: plain Hugging Face, so what they give is what the model gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from xmi.eager.cache import ActivationCache
+from xmi.errors import HookError, PromptError
+from xmi.model import Anatomy, Engine, eager_attention, select
+from xmi.prompt import Batch
+
+Names = str | Sequence[str] | Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What a hook function is told beside the activation.
+
+    Attributes:
+        name: Full name of the hook.
+    """
+
+    name: str
+
+    def layer(self) -> int:
+        """The block's number.
+
+        Raises:
+            HookError: The hook is in no block.
+        """
+        if not self.name.startswith("blocks."):
+            raise HookError(f"{self.name} belongs to no layer.")
+        return int(self.name.split(".")[1])
+
+
+HookFunction = Callable[[torch.Tensor, Hook], torch.Tensor | None]
+"""Gets the activation and its hook; returns what takes its place, or None to leave it as it is."""
+
+Hooks = Sequence[tuple[Names, HookFunction]]
+
+
+def run_with_cache(
+    engine: Engine,
+    anatomy: Anatomy,
+    batch: Batch,
+    names: Names | None,
+    positions: str | Sequence[str] | None,
+    device: str | torch.device | None,
+    card: dict[str, Any],
+) -> tuple[Float[torch.Tensor, "batch position vocab"], ActivationCache]:
+    """One forward that keeps activations; see `VLM.run_with_cache`."""
+    everything = list(anatomy.points)
+    chosen = (
+        [n for n in everything if not anatomy.points[n].pattern]
+        if names is None
+        else select(names, everything, anatomy.missing)
+    )
+    length = batch.inputs["input_ids"].shape[1]
+    slots = None if positions is None else _columns(batch, positions) - length
+    real = batch.inputs["attention_mask"].bool()
+    keep = length if slots is None else -int(slots.min())
+    kept: dict[str, torch.Tensor] = {}
+    with ExitStack() as stack:
+        if any(anatomy.points[n].pattern for n in chosen):
+            stack.enter_context(_patterns(engine))
+        for name in chosen:
+            point = anatomy.points[name]
+            write = _keeper(name, kept, None if _unplaced(name) else slots, point.pattern, real, device)
+            stack.callback(point.attach(engine.model, write).remove)
+        with torch.no_grad():
+            logits = engine.model(**engine.forward(batch.inputs, keep=keep)).logits
+    lacking = [n for n in chosen if n not in kept]
+    if lacking:
+        raise HookError(
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} did not run for these prompts: the model "
+            "skips that part without an image. Give every prompt an image, or leave these names out."
+        )
+    if slots is not None:
+        rows = torch.arange(len(batch), device=logits.device)[:, None]
+        logits = logits[rows, slots.to(logits.device)]
+    used = "eager" if any(anatomy.points[n].pattern for n in chosen) else engine.attention
+    return logits, ActivationCache({n: kept[n] for n in chosen}, {**card, "attention": used})
+
+
+@contextmanager
+def hooked(engine: Engine, anatomy: Anatomy, hooks: Hooks) -> Iterator[None]:
+    """Every forward inside runs with the hooks; see `VLM.hooks`."""
+    with ExitStack() as stack:
+        wanted = [(select(names, list(anatomy.points), anatomy.missing), function) for names, function in hooks]
+        if any(anatomy.points[n].pattern for names, _ in wanted for n in names):
+            stack.enter_context(_patterns(engine))
+        for names, function in wanted:
+            for name in names:
+                stack.callback(anatomy.points[name].attach(engine.model, _caller(name, function)).remove)
+        engine.hooked.append(1)
+        stack.callback(engine.hooked.pop)
+        yield
+
+
+def run(engine: Engine, batch: Batch) -> Float[torch.Tensor, "batch position vocab"]:
+    """Logits of every position of a plain forward."""
+    length = batch.inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        logits: torch.Tensor = engine.model(**engine.forward(batch.inputs, keep=length)).logits
+    return logits
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Attributes:
+        texts: The continuation of each prompt, without special tokens.
+        ids: Its tokens, padded on the right where a row ended earlier.
+    """
+
+    texts: tuple[str, ...]
+    ids: Int[torch.Tensor, "batch new"]
+
+
+def generate(engine: Engine, batch: Batch, options: dict[str, Any]) -> Generation:
+    """Continues left-padded prompts with the model's own `generate`; see `VLM.generate`."""
+    inputs = engine.forward(batch.inputs)
+    for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
+        inputs.pop(name, None)
+    tokenizer = engine.checkpoint.tokenizer
+    pad = tokenizer.pad_token_id
+    with torch.no_grad():
+        made = engine.model.generate(**{"pad_token_id": pad, "do_sample": False, **inputs, **options})  # type: ignore[operator]
+    if not isinstance(made, torch.Tensor):
+        raise PromptError("generate returns tokens only: leave out return_dict_in_generate.")
+    length = batch.inputs["input_ids"].shape[1]
+    begins = made.shape[1] >= length and torch.equal(made[: len(batch), :length].cpu(), batch.inputs["input_ids"])
+    ids = made[:, length:] if begins else made  # some models return the new tokens only
+    return Generation(tuple(tokenizer.batch_decode(ids, skip_special_tokens=True)), ids.cpu())
+
+
+def _columns(batch: Batch, positions: str | Sequence[str]) -> Int[torch.Tensor, "row slot"]:
+    names = [positions] if isinstance(positions, str) else positions
+    if not isinstance(names, (list, tuple)) or not names or not all(type(n) is str for n in names):
+        raise PromptError(
+            f"positions={positions!r}: name the slots ('last', 'query.delimiter', 'example[-1].delimiter'); numbers "
+            "mean different tokens in rows of different length."
+        )
+    return torch.stack([batch.columns(n) for n in names], 1)
+
+
+def _unplaced(name: str) -> bool:
+    """Whether an activation has no position axis of the prompt's: image features before they enter the prompt."""
+    return name in ("vision.hook_out", "projector.hook_out")
+
+
+def _keeper(
+    name: str,
+    kept: dict[str, torch.Tensor],
+    slots: torch.Tensor | None,
+    pattern: bool,
+    real: torch.Tensor,
+    device: str | torch.device | None,
+) -> Callable[[torch.Tensor], None]:
+    def keep(value: torch.Tensor) -> None:
+        if slots is None:
+            part = value.clone()
+        elif pattern:
+            rows = torch.arange(len(value), device=value.device)[:, None]
+            part = value[rows, :, slots.to(value.device)].transpose(1, 2)
+        else:
+            rows = torch.arange(len(value), device=value.device)[:, None]
+            part = value[rows, slots.to(value.device)]
+        _check_finite(name, part, real if slots is None and not pattern and not _unplaced(name) else None)
+        part = part.to(device) if device is not None else part
+        # A tower may look at tiles one by one.
+        kept[name] = torch.cat([kept[name], part]) if name in kept and _unplaced(name) else part
+
+    return keep
+
+
+def _check_finite(name: str, value: torch.Tensor, real: torch.Tensor | None) -> None:
+    """Refuses NaN at real tokens; at padding some attention implementations leave anything."""
+    finite = torch.isfinite(value)
+    if bool(finite.all()):
+        return
+    if real is not None and value.shape[:2] == real.shape:
+        finite = finite.flatten(2).all(-1) | ~real.to(value.device)
+        if bool(finite.all()):
+            return
+    bad = (~finite).flatten(1).any(-1).nonzero().flatten().tolist()
+    raise HookError(
+        f"{name} holds NaN or infinite values in rows {bad}. In half precision load the model with dtype='float32' (or "
+        "bfloat16 in place of float16); else look at the first hook that has them."
+    )
+
+
+def _caller(name: str, function: HookFunction) -> Callable[[torch.Tensor], torch.Tensor | None]:
+    hook = Hook(name)
+
+    def call(value: torch.Tensor) -> torch.Tensor | None:
+        result = function(value, hook)
+        if result is None:
+            return None
+        if not isinstance(result, torch.Tensor):
+            raise HookError(f"The hook at {name} returned {type(result).__name__}: return a tensor, or None.")
+        if result.shape != value.shape or result.dtype != value.dtype:
+            raise HookError(
+                f"The hook at {name} returned {list(result.shape)} {_dtype(result)} in place of {list(value.shape)} "
+                f"{_dtype(value)}: return the same shape and dtype."
+            )
+        _check_finite(name, result, None)
+        return result.to(value.device)
+
+    return call
+
+
+def _dtype(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _patterns(engine: Engine) -> Iterator[None]:
+    before = engine.attention
+    if before != "eager":
+        warnings.warn(
+            f"Attention patterns exist only in eager attention: this call runs with it in place of {before}, which "
+            "changes numbers within rounding.",
+            stacklevel=6,
+        )
+    with eager_attention(engine.model, engine.backbone):
+        yield

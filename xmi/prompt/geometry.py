@@ -1,0 +1,164 @@
+"""Where in the picture an image token looks: tile, row and column, where the geometry has them.
+
+Rules instead of a table of models, each of which must account for every image token exactly:
+- sizes that the processor gives along (`image_grid_thw`, `image_sizes`), with the merging that makes the counts match;
+- rows of equal length, each ended by a token of its own;
+- otherwise stretches of the image token as long as the tower's patch grid is large, or a whole fraction of it.
+What no rule explains has no place: latents of a resampler, queries, newlines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+_LATENTS = re.compile(r"perceiver|resampler|qformer|num_query|query_num|latents|abstractor")
+Size = tuple[str, tuple[int, int, int]]
+"""In what an image's size is given (`patches` or `pixels`), and its frames, height and width."""
+Grid = tuple[int, int, int, bool]
+"""Tiles, rows and columns of an image's tokens, and whether one more token of the same id ends every row."""
+
+
+def patch_grid(config: Any) -> int | None:
+    """Patches per side of the vision tower, or None if the configuration does not say or the patches lose their places.
+
+    Args:
+        config: A model's configuration.
+    """
+    names = " ".join(_names(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
+    vision = getattr(config, "vision_config", None)
+    size, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
+    size, patch = (value[0] if isinstance(value, (list, tuple)) and value else value for value in (size, patch))
+    if not isinstance(size, int) or not isinstance(patch, int) or _LATENTS.search(names):
+        return None
+    return size // patch
+
+
+def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size]:
+    """The size of every image, where the processor gives it along.
+
+    Args:
+        inputs: What the processor gave.
+        count: Number of images.
+
+    Returns:
+        One entry per image, or nothing if the inputs hold no sizes of the images as the tower sees them.
+    """
+    for name in ("image_grid_thw", "image_grid_hws"):
+        grid = inputs.get(name)
+        if isinstance(grid, torch.Tensor) and grid.dim() == 2 and len(grid) == count:
+            return [("patches", (int(t[0]) if t else 1, int(h), int(w))) for *t, h, w in grid.tolist()]
+    where = inputs.get("image_position_ids")
+    if isinstance(where, torch.Tensor) and where.dim() == 3 and tuple(where.shape[::2]) == (count, 2):
+        # Column and row of every patch in reading order; which is which shows where the second patch stands.
+        across = int(where[0, 1, 1] > where[0, 0, 1]) if where.shape[1] > 1 else 0
+        ends = (where.amax(1) + 1).tolist()
+        return [("patches", (1, int(end[1 - across]), int(end[across]))) for end in ends]
+    sizes, pixels = inputs.get("image_sizes"), inputs.get("pixel_values")
+    if isinstance(sizes, torch.Tensor) and isinstance(pixels, torch.Tensor) and tuple(sizes.shape) == (count, 2):
+        # Some processors give the size of the file instead; then it is not that of what the tower sees.
+        whole = pixels.dim() == 4 and len(pixels) == count and tuple(sizes.amax(0).tolist()) == tuple(pixels.shape[-2:])
+        return [("pixels", (1, int(h), int(w))) for h, w in sizes.tolist()] if whole else []
+    return []
+
+
+def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) -> int | None:
+    """Tokens per side of every tile, or None if tiles are no squares of tokens.
+
+    Args:
+        inputs: What the processor gave.
+        runs: Lengths of all stretches of the image token in the batch.
+        grid: Patches per side of the tower.
+    """
+    pixels = inputs.get("pixel_values")
+    if not grid or not runs or "image_sizes" in inputs or not isinstance(pixels, torch.Tensor) or pixels.dim() < 4:
+        return None  # beside tiles, the size of the file means that borders are cut off and ends of rows put in
+    tiles = int(np.prod(pixels.shape[:-3]))
+    # A batch may hold empty tiles; then each stretch must be one tile.
+    count = sum(runs) // tiles if sum(runs) % tiles == 0 else runs[0] if len(set(runs)) == 1 else 0
+    side = isqrt(count)
+    whole = all(run % count == 0 for run in runs) if count else False
+    # Of one token it cannot be told whether it is the picture or only announces it.
+    return side if whole and side > 1 and side * side == count and grid % side == 0 else None
+
+
+def places(ids: Sequence[int], image_id: int | None, size: Size | None, side: int | None) -> Int[np.ndarray, "token 3"]:
+    """Tile, row and column of each token of one image; -1 where there is none or it cannot be known.
+
+    Args:
+        ids: The image's tokens, with what frames them.
+        image_id: The token that stands for a piece of the image.
+        size: The image's entry of `image_grids`.
+        side: Tokens per side of a tile.
+    """
+    found = np.full((len(ids), 3), -1)
+    runs = image_runs(ids, image_id)
+    seen = [i for run in runs for i in run]
+    shape = _sized(len(seen), *size) if size else None
+    if shape is None and size is None and side:
+        shape = (len(seen) // side**2, side, side, False)
+    shape = shape or _rows(ids, runs)
+    if shape is not None:
+        found[seen] = _raster(shape)
+    return found
+
+
+def image_runs(ids: Sequence[int], image_id: int | None) -> list[list[int]]:
+    """The stretches of the image token."""
+    return [list(run) for same, run in groupby(range(len(ids)), lambda i: ids[i] == image_id) if same]
+
+
+def _raster(shape: Grid) -> Int[np.ndarray, "token 3"]:
+    """Tile, row and column in reading order; -1 for the token that ends a row."""
+    tiles, rows, columns, ended = shape
+    where = np.stack(np.unravel_index(np.arange(tiles * rows * (columns + ended)), (tiles, rows, columns + ended)), 1)
+    return np.where(where[:, 2:] < columns, where, -1)
+
+
+def likely_image_id(regions: Sequence[Sequence[int]]) -> int | None:
+    """The id that stands for pieces of images: the one of the longest stretch, or None if nothing is repeated.
+
+    Processors name their image token too, but some name the one that announces the image.
+    """
+    longest = max(((len(list(run)), i) for region in regions for i, run in groupby(region)), default=(0, 0))
+    return longest[1] if longest[0] > 1 else None
+
+
+def _sized(count: int, kind: str, size: tuple[int, int, int]) -> Grid | None:
+    """The grid of `count` tokens over an image of a known size, if one merging of its patches explains it."""
+    tiles, height, width = size
+    fitting = []
+    for step in range(1, min(height, width) + 1):
+        if height % step == 0 and width % step == 0:
+            rows, columns = height // step, width // step
+            for ended in (False, True) if kind == "pixels" else (False,):
+                if tiles * rows * (columns + ended) == count:
+                    fitting.append((tiles, rows, columns, ended))
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _rows(ids: Sequence[int], runs: list[list[int]]) -> Grid | None:
+    """The grid of an image whose rows are each ended by one token, which does not stand before the first."""
+    gaps = [tuple(ids[a[-1] + 1 : b[0]]) for a, b in pairwise(runs)]
+    if len({len(run) for run in runs}) != 1 or len(set(gaps)) != 1 or len(gaps[0]) != 1:
+        return None
+    before = ids[runs[0][0] - 1] if runs[0][0] else None
+    return (1, len(runs), len(runs[0]), False) if before != gaps[0][0] else None
+
+
+def _names(config: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that are set, at every depth."""
+    found = []
+    for name, value in ((str(k), v) for k, v in config.items()):
+        if isinstance(value, Mapping):
+            found += [name, *_names(value)]
+        elif value is not None and value is not False:
+            found.append(name)
+    return found
