@@ -132,3 +132,17 @@ def test_ctrl_c_keeps_what_is_finished(eye: Path, tmp_path: Path) -> None:
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert len(list((out / "cells").glob("*.json"))) >= 2
+
+
+def test_check_prints_what_was_found() -> None:
+    done = run_xmi("check", "organism")
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "readout: equals the model's logits to 0",
+        "causal: yes",
+        "image: blanking it",
+        "hooks: ",
+        "deviation:",
+    ):
+        assert said in done.stdout
+    assert run_xmi("check", "no-such-model").returncode == 1

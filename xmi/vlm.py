@@ -80,7 +80,7 @@ class VLM:
         """The residual stream after each block, for use inside `trace`: `vlm.resid_post[5]`, to read and to write."""
         return ResidPost(self.layers)
 
-    def trace(self, prompt: PromptLike, **options: Any) -> Any:
+    def trace(self, prompt: PromptLike | Batch, **options: Any) -> Any:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`)."""
         inputs = self.engine.forward(self.encode(prompt).inputs)
         inputs.pop("logits_to_keep", None)
@@ -88,7 +88,7 @@ class VLM:
 
     def run_with_cache(
         self,
-        prompt: PromptLike,
+        prompt: PromptLike | Batch,
         *,
         names: Names | None = None,
         positions: str | Sequence[str] | None = None,
@@ -129,7 +129,7 @@ class VLM:
         return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card)
 
     def run_with_hooks(
-        self, prompt: PromptLike, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
+        self, prompt: PromptLike | Batch, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
     ) -> Float[torch.Tensor, "batch position vocab"]:
         """Runs the model with hook functions, as TransformerLens does.
 
@@ -163,7 +163,7 @@ class VLM:
         with hooked(self.engine, self.report.anatomy, fwd_hooks):
             yield self
 
-    def generate(self, prompt: PromptLike, *, max_new_tokens: int = 20, **options: Any) -> Generation:
+    def generate(self, prompt: PromptLike | Batch, *, max_new_tokens: int = 20, **options: Any) -> Generation:
         """Continues prompts with the model's own `generate` (greedily, unless options say otherwise).
 
         Inside `with vlm.hooks(...)` the hooks see the prompt first and then one new token at a time.
@@ -229,16 +229,18 @@ class VLM:
         one, two = (self.encode(free_prompt("<image>Q:\nA:", [p])).inputs for p in pictures)
         return self.engine.place(one), self.engine.place(two)
 
-    def encode(self, prompt: PromptLike, *, padding_side: Literal["left", "right"] = "left") -> Batch:
+    def encode(self, prompt: PromptLike | Batch, *, padding_side: Literal["left", "right"] = "left") -> Batch:
         """Encodes prompts into one batch that knows every token's role.
 
         Args:
-            prompt: Text, a prompt, or several.
+            prompt: Text, a prompt, or several; a batch that is encoded already is returned as it is.
             padding_side: Side on which shorter prompts are padded.
 
         Raises:
             PromptError: No prompt, or one that cannot be encoded.
         """
+        if isinstance(prompt, Batch):
+            return prompt
         return self.encoder.encode(as_prompts(prompt), padding_side=padding_side)
 
     def residuals(self, prompts: Prompts, *, slot: str = "last") -> Residuals:

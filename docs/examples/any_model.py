@@ -2,7 +2,7 @@ import xmi
 
 vlm = xmi.load(MODEL, processor=PROCESSOR)  # an id or folder needs no processor
 prompt = xmi.free_prompt(TEXT, IMAGES)  # "<image>" in the text stands for an image
-logits, cache = vlm.run_with_cache(prompt, names=["resid_post", "z"], positions="last")
+logits, cache = vlm.run_with_cache(prompt, names=["embed", "resid_post"], positions="last")
 stream = cache.stack("resid_post")  # [layer, batch, position, d_model]
 middle = vlm.backbone.n_layers // 2
 zeroed = vlm.run_with_hooks(prompt, fwd_hooks=[(f"blocks.{middle}.hook_resid_post", lambda state, hook: state * 0)])

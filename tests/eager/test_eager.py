@@ -12,8 +12,9 @@ import torch
 
 import xmi
 from tests.zoo.family import build
-from tests.zoo.models import gemma2, gpt2, llama, llava
+from tests.zoo.models import gemma2, llama, llava
 from tests.zoo.oracle import plain, prompts_for
+from tests.zoo.text import cohere
 from xmi.prompt import Prompts
 from xmi.vlm import VLM
 
@@ -123,9 +124,9 @@ def test_unknown_and_missing_hooks_say_what_there_is(text: VLM, prompts: Prompts
         text.run_with_cache(prompts, names="blocks.9.hook_resid_post")
     with pytest.raises(xmi.HookError, match="chooses none"):
         text.run_with_cache(prompts, names=lambda name: False)
-    model, tool = build(gpt2)
-    with pytest.raises(xmi.HookError, match="no q: c_attn projects queries, keys and values at once"):
-        xmi.load(model, processor=tool).run_with_cache(prompts, names="q")
+    model, tool = build(cohere)
+    with pytest.raises(xmi.HookError, match="no resid_mid: attention and MLP read the same input"):
+        xmi.load(model, processor=tool).run_with_cache(prompts, names="resid_mid")
 
 
 def test_patterns_switch_to_eager_attention_and_say_so(text: VLM, prompts: Prompts) -> None:

@@ -192,6 +192,9 @@ def test_bad_prompts_are_refused(tmp_path: object) -> None:
         seeing.encode([])
     with pytest.raises(xmi.PromptError, match="placeholder"):
         seeing.encode([Prompt((Segment("input", "a <image> b"),))])
+    for name, typed in (("qwen2_vl", "<|image_pad|>"), ("janus", "<image_placeholder>"), ("fuyu", "|SPEAKER|")):
+        with pytest.raises(xmi.PromptError, match="contains the image placeholder"):
+            {**SEEING, **FIRST}[name].encode(list(xmi.free_prompt(f"Q:{typed}A:")))
     with pytest.raises(xmi.PromptError, match="text-only"):
         TEXT.encode(list(xmi.free_prompt("Q:<image>", [image(0)])))
     with pytest.raises(xmi.PromptError, match="Cannot open the image"):

@@ -394,7 +394,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("Qwen2.5-VL", "qwen2_5_vl", qwen2_5_vl, note="windowed vision tower"),
     Family("Qwen3-VL", "qwen3_vl", qwen3_vl, note="deepstack"),
     Family("GLM-4V", "glm4v", glm4v, note="sandwich norms, multimodal rotary positions"),
-    Family("Mllama", "mllama", mllama, note="cross-attention layers", partial={"batching": UNMASKED}),
+    Family(
+        "Mllama", "mllama", mllama, note="cross-attention layers", partial={"batching": UNMASKED, "padding": UNMASKED}
+    ),
     Family("Llama 4", "llama4", llama4, note="chunked attention, tiles, mixture of experts"),
     Family("Qwen3-VL-MoE", "qwen3_vl_moe", qwen3_vl_moe, note="deepstack, mixture of experts"),
     Family("Qwen3.5", "qwen3_5", qwen3_5, note="linear attention", partial={"sweep": RECURRENT}),

@@ -50,7 +50,7 @@ def test_the_same_lines_run_on_every_family(case: tuple[Family, VLM, Prompts]) -
     tool = vlm.encoder.processor or vlm.encoder.tokenizer
     given: dict[str, Any] = {"MODEL": vlm.model, "PROCESSOR": tool, "TEXT": text, "IMAGES": images}
     made = runpy.run_path(str(SNIPPET), init_globals=given)
-    assert torch.equal(made["traced"][:, -1], made["stream"][made["middle"], :, 0])
+    torch.testing.assert_close(made["traced"][:, -1], made["stream"][made["middle"], :, 0], atol=2e-5, rtol=1e-5)
     assert not torch.equal(made["zeroed"][:, -1], made["logits"][:, -1])
 
 

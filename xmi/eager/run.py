@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from xmi.eager.cache import ActivationCache
 from xmi.errors import HookError, PromptError
-from xmi.model import Anatomy, Engine, eager_attention, select
+from xmi.model import Anatomy, Engine, attention, select
 from xmi.prompt import Batch
 
 Names = str | Sequence[str] | Callable[[str], bool]
@@ -231,5 +231,5 @@ def _patterns(engine: Engine) -> Iterator[None]:
             "changes numbers within rounding.",
             stacklevel=6,
         )
-    with eager_attention(engine.model, engine.backbone):
+    with attention(engine.model, engine.backbone, "eager"):
         yield

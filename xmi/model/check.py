@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from xmi.errors import ModelError
-from xmi.model.anatomy import Anatomy, dissect, eager_attention, ranges
+from xmi.model.anatomy import Anatomy, dissect, ranges
 from xmi.model.backbone import Backbone
 from xmi.model.eye import find_eye
+from xmi.model.inside import attention
 from xmi.model.points import BLOCK_HOOKS, Point, short_name, sort_names
 from xmi.model.readout import readout
 
@@ -287,7 +288,7 @@ class _Check:
 
         handles = [p.attach(self.model, writer(i, p.name)) for i, p in enumerate(points)]
         eager = any(p.pattern for p in points)
-        with eager_attention(self.model, self.backbone) if eager else nullcontext():
+        with attention(self.model, self.backbone, "eager") if eager else nullcontext():
             return self._moved(inputs, batch, points, handles, fired, rows)
 
     def _moved(

@@ -49,6 +49,7 @@ class Point:
         side: Whether it goes in or comes out.
         place: Input: number or name of the argument. Output: index in a tuple, or None for the output itself.
         heads: Number of heads into which the last axis is split, or None.
+        pick: Which of these heads are meant (of a projection that makes queries, keys and values at once), or None.
         shared: The tensor is read again outside of the module (`resid_mid` by the residual branch), so it is written
             in place.
         flat: Path of the block, if the module works on all tokens of the batch in one axis; the hook still sees
@@ -62,6 +63,7 @@ class Point:
     side: Literal["input", "output"]
     place: int | str | None = None
     heads: int | None = None
+    pick: tuple[int, ...] | None = None
     shared: bool = False
     flat: str | None = None
     pattern: bool = False
@@ -123,9 +125,17 @@ class Point:
             raise HookError(f"{self.name}: {self.module} gave {type(raw).__name__} where a tensor was expected.")
         seen = raw.reshape(rows[0], -1, *raw.shape[1:]) if rows else raw
         seen = seen.reshape(*seen.shape[:-1], self.heads, -1) if self.heads else seen
-        given = write(seen)
-        if given is None:
-            return raw
+        if self.pick is None:
+            given = write(seen)
+            if given is None:
+                return raw
+        else:
+            picked = list(self.pick)
+            part = write(seen[..., picked, :])
+            if part is None:
+                return raw
+            given = seen.clone()
+            given[..., picked, :] = part
         flat = given.reshape(raw.shape)
         if self.shared:
             raw.copy_(flat)

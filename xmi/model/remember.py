@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from xmi.model.anatomy import Anatomy
 from xmi.model.check import CheckReport
@@ -88,9 +89,13 @@ def _own_code() -> str:
     return digest.hexdigest()[:16]
 
 
+def _point(pick: list[int] | None = None, **rest: Any) -> Point:
+    return Point(pick=None if pick is None else tuple(pick), **rest)
+
+
 def _decode(stored: dict[str, object]) -> CheckReport:
     anatomy: dict = stored.pop("anatomy")  # type: ignore[assignment,type-arg]
-    points = {name: Point(**point) for name, point in anatomy.pop("points").items()}
+    points = {name: _point(**point) for name, point in anatomy.pop("points").items()}
     lists = ("deviations", "conditional")
     fixed = {k: tuple(v) if k in lists else v for k, v in anatomy.items()}
     remarks: tuple[str, ...] = tuple(stored.pop("remarks"))  # type: ignore[arg-type]

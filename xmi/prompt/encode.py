@@ -97,7 +97,7 @@ class Encoder:
             real = torch.nonzero(mask[row]).flatten()
             pieces = recorder.pieces(row, len(prompts))
             first[row, real], last[row, real] = self._trace(prompt, ids[row, real].tolist(), pieces)
-        tokens = tuple(tuple(self.tokenizer.convert_ids_to_tokens(row)) for row in ids.tolist())
+        tokens = tuple(tuple(self._spelled(row)) for row in ids.tolist())
         return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
 
     def first_token(self, before: str, word: str) -> int:
@@ -174,9 +174,16 @@ class Encoder:
             ids,
             pieces,
             edge=self._feeder.edge,
+            frame=self._feeder.frame if prompt.images else ((), ()),
             expansions=self._expansions(prompt) if adjacent else None,
-            show=lambda few: " ".join(map(repr, self.tokenizer.convert_ids_to_tokens(list(few)[-60:]))),
+            show=lambda few: " ".join(map(repr, self._spelled(list(few)[-60:]))),
         )
+
+    def _spelled(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them; some processors mark images by numbers outside of it."""
+        known = [i for i in ids if i >= 0]
+        words = dict(zip(known, self.tokenizer.convert_ids_to_tokens(known), strict=True))
+        return [str(words[i]) if words.get(i) is not None else f"<{i}>" for i in ids]
 
     def _expansions(self, prompt: Prompt) -> dict[int, list[int]]:
         """The tokens of each image, seen in a copy of the prompt in which no two images stand side by side."""
@@ -212,5 +219,5 @@ class Encoder:
         )
         found = np.full((*ids.shape, 3), -1)
         for (row, columns), region, size in zip(where, regions, sizes, strict=True):
-            found[row, columns] = places(region, image_id, size, side)
+            found[row, columns] = places(region, image_id, size, side, self.patch_grid)
         return found

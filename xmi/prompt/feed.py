@@ -19,6 +19,8 @@ from xmi.prompt.pictures import open_image
 from xmi.prompt.prompt import Prompt, Segment
 from xmi.prompt.trace import Recorder, trace_row
 
+WORD = "is"
+"""A text to try things on."""
 Way = Literal["placeholder", "flat", "interleaved", "first"]
 Side = Literal["left", "right"]
 Given = tuple[dict[str, torch.Tensor], Recorder]
@@ -146,14 +148,25 @@ class Feeder:
             f"an image and a word:\n{listing}"
         )
 
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The tokens that are put before and behind a prompt without images: BOS, a system prompt, a separator."""
+        given, recorder = self._words([WORD], "left")
+        ids = given["input_ids"][0].tolist()
+        try:
+            first, _ = trace_row([Segment("text", WORD)], ids, recorder.pieces(0, 1))
+        except PromptError:
+            return [], []
+        text = [i for i, segment in enumerate(first) if segment == 0]
+        return ids[: text[0]], ids[text[-1] + 1 :]
+
     def _tried(self, way: Way, otherwise: int | None = None) -> int:
         """How many tokens a picture and a word get when the image is given one way."""
-        picture = Image.effect_noise((224, 224), 50.0)
-        probe = Prompt((Segment("input", image=picture), Segment("text", "is")))
+        probe = Prompt((Segment("input", image=Image.effect_noise((224, 224), 50.0)), Segment("text", WORD)))
         try:
             given, recorder = self._process([probe], way, "left")
             ids = given["input_ids"][0, given["attention_mask"][0] > 0].tolist()
-            trace_row(probe.segments, ids, recorder.pieces(0, 1), edge=self.edge)
+            trace_row(probe.segments, ids, recorder.pieces(0, 1), edge=self.edge, frame=self.frame)
         except PromptError:
             if otherwise is None:
                 raise

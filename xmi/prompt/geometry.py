@@ -2,6 +2,7 @@
 
 Rules instead of a table of models, each of which must account for every image token exactly:
 - sizes that the processor gives along (`image_grid_thw`, `image_sizes`), with the merging that makes the counts match;
+- the whole picture and then its tiles put together, whose borders are cut off and whose rows are ended;
 - rows of equal length, each ended by a token of its own;
 - otherwise stretches of the image token as long as the tower's patch grid is large, or a whole fraction of it.
 What no rule explains has no place: latents of a resampler, queries, newlines.
@@ -21,7 +22,7 @@ from jaxtyping import Int
 
 _LATENTS = re.compile(r"perceiver|resampler|qformer|num_query|query_num|latents|abstractor")
 Size = tuple[str, tuple[int, int, int]]
-"""In what an image's size is given (`patches` or `pixels`), and its frames, height and width."""
+"""In what an image's size is given (`patches`, `pixels`, or those of the `file`), and its frames, height and width."""
 Grid = tuple[int, int, int, bool]
 """Tiles, rows and columns of an image's tokens, and whether one more token of the same id ends every row."""
 
@@ -58,14 +59,16 @@ def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size]:
     where = inputs.get("image_position_ids")
     if isinstance(where, torch.Tensor) and where.dim() == 3 and tuple(where.shape[::2]) == (count, 2):
         # Column and row of every patch in reading order; which is which shows where the second patch stands.
-        across = int(where[0, 1, 1] > where[0, 0, 1]) if where.shape[1] > 1 else 0
         ends = (where.amax(1) + 1).tolist()
-        return [("patches", (1, int(end[1 - across]), int(end[across]))) for end in ends]
+        known = [k for k, end in enumerate(ends) if min(end) > 1]
+        across = int(where[known[0], 1, 1] > where[known[0], 0, 1]) if known else 0
+        return [("patches", (1, int(end[1 - across]), int(end[across]))) for end in ends] if known else []
     sizes, pixels = inputs.get("image_sizes"), inputs.get("pixel_values")
     if isinstance(sizes, torch.Tensor) and isinstance(pixels, torch.Tensor) and tuple(sizes.shape) == (count, 2):
-        # Some processors give the size of the file instead; then it is not that of what the tower sees.
-        whole = pixels.dim() == 4 and len(pixels) == count and tuple(sizes.amax(0).tolist()) == tuple(pixels.shape[-2:])
-        return [("pixels", (1, int(h), int(w))) for h, w in sizes.tolist()] if whole else []
+        # Beside tiles it is the size of the file, otherwise that of what the tower sees, or it is of no use.
+        seen = pixels.dim() == 4 and len(pixels) == count and tuple(sizes.amax(0).tolist()) == tuple(pixels.shape[-2:])
+        kind = "pixels" if seen else "file" if pixels.dim() == 5 else None
+        return [(kind, (1, int(h), int(w))) for h, w in sizes.tolist()] if kind else []
     return []
 
 
@@ -89,7 +92,9 @@ def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) 
     return side if whole and side > 1 and side * side == count and grid % side == 0 else None
 
 
-def places(ids: Sequence[int], image_id: int | None, size: Size | None, side: int | None) -> Int[np.ndarray, "token 3"]:
+def places(
+    ids: Sequence[int], image_id: int | None, size: Size | None, side: int | None, grid: int | None = None
+) -> Int[np.ndarray, "token 3"]:
     """Tile, row and column of each token of one image; -1 where there is none or it cannot be known.
 
     Args:
@@ -97,10 +102,16 @@ def places(ids: Sequence[int], image_id: int | None, size: Size | None, side: in
         image_id: The token that stands for a piece of the image.
         size: The image's entry of `image_grids`.
         side: Tokens per side of a tile.
+        grid: Patches per side of the tower.
     """
     found = np.full((len(ids), 3), -1)
     runs = image_runs(ids, image_id)
     seen = [i for run in runs for i in run]
+    if size is not None and size[0] == "file":
+        views = _views(len(seen), size[1], grid) if grid else []
+        if views:
+            found[seen] = np.concatenate(views)
+        return found
     shape = _sized(len(seen), *size) if size else None
     if shape is None and size is None and side:
         shape = (len(seen) // side**2, side, side, False)
@@ -142,6 +153,44 @@ def _sized(count: int, kind: str, size: tuple[int, int, int]) -> Grid | None:
                 if tiles * rows * (columns + ended) == count:
                     fitting.append((tiles, rows, columns, ended))
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _views(count: int, size: tuple[int, int, int], grid: int | None) -> list[Int[np.ndarray, "token 3"]]:
+    """The whole picture as one tile, then its parts put together as another, borders cut off and every row ended.
+
+    How much is cut off is not told, but only few rectangles hold the tokens that are left, and at most one of them has
+    the picture's shape.
+    """
+    side, (_, height, width) = grid or 0, size
+    rest = count - side * side
+    views = [_raster((1, side, side, False))]
+    if rest > 1:
+        shape = _shape(rest, height / width, side)
+        if shape is None:
+            return []
+        views.append(_raster((1, *shape, True)))
+        views[1][:, 0] = np.where(views[1][:, 0] < 0, -1, 1)
+    elif rest == 1:
+        views.append(np.full((1, 3), -1))
+    return views if rest >= 0 else []
+
+
+def _shape(count: int, aspect: float, side: int) -> tuple[int, int] | None:
+    """Rows and columns of what is left of a larger view, every row ended by one more token."""
+    if max(aspect, 1 / aspect) > side:
+        return None  # nothing may be left of its short side
+    fitting: list[tuple[float, bool, tuple[int, int]]] = []
+    for rows in range(1, count // 2 + 1):
+        columns = count // rows - 1
+        if count % rows == 0 and columns:
+            # A cut is exact to less than two tokens; the side that is not cut has whole tiles, unless all is scaled.
+            errors = abs(rows - columns * aspect), abs(columns - rows / aspect)
+            whole = (columns % side == 0 and errors[0] < 2) or (rows % side == 0 and errors[1] < 2)
+            if min(errors) < 2:
+                fitting.append((min(errors), whole, (rows, columns)))
+    uncut = [fit for fit in fitting if fit[1]]
+    best = uncut[0] if len(uncut) == 1 else fitting[0] if len(fitting) == 1 else None
+    return best[2] if best and best[0] <= min(fitting)[0] + 0.5 and max(best[2]) >= side else None
 
 
 def _rows(ids: Sequence[int], runs: list[list[int]]) -> Grid | None:

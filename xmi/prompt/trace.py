@@ -29,13 +29,15 @@ class Piece:
     text: str
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
-    added: frozenset[int]
+    added: Mapping[int, str]
 
     def searched(self, literals: Sequence[str]) -> str:
         """The text without the letters of added tokens such as `[IMG_END]`, but for those that the prompt spells."""
         letters = list(self.text)
         for i, (start, end) in zip(self.ids, self.spans, strict=True):
-            if i in self.added and not any(self.text[start:end] in literal for literal in literals):
+            if i not in self.added or self.added[i].strip() != (text := self.text[start:end]).strip():
+                continue
+            if not any(text in literal for literal in literals):
                 letters[start:end] = [c if c.isspace() else "\0" for c in letters[start:end]]
         return "".join(letters)
 
@@ -46,7 +48,7 @@ class Recorder:
     def __init__(self, tokenizer: Any) -> None:
         """Watches a tokenizer."""
         self.tokenizer = tokenizer
-        self.added = frozenset(getattr(tokenizer, "added_tokens_decoder", ()))
+        self.added = {i: str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self.calls: list[list[Piece]] = []
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -97,6 +99,7 @@ def trace_row(
     pieces: Sequence[Piece],
     *,
     edge: frozenset[int] = frozenset(),
+    frame: tuple[Sequence[int], Sequence[int]] = ((), ()),
     expansions: Mapping[int, Sequence[int]] | None = None,
     show: Callable[[Sequence[int]], str] = str,
 ) -> tuple[list[int], list[int]]:
@@ -107,6 +110,7 @@ def trace_row(
         ids: The row's real tokens.
         pieces: What was tokenised.
         edge: Ids that may frame an image without being part of it (BOS, EOS, padding).
+        frame: What stands before and behind a prompt without images.
         expansions: The ids of each image on its own, to tell apart images that stand side by side.
         show: Writes ids as tokens, for messages.
 
@@ -134,6 +138,11 @@ def trace_row(
         if run.image:
             begin = max([where[id(r)][1] for r in runs[:number] if id(r) in where], default=0)
             end = min([where[id(r)][0] for r in runs[number + 1 :] if id(r) in where], default=len(ids))
+            before, behind = (list(part) for part in frame)
+            if begin == 0 and list(ids[: len(before)]) == before:
+                begin = len(before)
+            if behind and end == len(ids) and list(ids[-len(behind) :]) == behind:
+                end = max(begin, end - len(behind))
             while begin < end and ids[begin] in edge:
                 begin += 1
             while begin < end and ids[end - 1] in edge:
@@ -208,17 +217,24 @@ def _letters(ids: Sequence[int]) -> str:
 
 def _inside(piece: Piece, start: int, length: int) -> range:
     """The tokens of a piece that hold characters of a stretch of its text."""
-    found = [j for j, (a, b) in enumerate(piece.spans) if b > a and b > start and a < start + length]
+    found = [j for j, span in enumerate(piece.spans) if start <= _last(span) and _first(span) < start + length]
     return range(found[0], found[-1] + 1) if found else range(0)
+
+
+def _first(span: tuple[int, int]) -> int:
+    """A token's first character; many tokenizers cut blanks off a token's span, which leaves nothing of a lone one."""
+    return span[0] if span[1] > span[0] else span[0] - 1
+
+
+def _last(span: tuple[int, int]) -> int:
+    return span[1] - 1
 
 
 def _ends(run: _Run, segments: Sequence[Segment], span: tuple[int, int], start: int) -> tuple[int, int]:
     """The segments in which a token of a text run begins and ends."""
-    if span[1] <= span[0]:
-        return SPECIAL, SPECIAL
     ends = start + np.cumsum([len(segments[i].text) for i in run.segments])
     numbers = []
-    for character in (span[0], span[1] - 1):
+    for character in (_first(span), _last(span)):
         if character < start:  # the token begins in what stands before
             numbers.append(max(run.segments[0] - 1, 0))
         elif character >= ends[-1]:

@@ -1,0 +1,115 @@
+"""The overhead benchmark at tiny sizes: what it prints and writes, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import listen_to_interrupts
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "analyses.benchmarks.overhead"]
+TINY = ["--hidden", "64", "--layers", "3", "--tokens", "24", "--image", "42", "--pairs", "5", "--repeats", "1"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.mark.slow
+def test_quick_prints_a_json_object_as_its_last_line() -> None:
+    done = run("--quick", *TINY)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["cell"] == "hidden 64, 3 layers, 24 tokens, float32, cpu"
+    assert (found["time_target"], found["memory_target"]) == (1.15, 1.05)
+    assert found["pairs"] == 5
+    low, high = found["time_quartiles"]
+    assert 0 < low <= found["time_ratio"] <= high
+    assert found["time_ratio"] == pytest.approx(found["xmi_ms"] / found["plain_ms"], rel=1.0)
+    assert found["cpu_time_ratio"] > 0
+    # What is kept adds to the peak, and a tiny forward needs at least its logits and one MLP's activations.
+    assert found["plain_bytes"] >= 4 * 32064
+    assert found["memory_ratio"] == found["xmi_bytes"] / found["plain_bytes"]
+    assert 1 <= found["memory_ratio"] < 1.5
+    assert found["first_check_s"] > found["remembered_check_s"] > 0
+
+
+@pytest.mark.slow
+def test_the_page_holds_every_row_and_nothing_of_the_machine_but_its_kind(tmp_path: Path) -> None:
+    out = tmp_path / "overhead.md"
+    done = run("--cells", "small", "--out", str(out), *TINY)
+    assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| hidden 64")]
+    assert len(rows) == 5
+    assert [row.count("MB") for row in rows] == [2, 0, 2, 0, 0]
+    assert all(line.count("|") == 9 for line in rows[:4])
+    assert str(tmp_path) not in text
+    assert str(ROOT) not in text
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    out = tmp_path / "overhead.md"
+    started = subprocess.Popen(
+        [*COMMAND, "--cells", "small", "--out", str(out), *TINY],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen_to_interrupts,
+    )
+    assert started.stderr is not None
+    for line in started.stderr:
+        if "memory of" in line:
+            break
+    started.send_signal(signal.SIGINT)
+    _, rest = started.communicate(timeout=120)
+    assert started.returncode == 130
+    assert "Interrupted" in rest
+    assert "Traceback" not in rest
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--hidden", "100"], ["--image", "50"], ["--tokens", "60"], ["--layers", "0"], ["--vision-layers", "1"]],
+    ids=" ".join,
+)
+def test_sizes_that_make_no_model_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from analyses.benchmarks import overhead
+
+    with pytest.raises(SystemExit):
+        overhead.main(["--quick", *wrong])
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_pairs_alternate_and_the_ratio_is_of_pairs() -> None:
+    from analyses.benchmarks import overhead
+
+    order: list[str] = []
+    found = overhead.compare(lambda: order.append("a"), lambda: order.append("b"), pairs=6, seconds=0.0)
+    assert "".join(order) == "abab" + "abbaabbaab"
+    assert found.pairs == 5
+    assert found.quartiles[0] <= found.ratio <= found.quartiles[1]
+
+
+def test_the_allocators_peak_is_exact() -> None:
+    import torch
+
+    from analyses.benchmarks import overhead
+
+    def call() -> torch.Tensor:
+        first = torch.empty(1000, dtype=torch.uint8)
+        del first
+        second, third = (torch.empty(3000, dtype=torch.uint8) for _ in range(2))
+        return second if third is not None else third
+
+    assert overhead.allocated_peak(call) == 6000
