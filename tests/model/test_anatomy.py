@@ -222,3 +222,12 @@ def test_options_that_do_not_go_together(folder: Path, options: dict[str, Any], 
         xmi.load(folder / "model", **options)
     with pytest.raises(xmi.ModelError):
         xmi.load(build(llama)[0], processor=build(llama)[1], **options)
+
+
+def test_a_device_map_gives_the_same_numbers(folder: Path) -> None:
+    whole = xmi.load(folder / "model", check=False)
+    spread = xmi.load(folder / "model", device_map={"": "cpu"})
+    prompts = prompts_for("many")
+    assert torch.equal(whole.residuals(prompts).values, spread.residuals(prompts).values)
+    with pytest.raises(xmi.ModelError, match="Cannot load"):
+        xmi.load(folder / "model", device_map="sideways")

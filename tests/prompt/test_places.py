@@ -17,7 +17,7 @@ from tests.zoo import grids, models, towers, unusual
 from tests.zoo.models import build
 from xmi.model.backbone import find_backbone
 from xmi.prompt import Batch, Encoder, Prompt, Segment
-from xmi.prompt.geometry import image_grids, likely_image_id, patch_grid, places, tile_side
+from xmi.prompt.geometry import image_grids, likely_image_id, patch_grid, places, tile_shapes, tile_side
 
 
 class Seen:
@@ -98,7 +98,7 @@ def test_a_patch_of_pixels_moves_exactly_its_tokens(
 
 PLACED = (
     *(towers.gemma3, towers.mistral3, towers.internvl, towers.perception_lm, towers.lighton_ocr),
-    *(towers.llava_next, towers.llava_onevision),
+    *(towers.llava_next, towers.llava_onevision, towers.lfm2_vl, grids.minicpmv4_6),
     *(grids.gemma4, grids.llama4, grids.qwen2_5_vl, grids.paddleocr_vl, models.idefics3, unusual.fuyu),
 )
 
@@ -258,6 +258,13 @@ class TestRules:
         assert tiled == [("file", (1, 320, 480))]
         assert (places([4] * 24, 4, tiled[0], None) == -1).all(), "without the tower's grid nothing is known"
         assert not image_grids({"image_grid_thw": torch.ones(3, 3)}, 2)
+
+    def test_sizes_of_tiles_must_explain_every_stretch(self) -> None:
+        sizes = {"spatial_shapes": torch.tensor([[4, 6], [2, 2]])}
+        assert tile_shapes(sizes, [6, 1]) == [(2, 3), (1, 1)]
+        assert tile_shapes(sizes, [24, 4]) == [(4, 6), (2, 2)]
+        assert not tile_shapes(sizes, [6, 2])
+        assert not tile_shapes(sizes, [6])
 
     def test_the_image_token_is_the_one_of_the_longest_stretch(self) -> None:
         assert likely_image_id([[5, 4, 4, 5, 4, 4, 5], [5, 4, 5]]) == 4

@@ -227,6 +227,17 @@ def test_images_side_by_side(name: str) -> None:
     assert all(found[0])
 
 
+def test_empty_segments_are_as_if_they_were_not_there() -> None:
+    """A template may have no separator; its images still have their own tokens."""
+    image_of = [Segment("input", image=image(k), example=k) for k in range(2)]
+    nothing = [Segment("separator", "", example=k) for k in range(2)]
+    prompt = Prompt((nothing[0], image_of[0], nothing[1], image_of[1], Segment("delimiter", ":", query=True)))
+    batch = SEEING["llava"].encode([prompt])
+    assert batch.roles(0) == ("special", *["example[0].input"] * 4, *["example[1].input"] * 4, "query.delimiter")
+    before = FIRST["blip_2"].encode([Prompt((nothing[0], image_of[0], Segment("delimiter", "\nA:", query=True)))])
+    assert before.roles(0) == (*["example[0].input"] * 5, "special", *["query.delimiter"] * 3)
+
+
 def test_the_processor_keeps_its_tokenizer() -> None:
     seeing = SEEING["llava"]
     before = seeing.processor.tokenizer

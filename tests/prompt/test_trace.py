@@ -152,7 +152,7 @@ def spelled(batch: Any, row: int = 0) -> list[tuple[str, str]]:
 def test_texts_that_are_tokenised_piece_by_piece(between: tuple[int, ...]) -> None:
     chunks = encoder(Chunks, between=between)
     batch = chunks.encode([*prompt("Q:<image>\nA:Rome\n\nQ:<image>\nA:"), *prompt("<image>Q:\nA:")])
-    shown = "".join(chunks._spelled(between))
+    shown = "".join(chunks._feeder.spell(between))
     assert spelled(batch) == [
         ("special", "<s>"),
         ("text", "Q:"),

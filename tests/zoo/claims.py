@@ -6,10 +6,11 @@ The tests run every claim on every family of the zoo, and the table of models in
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
-from tests.zoo.oracle import brute_force, keep_last, plain
+from tests.zoo.oracle import brute_force, keep_last, own_encodings, plain
 from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
 from xmi.vlm import VLM
@@ -23,6 +24,17 @@ def trace(vlm: VLM, prompts: Prompts) -> None:
         traced = vlm.engine.envoy.output.logits.save()
     expected, _ = plain(vlm, vlm.encode(prompts))
     assert torch.equal(traced, expected)
+
+
+def inputs(vlm: VLM, prompts: Prompts) -> None:
+    """A prompt alone is encoded to what the model's own processor makes of it (one BOS, where that would give two)."""
+    for prompt in prompts:
+        expected, _ = plain(vlm, vlm.encode([prompt]))
+        found = []
+        for raw in own_encodings(vlm, prompt):
+            with torch.no_grad(), suppress(RuntimeError, ValueError):  # a form that the model cannot mean
+                found.append(vlm.model(**raw, use_cache=False).logits)
+        assert any(torch.equal(logits, expected) for logits in found)
 
 
 def residuals(vlm: VLM, prompts: Prompts) -> None:
@@ -113,5 +125,5 @@ def padding(vlm: VLM, prompts: Prompts) -> None:
 
 
 CLAIMS: dict[str, Claim] = {
-    f.__name__: f for f in (trace, residuals, batching, padding, roles, sweep, cache, hooks, generate)
+    f.__name__: f for f in (inputs, trace, residuals, batching, padding, roles, sweep, cache, hooks, generate)
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,35 @@ def plain(
         for handle in handles:
             handle.remove()
     return logits, kept
+
+
+def own_encodings(vlm: VLM, prompt: Prompt) -> Iterator[dict[str, torch.Tensor]]:
+    """What the processor itself makes of a prompt, in each of the forms in which processors take images."""
+    tool, images = vlm.encoder.processor or vlm.encoder.tokenizer, [open_image(i) for i in prompt.images]
+    if vlm.encoder.processor is None:
+        yield dict(tool(prompt.text, return_tensors="pt"))
+        return
+    rest = iter(images)
+    mark = vlm.encoder.placeholder or ""
+    written = "".join(s.text if s.image is None else mark for s in prompt.segments)
+    mixed = [s.text if s.image is None else next(rest) for s in prompt.segments]
+    words = "".join(s.text for s in prompt.segments)
+    for arguments in (
+        {"text": [written], "images": [images] if images else None},
+        {"text": [written], "images": images or None},
+        {"text": [mixed]},
+        {"text": [words], "images": images or None},
+    ):
+        for options in ({}, {"add_special_tokens": False}):
+            try:
+                made = tool(**arguments, **options, return_tensors="pt")
+            except Exception:  # this processor takes them in another form
+                continue
+            yield {k: v for k, v in made.items() if isinstance(v, torch.Tensor) and k != "labels"}
+
+
+def open_image(image: Any) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.open(image)
 
 
 def brute_force(vlm: VLM, prompts: Prompts, vectors: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

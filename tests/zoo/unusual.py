@@ -28,15 +28,16 @@ QFORMER = {
     "encoder_hidden_size": 32,
     "initializer_range": 0.15,
 }
+PLAIN = {name: value for name, value in TEXT.items() if name != "num_key_value_heads"}
 VQ = {"num_res_blocks": 1, "latent_channels": 32, "embed_dim": 32}
 SIZE = {"height": 32, "width": 32}
 
 
-def spread(model: torch.nn.Module, *but: str) -> torch.nn.Module:
+def spread(model: torch.nn.Module) -> torch.nn.Module:
     """Draws every matrix anew: several of these families start from weights so small that nothing depends on them."""
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if value.dim() > 1 and not any(part in name for part in but):
+            if value.dim() > 1:
                 value.normal_(0, 0.15)
             elif "query" in name or "gate" in name or "alpha" in name:
                 value.normal_(0, 0.5)
@@ -57,7 +58,7 @@ def square(kind: type[Any], **options: Any) -> Any:
 
 def opt(tok: Any) -> Any:
     layout = {"word_embed_proj_dim": 64, "ffn_dim": 96, "init_std": 0.15}
-    return hf.OPTConfig(**{k: v for k, v in TEXT.items() if "key_value" not in k}, **layout, **ids(tok))
+    return hf.OPTConfig(**PLAIN, **layout, **ids(tok))
 
 
 class _FuyuImages(hf.FuyuImageProcessorPil):
@@ -71,14 +72,14 @@ def fuyu() -> Made:
     """No tower: raw patches are projected; every row of patches ends in a newline, the prompt in a token of its own."""
     tok = tokenizer()
     # As in the real vocabulary these are ordinary pieces, and a word boundary slips in before the first.
-    words = {**tok.get_vocab()}
+    words = tok.get_vocab()
     words |= {word: len(words) + i for i, word in enumerate(("|SPEAKER|", "|NEWLINE|", "<0x04>", "\u2581"))}
     raw = tok.backend_tokenizer
     raw.model = models.WordLevel(words, unk_token="<unk>")
     pattern = Regex(r"\|[A-Z]+\||<0x04>|\n\n|\n|\w+|[^\s\w]| ")
     raw.normalizer = normalizers.Replace(Regex(r"^(?=\|SPEAKER\|)"), "\u2581")
     raw.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
-    text = {**{k: v for k, v in TEXT.items() if "key_value" not in k}, "qk_layernorm": True, "hidden_act": "relu2"}
+    text = {**PLAIN, "qk_layernorm": True, "hidden_act": "relu2"}
     config = hf.FuyuConfig(
         text_config=hf.PersimmonConfig(**text, **ids(tok)),
         patch_size=8,
@@ -202,8 +203,7 @@ def chameleon() -> Made:
 def git() -> Made:
     """Image features before the text inside the model: no token stands for them."""
     tok = tokenizer()
-    text = {k: v for k, v in TEXT.items() if "key_value" not in k}
-    config = hf.GitConfig(vision_config=VISION, **text, **ids(tok))
+    config = hf.GitConfig(vision_config=VISION, **PLAIN, **ids(tok))
     return hf.GitForCausalLM(config), hf.GitProcessor(square(hf.CLIPImageProcessorPil, crop_size=SIZE), tok)
 
 
@@ -212,7 +212,7 @@ def idefics() -> Made:
     tok = tokenizer("<fake_token_around_image>", "<image>")
     vision = {k: v for k, v in VISION.items() if k != "hidden_size"}
     config = hf.IdeficsConfig(
-        **{k: v for k, v in TEXT.items() if "key_value" not in k},
+        **PLAIN,
         **ids(tok),
         vision_config={**vision, "embed_dim": 32},
         cross_layer_interval=2,
@@ -225,7 +225,7 @@ def idefics() -> Made:
 def blip() -> Made:
     """A BERT-like decoder that attends across to the image."""
     tok = tokenizer()
-    text = {**{k: v for k, v in TEXT.items() if "key_value" not in k}, "encoder_hidden_size": 32, **ids(tok)}
+    text = {**PLAIN, "encoder_hidden_size": 32, **ids(tok)}
     config = hf.BlipConfig(vision_config=VISION, text_config={**text, "sep_token_id": tok.eos_token_id})
     return hf.BlipForConditionalGeneration(config), hf.BlipProcessor(square(hf.BlipImageProcessorPil), tok)
 

@@ -72,9 +72,7 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
     children = [c for c in parts if c.direct and c.leaving is not None and c.leaving.shape == before.shape]
     if (middle := _middle(before, parts)) is not None:
         reader, state = middle
-        flat = path if reader.flat else None
-        where = f"{path}.{reader.path}"
-        finding.points.append(Point(f"{prefix}hook_resid_mid", where, "input", reader.argument, shared=True, flat=flat))
+        finding.points.append(_entering(f"{prefix}hook_resid_mid", path, reader, shared=True))
         attention, mlp = _explain(state, before, children), _explain(after, state, children)
     else:
         attention, mlp = _parallel(after, before, children)
@@ -95,8 +93,7 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
             continue
         finding.error = max(finding.error, term.error / (float(after.abs().max()) or 1.0))
         finding.remarks += term.remarks(hook)
-        flat = path if term.call.flat else None
-        finding.points.append(Point(prefix + hook, f"{path}.{term.call.path}", "output", term.call.place, flat=flat))
+        finding.points.append(_leaving(prefix + hook, path, term.call))
         root = _root(term.call, children)
         if not torch.equal(_value(root), _value(term.call)):
             finding.remarks.append(f"{hook} is read after {term.call.path}, a norm on what {root.path} returns")
@@ -219,8 +216,7 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
     heads = 0
     if output is not None and output.entering is not None and output.entering.shape[-1] % width == 0:
         heads = output.entering.shape[-1] // width
-        where = f"{path}.{output.path}"
-        finding.points.append(Point(f"{prefix}attn.hook_z", where, "input", output.argument, heads=heads))
+        finding.points.append(_entering(f"{prefix}attn.hook_z", path, output, heads=heads))
     else:
         finding.missing["attn.hook_z"] = "no module takes all heads' outputs and returns attention's"
     # What reads anything else (images, in cross-attention; queries, in a norm) projects something else.
@@ -240,8 +236,7 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
             continue
         size = int(_value(named[0]).shape[-1])
         if _value(named[0]).dim() == 3 and size % width == 0 and (letter != "q" or not heads or size == heads * width):
-            where = f"{path}.{named[0].path}"
-            finding.points.append(Point(prefix + hook, where, "output", heads=size // width))
+            finding.points.append(_leaving(prefix + hook, path, named[0], heads=size // width))
         else:
             finding.missing[hook] = f"{named[0].name} returns {size} values, not {width} per head"
 
@@ -254,15 +249,24 @@ def _mlp(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call
         finding.missing |= dict.fromkeys(MLP, reason)
         return
     shape = down.entering.shape
-    flat = path if down.flat else None
-    finding.points.append(Point(f"{prefix}mlp.hook_post", f"{path}.{down.path}", "input", down.argument, flat=flat))
+    finding.points.append(_entering(f"{prefix}mlp.hook_post", path, down))
     acts = [c for c in inside if _activation(c.module) and c.entering is not None and c.entering.shape == shape]
     if len(acts) == 1:
-        flat = path if acts[0].flat else None
-        where = f"{path}.{acts[0].path}"
-        finding.points.append(Point(f"{prefix}mlp.hook_pre", where, "input", acts[0].argument, flat=flat))
+        finding.points.append(_entering(f"{prefix}mlp.hook_pre", path, acts[0]))
     else:
         finding.missing["mlp.hook_pre"] = "its activation function is no module"
+
+
+def _entering(name: str, block: str, call: Call, **more: Any) -> Point:
+    """The point of what goes into a part."""
+    flat = block if call.argument in call.flat_inputs else None
+    return Point(name, f"{block}.{call.path}", "input", call.argument, flat=flat, **more)
+
+
+def _leaving(name: str, block: str, call: Call, **more: Any) -> Point:
+    """The point of what comes out of a part."""
+    flat = block if call.place in call.flat_outputs else None
+    return Point(name, f"{block}.{call.path}", "output", call.place, flat=flat, **more)
 
 
 def head_width(module: torch.nn.Module, config: Any) -> int:
@@ -284,8 +288,9 @@ def _is_attention(call: Call) -> bool:
 
 
 def _matrix(module: torch.nn.Module) -> bool:
-    """Whether it is a leaf with a weight matrix."""
-    return not list(module.children()) and any(p.dim() == 2 for p in module.parameters())
+    """Whether it is a leaf with a weight matrix (and not one per expert)."""
+    dims = {p.dim() for p in module.parameters()}
+    return not list(module.children()) and 2 in dims and max(dims) == 2
 
 
 def _activation(module: torch.nn.Module) -> bool:

@@ -17,6 +17,14 @@ from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
 from xmi.model.load import Checkpoint
 from xmi.model.remember import remembered
 
+CRASHES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+"""What a model's own code raises when it is given something it cannot compute."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, cut to its first line."""
+    return next(iter(str(error).strip().splitlines()), "no message")
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -67,7 +75,13 @@ class Engine:
             except PromptError as error:
                 why = str(error)
             probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
-            return check_model(self.model, self.backbone, probes)
+            try:
+                return check_model(self.model, self.backbone, probes)
+            except CRASHES as error:
+                raise ModelError(
+                    f"{self.checkpoint.name}: the self-check could not run the model ({type(error).__name__}: "
+                    f"{first_line(error)}). Does a plain forward run? check=False puts the check off."
+                ) from error
 
         self.require_weights()
         return remembered(self.checkpoint, check, again=again)
@@ -108,6 +122,11 @@ class Engine:
         model: Any = self.model
         found: torch.dtype = model.dtype
         return found
+
+    @property
+    def exact(self) -> bool:
+        """Whether equal inputs give equal numbers; quantised products depend on what else is in the batch."""
+        return not getattr(self.model, "is_quantized", False)
 
     @property
     def attention(self) -> str:
@@ -162,13 +181,25 @@ class Engine:
 
     @cached_property
     def wants_positions(self) -> bool:
-        """Whether position ids should be given with padded batches.
+        """Whether position ids should be given with padded batches, counted from each row's first real token.
 
-        Models with multimodal rotary positions compute their own (`get_rope_index`) from the attention mask.
+        Models with multimodal rotary positions compute their own (`get_rope_index`) from the attention mask; others
+        count otherwise (Kosmos-2 from 2 on), which two forwards of a few tokens show.
         """
-        model = self.checkpoint.model
+        model = self.model
         own = any(hasattr(m, "get_rope_index") for m in (model, getattr(model, "model", None)))
-        return not own and "position_ids" in self.arguments
+        if own or "position_ids" not in self.arguments:
+            return False
+        if not self.dispatched:
+            return True
+        inputs = text_probe(model, self.backbone, self._usable())[0]
+        positions = torch.arange(inputs["input_ids"].shape[1], device=self.device)[None]
+        try:
+            with torch.no_grad():
+                one, two = (model(**inputs, **p, use_cache=False).logits for p in ({}, {"position_ids": positions}))
+        except CRASHES:  # it needs an image
+            return False
+        return torch.equal(one, two)
 
     @cached_property
     def arguments(self) -> frozenset[str]:

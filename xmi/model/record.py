@@ -18,14 +18,16 @@ class Call:
         module: The module.
         inputs: Tensors that went in, by number or name of the argument.
         outputs: Tensors that came out, by index in the tuple, or None for the output itself.
-        flat: Whether it works on all tokens of the batch in one axis.
+        flat_inputs: Which inputs held all tokens of the batch in one axis.
+        flat_outputs: Which outputs did.
     """
 
     path: str
     module: torch.nn.Module
     inputs: dict[int | str, torch.Tensor]
     outputs: dict[int | None, torch.Tensor]
-    flat: bool = False
+    flat_inputs: frozenset[int | str] = frozenset()
+    flat_outputs: frozenset[int | None] = frozenset()
 
     @property
     def name(self) -> str:
@@ -60,14 +62,14 @@ class Call:
     def unflatten(self, shape: torch.Size) -> None:
         """Gives tensors that hold all tokens in one axis their batch and position axes."""
 
-        def part(value: torch.Tensor) -> torch.Tensor:
-            if value.dim() != 2 or value.shape[0] != shape[0] * shape[1]:
-                return value
-            self.flat = True
-            return value.reshape(shape[0], shape[1], -1)
+        def flat(value: torch.Tensor) -> bool:
+            return value.dim() == 2 and value.shape[0] == shape[0] * shape[1]
 
-        self.inputs = {k: part(v) for k, v in self.inputs.items()}
-        self.outputs = {k: part(v) for k, v in self.outputs.items()}
+        self.flat_inputs = frozenset(k for k, v in self.inputs.items() if flat(v))
+        self.flat_outputs = frozenset(k for k, v in self.outputs.items() if flat(v))
+        tokens = (shape[0], shape[1], -1)
+        self.inputs = {k: v.reshape(tokens) if k in self.flat_inputs else v for k, v in self.inputs.items()}
+        self.outputs = {k: v.reshape(tokens) if k in self.flat_outputs else v for k, v in self.outputs.items()}
 
 
 def record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Int
 from xmi.errors import PromptError
 from xmi.prompt.batch import Batch
 from xmi.prompt.feed import Feeder, Side, token_text
-from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_side
+from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
 from xmi.prompt.prompt import Prompt, Segment, Template
 from xmi.prompt.trace import PADDING, trace_row
 
@@ -97,7 +97,7 @@ class Encoder:
             real = torch.nonzero(mask[row]).flatten()
             pieces = recorder.pieces(row, len(prompts))
             first[row, real], last[row, real] = self._trace(prompt, ids[row, real].tolist(), pieces)
-        tokens = tuple(tuple(self._spelled(row)) for row in ids.tolist())
+        tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
         return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
 
     def first_token(self, before: str, word: str) -> int:
@@ -168,7 +168,8 @@ class Encoder:
                     )
 
     def _trace(self, prompt: Prompt, ids: Sequence[int], pieces: Sequence[Any]) -> tuple[list[int], list[int]]:
-        adjacent = any(a.image is not None and b.image is not None for a, b in pairwise(prompt.segments))
+        held = [segment for segment in prompt.segments if segment.image is not None or segment.text]
+        adjacent = any(a.image is not None and b.image is not None for a, b in pairwise(held))
         return trace_row(
             prompt.segments,
             ids,
@@ -176,20 +177,16 @@ class Encoder:
             edge=self._feeder.edge,
             frame=self._feeder.frame if prompt.images else ((), ()),
             expansions=self._expansions(prompt) if adjacent else None,
-            show=lambda few: " ".join(map(repr, self._spelled(list(few)[-60:]))),
+            show=self._feeder.show,
         )
-
-    def _spelled(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as the vocabulary has them; some processors mark images by numbers outside of it."""
-        known = [i for i in ids if i >= 0]
-        words = dict(zip(known, self.tokenizer.convert_ids_to_tokens(known), strict=True))
-        return [str(words[i]) if words.get(i) is not None else f"<{i}>" for i in ids]
 
     def _expansions(self, prompt: Prompt) -> dict[int, list[int]]:
         """The tokens of each image, seen in a copy of the prompt in which no two images stand side by side."""
         segments: list[Segment] = []
         number: dict[int, int] = {}
         for i, segment in enumerate(prompt.segments):
+            if segment.image is None and not segment.text:
+                continue
             if segment.image is not None and segments and segments[-1].image is not None:
                 segments.append(Segment("separator", "xmi"))
             number[len(segments)] = i
@@ -214,10 +211,11 @@ class Encoder:
         if image_id is None and (name := token_text(self.processor)):
             image_id = self.tokenizer.convert_tokens_to_ids(name)
         sizes: Sequence[Size | None] = image_grids(inputs, len(regions)) or [None] * len(regions)
-        side = tile_side(
-            inputs, [len(run) for region in regions for run in image_runs(region, image_id)], self.patch_grid
-        )
+        lengths = [[len(run) for run in image_runs(region, image_id)] for region in regions]
+        every = list(chain.from_iterable(lengths))
+        side, shapes = tile_side(inputs, every, self.patch_grid), iter(tile_shapes(inputs, every))
         found = np.full((*ids.shape, 3), -1)
-        for (row, columns), region, size in zip(where, regions, sizes, strict=True):
-            found[row, columns] = places(region, image_id, size, side, self.patch_grid)
+        for (row, columns), region, size, runs in zip(where, regions, sizes, lengths, strict=True):
+            mine = list(islice(shapes, len(runs)))
+            found[row, columns] = places(region, image_id, size, side, self.patch_grid, mine)
         return found

@@ -70,6 +70,16 @@ class Feeder:
         _arrange(inputs, side)
         return inputs, recorder
 
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them; some processors mark images by numbers outside of it."""
+        known = [i for i in ids if i >= 0]
+        words = dict(zip(known, self.tokenizer.convert_ids_to_tokens(known), strict=True))
+        return [str(words[i]) if words.get(i) is not None else f"<{i}>" for i in ids]
+
+    def show(self, ids: Sequence[int]) -> str:
+        """The last tokens, for messages."""
+        return " ".join(map(repr, self.spell(list(ids)[-60:])))
+
     def _words(self, texts: list[str], side: Side) -> tuple[Any, Recorder]:
         """Texts alone, through the processor if it takes them: it may add BOS or an end, as it does with images."""
         for given in (texts, [[text] for text in texts]) if self.processor is not None else ():
@@ -81,7 +91,9 @@ class Feeder:
                 return encoded, recorder
         recorder = Recorder(self.tokenizer)
         with _padding(self.tokenizer, side):
-            return recorder(texts, return_token_type_ids=self.token_types, **self._options()), recorder
+            # A tokenizer on its own is taken at its word: GPT-2 has token types that nobody gives it.
+            types = {"return_token_type_ids": True} if self.token_types and self.processor is not None else {}
+            return recorder(texts, **types, **self._options()), recorder
 
     def _call(self, arguments: dict[str, Any], side: Side) -> tuple[Any, Recorder]:
         """Calls the processor while its tokenizer is watched."""
@@ -104,7 +116,8 @@ class Feeder:
         processor: Any = self.processor
         if way == "first":
             for row, prompt in enumerate(prompts):
-                if [i for i, s in enumerate(prompt.segments) if s.image is not None] != [0]:
+                held = [segment for segment in prompt.segments if segment.image is not None or segment.text]
+                if [i for i, segment in enumerate(held) if segment.image is not None] != [0]:
                     raise PromptError(
                         f"{type(processor).__name__} puts one image before the text of every prompt, but prompt {row} "
                         f"is not one image and then text: {prompt.text[:120]!r}. Encode prompts without images apart."
@@ -166,7 +179,7 @@ class Feeder:
         try:
             given, recorder = self._process([probe], way, "left")
             ids = given["input_ids"][0, given["attention_mask"][0] > 0].tolist()
-            trace_row(probe.segments, ids, recorder.pieces(0, 1), edge=self.edge, frame=self.frame)
+            trace_row(probe.segments, ids, recorder.pieces(0, 1), edge=self.edge, frame=self.frame, show=self.show)
         except PromptError:
             if otherwise is None:
                 raise

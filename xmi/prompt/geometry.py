@@ -1,7 +1,8 @@
 """Where in the picture an image token looks: tile, row and column, where the geometry has them.
 
 Rules instead of a table of models, each of which must account for every image token exactly:
-- sizes that the processor gives along (`image_grid_thw`, `image_sizes`), with the merging that makes the counts match;
+- sizes that the processor gives along (`image_grid_thw`, `image_sizes`, or one per tile), with the merging that makes
+  the counts match;
 - the whole picture and then its tiles put together, whose borders are cut off and whose rows are ended;
 - rows of equal length, each ended by a token of its own;
 - otherwise stretches of the image token as long as the tower's patch grid is large, or a whole fraction of it.
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-_LATENTS = re.compile(r"perceiver|resampler|qformer|num_query|query_num|latents|abstractor")
+_LATENTS = re.compile(r"perceiver|resampler|qformer|num_query|query_num|to_query|latents|abstractor")
 Size = tuple[str, tuple[int, int, int]]
 """In what an image's size is given (`patches`, `pixels`, or those of the `file`), and its frames, height and width."""
 Grid = tuple[int, int, int, bool]
@@ -92,8 +93,31 @@ def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) 
     return side if whole and side > 1 and side * side == count and grid % side == 0 else None
 
 
+def tile_shapes(inputs: Mapping[str, Any], runs: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows and columns of every stretch of the image token, where the processor gives the size of every tile.
+
+    Args:
+        inputs: What the processor gave.
+        runs: Lengths of all stretches of the image token in the batch.
+    """
+    for name in ("spatial_shapes", "target_sizes"):
+        given = inputs.get(name)
+        if isinstance(given, torch.Tensor) and tuple(given.shape) == (len(runs), 2):
+            sizes = [(int(h), int(w)) for h, w in given.tolist()]
+            for step in range(1, max(map(min, sizes)) + 1):
+                shapes = [(-(-h // step), -(-w // step)) for h, w in sizes]
+                if [rows * columns for rows, columns in shapes] == list(runs):
+                    return shapes
+    return []
+
+
 def places(
-    ids: Sequence[int], image_id: int | None, size: Size | None, side: int | None, grid: int | None = None
+    ids: Sequence[int],
+    image_id: int | None,
+    size: Size | None,
+    side: int | None,
+    grid: int | None = None,
+    shapes: Sequence[tuple[int, int]] = (),
 ) -> Int[np.ndarray, "token 3"]:
     """Tile, row and column of each token of one image; -1 where there is none or it cannot be known.
 
@@ -103,21 +127,27 @@ def places(
         size: The image's entry of `image_grids`.
         side: Tokens per side of a tile.
         grid: Patches per side of the tower.
+        shapes: The image's entries of `tile_shapes`.
     """
     found = np.full((len(ids), 3), -1)
     runs = image_runs(ids, image_id)
     seen = [i for run in runs for i in run]
+    if shapes:
+        for tile, (run, shape) in enumerate(zip(runs, shapes, strict=True)):
+            found[run] = _raster((1, *shape, False))
+            found[run, 0] = tile
+        return found
     if size is not None and size[0] == "file":
         views = _views(len(seen), size[1], grid) if grid else []
         if views:
             found[seen] = np.concatenate(views)
         return found
-    shape = _sized(len(seen), *size) if size else None
-    if shape is None and size is None and side:
-        shape = (len(seen) // side**2, side, side, False)
-    shape = shape or _rows(ids, runs)
-    if shape is not None:
-        found[seen] = _raster(shape)
+    whole = _sized(len(seen), *size) if size else None
+    if whole is None and size is None and side:
+        whole = (len(seen) // side**2, side, side, False)
+    whole = whole or _rows(ids, runs)
+    if whole is not None:
+        found[seen] = _raster(whole)
     return found
 
 

@@ -120,38 +120,45 @@ def trace_row(
     Raises:
         PromptError: The prompt cannot be found in the tokens, or in several ways, or an image has none.
     """
+    held = [i for i, segment in enumerate(segments) if segment.image is not None or segment.text]
     runs = [
         _Run(image, group, "".join(segments[i].text for i in group))
-        for image, members in groupby(range(len(segments)), lambda i: segments[i].image is not None)
+        for image, members in groupby(held, lambda i: segments[i].image is not None)
         for group in [tuple(members)]
     ]
-    texts = [run for run in runs if not run.image and run.text]
+    texts = [run for run in runs if not run.image]
     first, last = [SPECIAL] * len(ids), [SPECIAL] * len(ids)
-    edges: list[tuple[int, int]] = []
+    bounds: list[tuple[int, int]] = []
     for run, (piece, start), at in zip(texts, *_place(texts, ids, pieces, show), strict=True):
         inside = _inside(piece, start, len(run.text))
         for column, j in enumerate(inside, at):
             first[column], last[column] = _ends(run, segments, piece.spans[j], start)
-        edges.append((at, at + len(inside)))
-    where = {id(run): bounds for run, bounds in zip(texts, edges, strict=True)}
-    for number, run in enumerate(runs):
-        if run.image:
-            begin = max([where[id(r)][1] for r in runs[:number] if id(r) in where], default=0)
-            end = min([where[id(r)][0] for r in runs[number + 1 :] if id(r) in where], default=len(ids))
-            before, behind = (list(part) for part in frame)
-            if begin == 0 and list(ids[: len(before)]) == before:
-                begin = len(before)
-            if behind and end == len(ids) and list(ids[-len(behind) :]) == behind:
-                end = max(begin, end - len(behind))
-            while begin < end and ids[begin] in edge:
-                begin += 1
-            while begin < end and ids[end - 1] in edge:
-                end -= 1
-            column = begin
-            for segment, length in _shares(run, list(ids[begin:end]), expansions, show):
-                first[column : column + length] = last[column : column + length] = [segment] * length
-                column += length
+        bounds.append((at, at + len(inside)))
+    # Texts and images alternate, so an image has what lies between its neighbours.
+    ends = [0, *(end for _, end in bounds)] if runs and runs[0].image else [end for _, end in bounds]
+    starts = [start for start, _ in bounds[not runs[0].image :]] + [len(ids)] if runs else []
+    for run, begin, end in zip([run for run in runs if run.image], ends, starts, strict=False):
+        column, stop = _trim(ids, begin, end, edge, frame)
+        for segment, length in _shares(run, list(ids[column:stop]), expansions, show):
+            first[column : column + length] = last[column : column + length] = [segment] * length
+            column += length
     return first, last
+
+
+def _trim(
+    ids: Sequence[int], begin: int, end: int, edge: frozenset[int], frame: tuple[Sequence[int], Sequence[int]]
+) -> tuple[int, int]:
+    """An image's tokens without what stands around every prompt and without BOS and the like at their ends."""
+    before, behind = (list(part) for part in frame)
+    if begin == 0 and list(ids[: len(before)]) == before:
+        begin = len(before)
+    if behind and end == len(ids) and list(ids[-len(behind) :]) == behind:
+        end = max(begin, end - len(behind))
+    while begin < end and ids[begin] in edge:
+        begin += 1
+    while begin < end and ids[end - 1] in edge:
+        end -= 1
+    return begin, end
 
 
 def _place(
