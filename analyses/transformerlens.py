@@ -6,14 +6,17 @@ TransformerLens is no dependency of xmi; give it an environment of its own, at t
     .venv-tl/bin/pip install -c constraints.txt -e . "transformer-lens<4"
     .venv-tl/bin/python -m analyses.transformerlens
 
+(or some models only: `... -m analyses.transformerlens GPT-2 Llama`).
+
 TransformerLens 3 is compared by its HookedTransformer, which computes the models with code of its own; TransformerLens
 4 (install "transformer-lens>=4") has only TransformerBridge, which wraps the Hugging Face model. Weights are taken as
 they are: nothing is folded or centred. Everything is float32 on the CPU, without any download.
 
 Per model, every hook that both sides have is read on a left-padded batch of three prompts (at real tokens) and written
 on one prompt, at all positions; the logits after a write must agree and must differ from those without it.
-`accumulated_resid`, stacked layers, one position and greedy generation are compared too. Prints a markdown table and
-what differs with the reason, and ends with status 1 if something differs for which `KNOWN` has no reason.
+`accumulated_resid`, stacked layers, one position, several hooks at once and greedy generation, with and without a
+hook, are compared too. Prints a markdown table and what differs with the reason, and ends with status 1 if something
+differs for a reason that is not known.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ try:
     import transformer_lens as tl
 except ImportError:
     sys.exit(f"TransformerLens is not installed here; what follows says how.\n\n{__doc__}")
+
+OLD = int(version("transformer-lens").split(".")[0]) < 4
 
 BOUND = 1e-5
 """Largest difference, relative to the largest value, that counts as agreement in float32."""
@@ -99,25 +104,30 @@ MODELS: dict[str, Callable[[], Made]] = {
     "Idefics3": models.idefics3,
 }
 
-_WEIGHT = "TransformerLens reads before the norm's weight and bias, xmi after them"
 _IMAGES = "TransformerLens reads the embedding table, xmi the input of the decoder, where images have been put in"
 _ADDED = "TransformerLens reads after the multiplier, xmi before it (`vlm.describe()` names the factor)"
-_MIDDLE = "a write in TransformerBridge reaches the MLP only, in xmi the residual stream as well; reading agrees"
 _REPORT = "a write has no effect in TransformerBridge; reading agrees"
 
-KNOWN: dict[tuple[str, str], str] = {
-    ("", "ln_final.hook_normalized"): _WEIGHT,
+READ: dict[tuple[str, str], str] = {
+    ("", "ln_final.hook_normalized"): "TransformerLens reads before the norm's weight and bias, xmi after them",
     ("BLOOM", "hook_embed"): "TransformerLens reads after the norm on the embedding, xmi before it",
     ("LLaVA", "hook_embed"): _IMAGES,
     ("Idefics3", "hook_embed"): _IMAGES,
     ("Granite", "hook_embed"): _ADDED,
     ("Granite", "hook_attn_out"): _ADDED,
     ("Granite", "hook_mlp_out"): _ADDED,
-    ("", "hook_resid_mid"): _MIDDLE,
+}
+"""Why a hook of a model, or of all models (""), has another value."""
+
+BRIDGE_WRITE: dict[tuple[str, str], str] = {
+    ("", "hook_resid_mid"): (
+        "a write in TransformerBridge reaches the MLP only, in xmi (and HookedTransformer) the residual stream as well; "
+        "reading agrees"
+    ),
     ("GPT-J", "attn.hook_pattern"): _REPORT,
     ("OPT", "attn.hook_pattern"): _REPORT,
 }
-"""Why a hook of a model, or of all models (""), differs."""
+"""Why a write does something else in TransformerBridge. HookedTransformer has no such case."""
 
 UNKNOWN = "UNEXPLAINED"
 
@@ -200,10 +210,11 @@ class Tally:
     calls: float = 0.0
     differ: dict[str, str] = field(default_factory=dict)
 
-    def blame(self, hook: str, found: str) -> None:
-        """Notes that something differs."""
-        reason = KNOWN.get((self.model, hook), KNOWN.get(("", hook), f"{UNKNOWN}: {found}"))
-        self.differ.setdefault(hook, reason)
+    def blame(self, hook: str, found: str, known: dict[tuple[str, str], str]) -> None:
+        """Notes that something differs; a reason is looked up among the known ones."""
+        reason = known.get((self.model, hook), known.get(("", hook), f"{UNKNOWN}: {found}"))
+        if reason not in self.differ.get(hook, ""):
+            self.differ[hook] = "; ".join(filter(None, (self.differ.get(hook), reason)))
 
     def row(self) -> str:
         """Returns a row of the table."""
@@ -244,7 +255,7 @@ def compare(name: str, vlm: xmi.VLM, reference: Any) -> Tally:
     logits, cache = vlm.run_with_cache(prompts, names=lambda _: True)
     expected, theirs = reference.run_with_cache(tokens, **rest)
     if (gap := relative(logits[real], expected[real])) > BOUND:
-        tally.blame("logits", f"{gap:.1e}")
+        tally.blame("logits", f"{gap:.1e}", {})
     tally.read = gap
     one = prompts[1:2]
     tokens, rest = given(vlm, one)
@@ -253,7 +264,7 @@ def compare(name: str, vlm: xmi.VLM, reference: Any) -> Tally:
         short = hook.split(".", 2)[2] if hook.startswith("blocks.") else hook
         found, other = cache[hook], theirs[hook]
         if hook == "ln_final.hook_normalized":
-            tally.blame(hook, "")
+            tally.blame(hook, "", READ)
             norm = reference.ln_final
             after = "ln_final.hook_out"
             other = theirs[after] if after in theirs else other * norm.w + getattr(norm, "b", 0)
@@ -261,7 +272,8 @@ def compare(name: str, vlm: xmi.VLM, reference: Any) -> Tally:
             found, other = found.transpose(1, 2), other.transpose(1, 2)
         gap = relative(found[real], other[real]) if found.shape == other.shape else float("inf")
         if gap > BOUND:
-            tally.blame(short, f"read {gap:.1e}, shapes {list(found.shape)} and {list(other.shape)}")
+            known = {} if hook == "ln_final.hook_normalized" else READ
+            tally.blame(short, f"read {gap:.1e}, shapes {list(found.shape)} and {list(other.shape)}", known)
             continue
         tally.read = max(tally.read, gap)
         if hook == "ln_final.hook_normalized":
@@ -269,9 +281,9 @@ def compare(name: str, vlm: xmi.VLM, reference: Any) -> Tally:
         ours = vlm.run_with_hooks(one, fwd_hooks=[(hook, write)])
         gap = relative(ours, reference.run_with_hooks(tokens, fwd_hooks=[(hook, write)], **rest))
         if relative(ours, clean) < 100 * BOUND:
-            tally.blame(hook, "a write changes nothing")
+            tally.blame(hook, "a write changes nothing", {})
         elif gap > BOUND:
-            tally.blame(short, f"a write differs by {gap:.1e}")
+            tally.blame(short, f"a write differs by {gap:.1e}", {} if OLD else BRIDGE_WRITE)
         else:
             tally.hooks += 1
             tally.write = max(tally.write, gap)
@@ -298,14 +310,22 @@ def calls(vlm: xmi.VLM, reference: Any, prompts: Prompts, tally: Tally) -> float
     gaps["positions"] = relative(last.stack("resid_post").squeeze(2), theirs.stack_activation("resid_post").squeeze(2))
     one = prompts[1:2]
     tokens, rest = given(vlm, one)
+    heads = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
+    several = [(lambda n: n.endswith(heads), write), ("blocks.1.hook_resid_post", write)]
+    if ("q", 0) in cache:
+        found = vlm.run_with_hooks(one, fwd_hooks=several)
+        gaps["run_with_hooks"] = relative(found, reference.run_with_hooks(tokens, fwd_hooks=several, **rest))
     rest.pop("attention_mask")
     settings = {"do_sample": False, "verbose": False, "stop_at_eos": False, "return_type": "tokens"}
-    made = reference.generate(tokens, max_new_tokens=4, **settings, **rest)[:, tokens.shape[1] :]
-    written = vlm.generate(one, max_new_tokens=4, eos_token_id=None).ids
-    gaps["generate"] = 0.0 if torch.equal(made, written) else float("inf")
+    for call, hooks in (("generate", []), ("hooks", several[1:])):
+        with reference.hooks(fwd_hooks=hooks):
+            made = reference.generate(tokens, max_new_tokens=4, **settings, **rest)[:, tokens.shape[1] :]
+        with vlm.hooks(hooks):
+            written = vlm.generate(one, max_new_tokens=4, eos_token_id=None).ids
+        gaps[call] = 0.0 if torch.equal(made, written) else float("inf")
     for call, gap in gaps.items():
         if gap > BOUND:
-            tally.blame(call, f"{gap:.1e}")
+            tally.blame(call, f"{gap:.1e}", {})
     return max(gaps.values())
 
 
@@ -324,15 +344,15 @@ def main() -> int:
     logging.disable(logging.WARNING)
     hf.utils.logging.disable_progress_bar()
     hf.utils.logging.set_verbosity_error()
-    old = int(version("transformer-lens").split(".")[0]) < 4
-    kind, make_reference = ("HookedTransformer", hooked_transformer) if old else ("TransformerBridge", transformer_bridge)
+    make_reference = hooked_transformer if OLD else transformer_bridge
+    kind = "HookedTransformer" if OLD else "TransformerBridge"
     packages = ("xmi", "transformer-lens", "transformers", "torch")
     print(f"{kind}; {', '.join(f'{p} {version(p)}' for p in packages)}\n")
     print("| model | hooks that agree | reading | writing | calls | differs |")
     print("| --- | --- | --- | --- | --- | --- |")
     reasons: dict[str, list[str]] = {}
-    for name, make in MODELS.items():
-        model, tool = build(make)
+    for name in sys.argv[1:] or MODELS:
+        model, tool = build(MODELS[name])
         shake(model)
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)

@@ -134,7 +134,10 @@ def test_ctrl_c_keeps_what_is_finished(eye: Path, tmp_path: Path) -> None:
     assert len(list((out / "cells").glob("*.json"))) >= 2
 
 
-def test_check_prints_what_was_found() -> None:
+def test_check_prints_what_was_found(eye: Path) -> None:
+    folder = run_xmi("check", str(eye / "eye"))
+    assert folder.returncode == 0, folder.stderr
+    assert "deviation" not in folder.stdout
     done = run_xmi("check", "organism")
     assert done.returncode == 0, done.stderr
     for said in (

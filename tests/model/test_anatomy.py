@@ -231,3 +231,25 @@ def test_a_device_map_gives_the_same_numbers(folder: Path) -> None:
     assert torch.equal(whole.residuals(prompts).values, spread.residuals(prompts).values)
     with pytest.raises(xmi.ModelError, match="Cannot load"):
         xmi.load(folder / "model", device_map="sideways")
+
+
+def test_blocks_that_do_not_run_without_an_image_are_named() -> None:
+    vlm = vlm_of("mllama")
+    with pytest.raises(xmi.ModelError, match=r"skips its blocks \[1, 3\] without an image"):
+        vlm.residuals(prompts_for("none"))
+    with pytest.raises(xmi.HookError, match=r"blocks\.1\.hook_resid_post, blocks\.3\.hook_resid_post did not run"):
+        vlm.run_with_cache(prompts_for("none"), names="resid_post")
+    _, cache = vlm.run_with_cache(prompts_for("none"), names="blocks.2.hook_resid_post")
+    assert list(cache) == ["blocks.2.hook_resid_post"]
+
+
+@pytest.mark.parametrize("name", ["llava_next", "idefics3", "paligemma", "mllama", "gpt2"])
+def test_a_folder_gives_what_the_module_gave(name: str, tmp_path: Path) -> None:
+    vlm = vlm_of(name)
+    vlm.model.save_pretrained(tmp_path)
+    (vlm.encoder.processor or vlm.encoder.tokenizer).save_pretrained(tmp_path)
+    loaded = xmi.load(tmp_path)
+    assert loaded.report == vlm.report
+    assert loaded.backbone == vlm.backbone
+    # Remembered, it comes back equal to what was found.
+    assert xmi.load(tmp_path).report == vlm.report

@@ -139,6 +139,12 @@ def test_latents_and_announcements_have_no_place(make: Callable[[], Any]) -> Non
         assert (encoder.encode(list(prompt)).places(0) == -1).all()
 
 
+def test_the_grid_is_the_towers_unless_queries_look_for_themselves() -> None:
+    found = {make.__name__: patch_grid(build(make)[0].config) for make in (models.llava, towers.gemma3, *PLACELESS)}
+    assert (found["llava"], found["gemma3"]) == (2, 4)
+    assert {found[name] for name in ("idefics2", "blip_2", "instructblip", "kosmos2")} == {None}
+
+
 def test_every_image_of_a_batch_has_its_own_places() -> None:
     _, processor = build(models.qwen2_vl)
     encoder = Encoder(processor.tokenizer, processor)
@@ -178,7 +184,7 @@ def test_a_view_with_cut_borders_is_never_misread(grid: int, pixels: int, reach:
     processor.vision_aspect_ratio = "anyres_max_9"
     rng = np.random.default_rng(0)
     known = 0
-    for height, width in rng.integers(200, 1600, (400, 2)).tolist():
+    for height, width in [(1618, 1617), *rng.integers(200, 1600, (400, 2)).tolist()]:
         best = select_best_resolution([height, width], tiles)
         patches, ends = processor._get_unpadded_features(
             height, width, grid, grid, best[0] // pixels, best[1] // pixels
@@ -236,6 +242,7 @@ class TestRules:
             ((2, 3, 3, 32, 32), [16] * 4, 8, 4),  # empty tiles in the batch
             ((1, 3, 32, 32), [9], 8, None),  # no whole fraction of the grid
             ((1, 3, 32, 32), [15], 8, None),  # no square
+            ((2, 3, 32, 32), [10, 22], 8, None),  # no whole tiles
             ((1, 3, 32, 32), [1], 8, None),  # only an announcement
             ((1, 3, 32, 32), [16], None, None),
             ((16, 588), [16], 8, None),  # patches, not pictures

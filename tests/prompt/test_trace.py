@@ -279,4 +279,15 @@ def test_padding_in_the_middle_is_moved() -> None:
     assert batch.roles(0)[:1] == ("padding",)
     assert batch.inputs["attention_mask"][0].tolist() == [0] + [1] * 11
     assert batch.inputs["position_ids"][0].tolist() == [0, *range(11)]
-    assert batch.inputs["qformer_attention_mask"][0].tolist() in ([1] * 6 + [0], [0] + [1] * 6)
+    assert batch.inputs["qformer_attention_mask"][0].tolist() == [1] * 6 + [0], (
+        "the other tokenizer pads on its own side"
+    )
+
+
+def test_replaced_ids_may_be_those_of_the_text() -> None:
+    """Kosmos-2's image has the ids of ordinary words; the text's tokens are where the tokenizer put them."""
+    _, processor = build(unusual.kosmos2)
+    for text in ("A", "A:", "Q"):
+        batch = Encoder(processor.tokenizer, processor).encode(prompt(f"<image>{text}"))
+        assert [t for kind, t in spelled(batch) if kind == "text"] == [text]
+        assert batch.tokens[0][2:7] == ("<image>", "</image>", "Q", "A", ":"), "the image's ids"
