@@ -121,7 +121,7 @@ READ: dict[tuple[str, str], str] = {
 
 BRIDGE_WRITE: dict[tuple[str, str], str] = {
     ("", "hook_resid_mid"): (
-        "a write in TransformerBridge reaches the MLP only, in xmi (and HookedTransformer) the residual stream as well; "
+        "a write in TransformerBridge reaches the MLP only, in xmi and HookedTransformer the residual stream too; "
         "reading agrees"
     ),
     ("GPT-J", "attn.hook_pattern"): _REPORT,
@@ -311,7 +311,7 @@ def calls(vlm: xmi.VLM, reference: Any, prompts: Prompts, tally: Tally) -> float
     one = prompts[1:2]
     tokens, rest = given(vlm, one)
     heads = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
-    several = [(lambda n: n.endswith(heads), write), ("blocks.1.hook_resid_post", write)]
+    several = [(lambda n: n.startswith("blocks.") and n.endswith(heads), write), ("blocks.1.hook_resid_post", write)]
     if ("q", 0) in cache:
         found = vlm.run_with_hooks(one, fwd_hooks=several)
         gaps["run_with_hooks"] = relative(found, reference.run_with_hooks(tokens, fwd_hooks=several, **rest))

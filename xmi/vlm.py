@@ -21,7 +21,7 @@ from xmi.lens import read_lens, read_phases
 from xmi.measure import Answers, LensReading, Phases, Transfer
 from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
 from xmi.progress import track
-from xmi.prompt import Batch, Encoder, PromptLike, Prompts, as_prompts, free_prompt
+from xmi.prompt import Batch, Encoder, PromptLike, Prompts, as_prompts, free_prompt, patch_grid
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, transfer, versions
 
 
@@ -45,6 +45,7 @@ class VLM:
             max_length=engine.max_length,
             positions=engine.wants_positions,
             token_types="token_type_ids" in engine.arguments,
+            patch_grid=patch_grid(engine.model.config),
         )
 
     @property

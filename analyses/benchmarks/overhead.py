@@ -14,18 +14,18 @@ ratios within pairs, with quartiles. Encoding lies outside of the timed part on 
 (`Encoded` below gives `run_with_cache` an encoded batch); a row of its own has it inside on both sides. The vision
 tower of the models for a CPU is small for the same reason. The garbage collector runs between the timed parts only.
 
-Memory: what a forward needs at its peak above what the process holds before it, weights left out, so that they hide
-nothing. On a CPU it is the peak of torch's allocator, summed from the memory events of torch's profiler: exact to the
-byte and the same in every run, while the resident set comes in pages, keeps what the allocator does not give back, and
-wavers by more than the residuals of a small model take. The resident set's peak is measured too and reported beside
-it, before the profiler starts. Every side runs in a fresh process, after one forward of its own that brings up what is
-built once. On CUDA it is `torch.cuda.max_memory_allocated` above what was allocated before, which needs no process.
+Memory: what a forward needs at its peak above what is held before it, weights left out, so that they hide nothing. On a
+CPU it is the peak of torch's allocator, summed from the memory events of torch's profiler, in a fresh process per side
+and repeat and after one forward that brings up what is built once. It is exact to the byte. The resident set is not:
+it counts the mapped pages of the weights, which the kernel drops and brings back, keeps what the allocator does not
+give back, and so wavers between runs of one and the same forward by more than its activations. What the allocator does
+not see, Python's objects, is small: a name and a tensor's header per activation. On CUDA it is
+`torch.cuda.max_memory_allocated` above what was allocated before, which needs no process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -138,37 +138,25 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Memory of one forward above what the process held before, in bytes.
+class Row:
+    """One line of the table: a way to read activations, against the plain forward.
 
     Attributes:
-        allocated: Peak of torch's allocator.
-        resident: Peak of the resident set, or None where the system does not tell.
+        what: What is read.
+        time: Its time.
+        plain: Peak bytes of the plain forward, or None where only time was measured.
+        memory: Peak bytes of this one.
     """
-
-    allocated: float
-    resident: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a way to read activations, against the plain forward."""
 
     what: str
     time: Timed
-    plain: Measured | None = None
-    memory: Measured | None = None
+    plain: float | None = None
+    memory: float | None = None
 
     @property
     def memory_ratio(self) -> float | None:
-        """Peak of torch's allocator beside the plain forward's."""
-        return self.memory.allocated / self.plain.allocated if self.memory and self.plain else None
-
-    @property
-    def resident_ratio(self) -> float | None:
-        """Peak of the resident set beside the plain forward's; None if a page or less was seen to change."""
-        found = (self.memory and self.memory.resident, self.plain and self.plain.resident)
-        return found[0] / found[1] if found[0] and found[1] else None
+        """Peak beside the plain forward's."""
+        return self.memory / self.plain if self.memory and self.plain else None
 
 
 @dataclass(frozen=True)
@@ -348,27 +336,6 @@ def compare(
     )
 
 
-def resident_peak(call: Callable[[], Any]) -> int | None:
-    """Peak of the resident set during a call above the one before it; Linux only."""
-
-    def now(field: str) -> int:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-    gc.collect()
-    try:
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept of earlier forwards would hide this one
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = now("VmRSS:")
-    except (OSError, StopIteration):
-        return None
-    result = call()
-    peak = now("VmHWM:") - before
-    del result
-    return peak
-
-
 def allocated_peak(call: Callable[[], Any]) -> int:
     """Peak of torch's CPU allocator during a call above what it held before."""
     gc.collect()
@@ -386,7 +353,7 @@ def allocated_peak(call: Callable[[], Any]) -> int:
     return peak
 
 
-def cuda_peak(call: Callable[[], Any]) -> Measured:
+def cuda_peak(call: Callable[[], Any]) -> int:
     """Peak of CUDA's allocator during a call above what it held before."""
     call()
     gc.collect()
@@ -395,9 +362,9 @@ def cuda_peak(call: Callable[[], Any]) -> Measured:
     before = torch.cuda.memory_allocated()
     result = call()
     torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before
+    peak = int(torch.cuda.max_memory_allocated() - before)
     del result
-    return Measured(peak, None)
+    return peak
 
 
 def child(folder: Path, side: str, cell: Cell, threads: int) -> None:
@@ -407,34 +374,27 @@ def child(folder: Path, side: str, cell: Cell, threads: int) -> None:
     call = forwards(vlm, cell)[side]
     _ = vlm.report
     call()
-    resident = resident_peak(call)
-    print(json.dumps({"allocated": allocated_peak(call), "resident": resident}))
+    print(json.dumps({"peak": allocated_peak(call)}))
 
 
-def in_child(folder: Path, side: str, cell: Cell, threads: int) -> Measured:
+def in_child(folder: Path, side: str, cell: Cell, threads: int) -> int:
     """Starts a process that measures one side's memory."""
     given = json.dumps({"folder": str(folder), "side": side, "cell": cell.__dict__, "threads": threads})
     command = [sys.executable, "-m", "analyses.benchmarks.overhead", "--child", given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Measuring the memory of {side} failed:\n{done.stderr[-2000:]}")
-    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return int(json.loads(done.stdout.strip().splitlines()[-1])["peak"])
 
 
-def memories(folder: Path, sides: Sequence[str], cell: Cell, threads: int, repeats: int) -> dict[str, Measured]:
+def memories(folder: Path, sides: Sequence[str], cell: Cell, threads: int, repeats: int) -> dict[str, float]:
     """Medians of every side's memory over fresh processes, the order of the sides alternating."""
-    found: dict[str, list[Measured]] = {side: [] for side in sides}
+    found: dict[str, list[int]] = {side: [] for side in sides}
     for repeat in range(repeats):
         for side in sides if repeat % 2 == 0 else sides[::-1]:
             say(f"{cell.name}: memory of {SIDES[side]} ({repeat + 1}/{repeats})")
             found[side].append(in_child(folder, side, cell, threads))
-    return {
-        side: Measured(
-            median(m.allocated for m in each),
-            median(m.resident for m in each if m.resident is not None) if each[0].resident is not None else None,
-        )
-        for side, each in found.items()
-    }
+    return {side: median(each) for side, each in found.items()}
 
 
 def measure(cell: Cell, scratch: Path, *, threads: int, repeats: int, seconds: float, quick: bool) -> Result:
@@ -476,7 +436,7 @@ def measure(cell: Cell, scratch: Path, *, threads: int, repeats: int, seconds: f
         timed[name] = compare(calls[against], calls[name], pairs=cell.pairs, seconds=seconds, device=cell.device)
     sides = [side for side in SIDES if side == "plain" or side in timed]
     if cell.device == "cuda":
-        memory = {side: cuda_peak(calls[side]) for side in sides}
+        memory: dict[str, float] = {side: cuda_peak(calls[side]) for side in sides}
     else:
         del vlm, calls
         memory = memories(folder, sides, cell, threads, repeats)
@@ -515,8 +475,7 @@ def page(results: Sequence[Result], command: str, threads: int, repeats: int) ->
         "- Time: median of the paired ratios (first and third quartile), both sides alternating in one process; "
         "encoding outside of the timed part unless the row says otherwise.",
         "- Memory: peak of torch's allocator during the forward above what was held before it (weights are not "
-        f"counted), median of {repeats} fresh processes per side on a CPU; in brackets the ratio of the resident set's "
-        "peaks.",
+        f"counted); on a CPU the median of {repeats} fresh process{'es' * (repeats != 1)} per side.",
         f"- Command: `{command}`",
         f"- Machine: {machine(threads)}",
         "",
@@ -536,9 +495,8 @@ def page(results: Sequence[Result], command: str, threads: int, repeats: int) ->
             if row.memory is None or row.plain is None or row.memory_ratio is None:
                 cells += ["", "", ""]
             else:
-                beside = f" [{row.resident_ratio:.3f}]" if row.resident_ratio is not None else ""
-                cells += [f"{m.allocated / 1e6:.2f} MB" for m in (row.plain, row.memory)]
-                cells.append(f"{row.memory_ratio:.3f}{beside}")
+                cells += [f"{m / 1e6:.2f} MB" for m in (row.plain, row.memory)]
+                cells.append(f"{row.memory_ratio:.3f}")
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -564,9 +522,8 @@ def summary(result: Result) -> dict[str, Any]:
         "pairs": row.time.pairs,
         "plain_ms": 1e3 * row.time.plain,
         "xmi_ms": 1e3 * row.time.other,
-        "plain_bytes": row.plain.allocated if row.plain else None,
-        "xmi_bytes": row.memory.allocated if row.memory else None,
-        "resident_ratio": row.resident_ratio,
+        "plain_bytes": row.plain,
+        "xmi_bytes": row.memory,
         "first_check_s": result.first_check,
         "remembered_check_s": result.remembered_check,
         "cell": str(result.cell),

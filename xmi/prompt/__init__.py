@@ -2,6 +2,7 @@
 
 from xmi.prompt.batch import Batch
 from xmi.prompt.encode import Encoder
+from xmi.prompt.geometry import patch_grid
 from xmi.prompt.prompt import Prompt, PromptLike, Prompts, Segment, Template, as_prompts, free_prompt
 from xmi.prompt.task import Item, Task, load_task, task_names
 
@@ -18,5 +19,6 @@ __all__ = [
     "as_prompts",
     "free_prompt",
     "load_task",
+    "patch_grid",
     "task_names",
 ]
