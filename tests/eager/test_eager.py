@@ -109,6 +109,9 @@ def test_keys_as_in_transformerlens(text: VLM, prompts: Prompts) -> None:
     assert list(cache)[:3] == ["hook_embed", "blocks.0.attn.hook_z", "blocks.0.hook_resid_post"]
     assert ("resid_post", 3) in cache
     assert ("resid_pre", 3) not in cache
+    assert cache["resid_post", -1] is cache["resid_post", 3]
+    with pytest.raises(xmi.HookError, match="Cannot read the key"):
+        cache["z", 1, "attn"]  # type: ignore[index]
     assert len(cache) == 9
     assert cache.stack("z").shape == (4, 3, *cache["hook_embed"].shape[1:2], 4, 16)
     chosen = text.run_with_cache(prompts, names=lambda name: name.endswith("resid_mid"))[1]
@@ -312,6 +315,21 @@ def test_the_stream_in_nnsights_dialect(text: VLM, prompts: Prompts) -> None:
     assert torch.equal(two, expected)
     assert torch.equal(in_place, kept[2])
     assert len(text.resid_post) == 4
+
+
+def test_by_default_all_that_runs_is_kept(seeing: VLM) -> None:
+    """Text alone brings no image features; asked for by name they are missed."""
+    _, cache = seeing.run_with_cache("Q:Greece\nA:")
+    eye = {n for n in seeing.hook_names if "vision" in n or "projector" in n}
+    assert set(seeing.hook_names) - set(cache) == eye | {f"blocks.{i}.attn.hook_pattern" for i in range(4)}
+    with pytest.raises(xmi.HookError, match=r"vision\.hook_out did not run"):
+        seeing.run_with_cache("Q:Greece\nA:", names="vision")
+
+
+def test_an_encoded_batch_is_taken_as_it_is(text: VLM, prompts: Prompts) -> None:
+    batch = text.encode(prompts)
+    assert text.encode(batch) is batch
+    assert torch.equal(text.run_with_cache(batch, names="z")[0], text.run_with_cache(prompts, names="z")[0])
 
 
 def test_prompts_may_be_plain_text(text: VLM) -> None:

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import xmi
 from tests.zoo.claims import CLAIMS
@@ -21,6 +18,7 @@ from tests.zoo.families import FAMILIES
 from tests.zoo.family import Family
 from tests.zoo.oracle import family_vlm, prompts_for
 
+SNIPPET = Path(__file__).resolve().parents[2] / "docs" / "examples" / "any_model.py"
 IMAGES = {"many": "any number", "one": "one", "first": "one, first", "none": "-"}
 
 
@@ -81,12 +79,11 @@ def untried() -> list[str]:
 
 def page(rows: list[Row]) -> str:
     """The docs page."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "nnsight"))
+    libraries = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "transformers", "nnsight"))
     claims = "\n".join(f"- **{name}**: {claim.__doc__.strip()}" for name, claim in CLAIMS.items() if claim.__doc__)
-    text = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     counts = {s: sum(r.state == s for r in rows) for s in ("verified", "partial", "refused")}
     parts = [
-        HEAD.format(libraries=libraries, claims=claims, causal=len(text), **counts),
+        HEAD.format(libraries=libraries, claims=claims, snippet=SNIPPET.read_text(encoding="utf-8"), **counts),
         _table("Vision-language models", [r for r in rows if r.family.images != "none"]),
         _table("Language models", [r for r in rows if r.family.images == "none"]),
         f"## Untried\n\nFamilies that transformers {version('transformers')} has and the zoo has not. The same rule "
@@ -126,8 +123,7 @@ or less is allowed. The table is made by `python -m tests.zoo.matrix docs/models
 The same lines run unchanged on every verified and partial family (`tests/zoo/test_families.py` runs them):
 
 ```python
---8<-- "docs/examples/any_model.py"
-```
+{snippet}```
 """
 
 

@@ -13,13 +13,12 @@ import xmi
 from tests.zoo.claims import CLAIMS
 from tests.zoo.families import FAMILIES
 from tests.zoo.family import Family
-from tests.zoo.matrix import IMAGES, state_of, untried
+from tests.zoo.matrix import IMAGES, SNIPPET, state_of, untried
 from tests.zoo.oracle import family_vlm, prompts_for
 from xmi.prompt import Prompts
 from xmi.vlm import VLM
 
 ROOT = Path(__file__).resolve().parents[2]
-SNIPPET = ROOT / "docs" / "examples" / "any_model.py"
 SUPPORTED = [f for f in FAMILIES if not f.refused]
 REFUSED = [f for f in FAMILIES if f.refused]
 
@@ -62,6 +61,7 @@ def test_the_docs_say_what_the_tests_show() -> None:
         for claim in family.partial:
             assert f"**{claim}** does not hold" in row
     assert ", ".join(f"`{name}`" for name in untried()) in page
+    assert SNIPPET.read_text(encoding="utf-8") in page
     assert sum(f.images != "none" and not f.refused for f in FAMILIES) >= 25
     assert sum(f.images == "none" and not f.refused for f in FAMILIES) >= 8
 

@@ -41,11 +41,12 @@ class ActivationCache(Mapping[str, torch.Tensor]):
         Raises:
             HookError: No such hook, or it was not kept.
         """
-        name = (
-            key
-            if isinstance(key, str) and key in self.activations
-            else full_name(*((key,) if isinstance(key, str) else key))
-        )
+        parts: tuple[Any, ...] = (key,) if isinstance(key, str) else tuple(key)
+        if len(parts) > 2:
+            raise HookError(f"Cannot read the key {key!r}: write a name, or (name, layer) such as ('attn.hook_q', 5).")
+        if len(parts) == 2 and isinstance(parts[1], int) and parts[1] < 0:  # from the end, as in a list
+            parts = (parts[0], parts[1] + self.n_layers)
+        name = key if isinstance(key, str) and key in self.activations else full_name(*parts)
         if name not in self.activations:
             kept = ", ".join(self.short_names)
             raise HookError(f"{name} was not kept; this cache holds {kept or 'nothing'}: ask for it with names=...")

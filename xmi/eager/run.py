@@ -64,29 +64,26 @@ def run_with_cache(
     )
     length = batch.inputs["input_ids"].shape[1]
     slots = None if positions is None else _columns(batch, positions) - length
-    real = batch.inputs["attention_mask"].bool()
-    keep = length if slots is None else -int(slots.min())
-    kept: dict[str, torch.Tensor] = {}
+    shelf = _Shelf(slots)
     with ExitStack() as stack:
         if any(anatomy.points[n].pattern for n in chosen):
             stack.enter_context(_patterns(engine))
         for name in chosen:
             point = anatomy.points[name]
-            write = _keeper(name, kept, None if _unplaced(name) else slots, point.pattern, real, device)
-            stack.callback(point.attach(engine.model, write).remove)
+            stack.callback(point.attach(engine.model, shelf.keeper(name, point.pattern, device)).remove)
         with torch.no_grad():
-            logits = engine.model(**engine.forward(batch.inputs, keep=keep)).logits
-    lacking = [n for n in chosen if n not in kept]
-    if lacking:
+            arguments = engine.forward(batch.inputs, keep=length if slots is None else -int(slots.min()))
+            logits = engine.model(**arguments).logits
+    lacking = [n for n in chosen if n not in shelf.kept]
+    if lacking and names is not None:
         raise HookError(
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} did not run for these prompts: the model "
             "skips that part without an image. Give every prompt an image, or leave these names out."
         )
-    if slots is not None:
-        rows = torch.arange(len(batch), device=logits.device)[:, None]
-        logits = logits[rows, slots.to(logits.device)]
+    kept = {n: shelf.kept[n] for n in chosen if n in shelf.kept}
+    _check_finite(kept, batch.inputs["attention_mask"].bool() if slots is None else None)
     used = "eager" if any(anatomy.points[n].pattern for n in chosen) else engine.attention
-    return logits, ActivationCache({n: kept[n] for n in chosen}, {**card, "attention": used})
+    return shelf.cut(logits), ActivationCache(kept, {**card, "attention": used})
 
 
 @contextmanager
@@ -157,45 +154,66 @@ def _unplaced(name: str) -> bool:
     return name in ("vision.hook_out", "projector.hook_out")
 
 
-def _keeper(
-    name: str,
-    kept: dict[str, torch.Tensor],
-    slots: torch.Tensor | None,
-    pattern: bool,
-    real: torch.Tensor,
-    device: str | torch.device | None,
-) -> Callable[[torch.Tensor], None]:
-    def keep(value: torch.Tensor) -> None:
-        if slots is None:
-            part = value.clone()
-        elif pattern:
-            rows = torch.arange(len(value), device=value.device)[:, None]
-            part = value[rows, :, slots.to(value.device)].transpose(1, 2)
-        else:
-            rows = torch.arange(len(value), device=value.device)[:, None]
-            part = value[rows, slots.to(value.device)]
-        _check_finite(name, part, real if slots is None and not pattern and not _unplaced(name) else None)
-        part = part.to(device) if device is not None else part
-        # A tower may look at tiles one by one.
-        kept[name] = torch.cat([kept[name], part]) if name in kept and _unplaced(name) else part
+class _Shelf:
+    """Activations of one forward, cut to the slots that are wanted.
 
-    return keep
+    Attributes:
+        kept: By hook name.
+    """
+
+    def __init__(self, slots: Int[torch.Tensor, "row slot"] | None) -> None:
+        """Takes the slots' columns, counted from the end, or None for all positions."""
+        self.kept: dict[str, torch.Tensor] = {}
+        self.slots = slots
+        # With left padding the last token stands in one column; a slice of it is cheaper than an index.
+        shared = slots is not None and slots.shape[1] == 1 and bool((slots == slots[0]).all())
+        self.column = int(slots[0, 0]) if slots is not None and shared else None
+        self.placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keeper(self, name: str, pattern: bool, device: str | torch.device | None) -> Callable[[torch.Tensor], None]:
+        """What keeps one activation when it is handed it."""
+
+        def keep(value: torch.Tensor) -> None:
+            part = value if _unplaced(name) else self.cut(value, 2 if pattern else 1)
+            # A view would hold the whole.
+            part = part.to(device) if device is not None else part
+            part = part.clone() if part.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() else part
+            # A tower may look at tiles one by one.
+            again = name in self.kept and _unplaced(name)
+            self.kept[name] = torch.cat([self.kept[name], part]) if again else part
+
+        return keep
+
+    def cut(self, value: torch.Tensor, axis: int = 1) -> torch.Tensor:
+        """The slots' part of something [row, position, ...], or with axis 2 [row, head, position, ...]."""
+        if self.slots is None:
+            return value
+        if self.column is not None:
+            return value.narrow(axis, value.shape[axis] + self.column, 1)
+        if value.device not in self.placed:
+            rows = torch.arange(len(self.slots), device=value.device)[:, None]
+            self.placed[value.device] = (rows, self.slots.to(value.device))
+        rows, columns = self.placed[value.device]
+        return value[rows, columns] if axis == 1 else value[rows, :, columns].transpose(1, 2)
 
 
-def _check_finite(name: str, value: torch.Tensor, real: torch.Tensor | None) -> None:
+def _check_finite(found: dict[str, torch.Tensor], real: torch.Tensor | None = None) -> None:
     """Refuses NaN at real tokens; at padding some attention implementations leave anything."""
-    finite = torch.isfinite(value)
-    if bool(finite.all()):
+    flags: dict[torch.device, list[torch.Tensor]] = {}
+    for value in found.values():
+        flags.setdefault(value.device, []).append(torch.isfinite(value).all())
+    if all(bool(torch.stack(some).all()) for some in flags.values()):  # one wait per device
         return
-    if real is not None and value.shape[:2] == real.shape:
-        finite = finite.flatten(2).all(-1) | ~real.to(value.device)
-        if bool(finite.all()):
-            return
-    bad = (~finite).flatten(1).any(-1).nonzero().flatten().tolist()
-    raise HookError(
-        f"{name} holds NaN or infinite values in rows {bad}. In half precision load the model with dtype='float32' (or "
-        "bfloat16 in place of float16); else look at the first hook that has them."
-    )
+    for name, value in found.items():
+        finite = torch.isfinite(value)
+        if real is not None and value.shape[:2] == real.shape:
+            finite = finite.flatten(2).all(-1) | ~real.to(value.device)
+        bad = (~finite).flatten(1).any(-1).nonzero().flatten().tolist()
+        if bad and not (real is not None and name.endswith("pattern")):
+            raise HookError(
+                f"{name} holds NaN or infinite values in rows {bad}. In half precision load the model with "
+                "dtype='float32' (or bfloat16 in place of float16); else look at the first hook that has them."
+            )
 
 
 def _caller(name: str, function: HookFunction) -> Callable[[torch.Tensor], torch.Tensor | None]:
@@ -212,7 +230,7 @@ def _caller(name: str, function: HookFunction) -> Callable[[torch.Tensor], torch
                 f"The hook at {name} returned {list(result.shape)} {_dtype(result)} in place of {list(value.shape)} "
                 f"{_dtype(value)}: return the same shape and dtype."
             )
-        _check_finite(name, result, None)
+        _check_finite({name: result})
         return result.to(value.device)
 
     return call

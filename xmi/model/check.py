@@ -143,14 +143,15 @@ class _Check:
         error, bound = self._readout(clean, residuals)
         probes = [p for p in (text, image[0] if image else None) if p is not None]
         anatomy = dissect(self.model, self.backbone, [lambda p=p: self._forward(p) for p in probes])  # type: ignore[misc]
-        effect = None
+        effect, pictured = None, None
         if image is not None:
-            effect = self._image_effect(image)
+            pictured = self._logits(image[0])[:, -1]
+            effect = self._image_effect(pictured, image[1])
             eye = find_eye(self.model, self.backbone, image)
             points = {**anatomy.points, **eye.points}
             order = sort_names(points, self.backbone.n_layers)
             anatomy = replace(anatomy, points={n: points[n] for n in order}, missing={**anatomy.missing, **eye.missing})
-        anatomy = self._live(anatomy, text, image[0] if image else None)
+        anatomy = self._live(anatomy, text, (image[0], pictured) if image and pictured is not None else None)
         gaps = [self._leak(*self.probes.text, pad) for pad in (0, 3)] if text is not None else []
         if image is not None:
             gaps.append(self._leak(image[0], self._other_end(image[0])))
@@ -210,8 +211,8 @@ class _Check:
             )
         return error, bound
 
-    def _image_effect(self, image: tuple[Inputs, Inputs]) -> float:
-        one, two = (_spoken(self._forward(i)[0][:, -1]) for i in image)
+    def _image_effect(self, picture: torch.Tensor, blank: Inputs) -> float:
+        one, two = (_spoken(logits) for logits in (picture, self._logits(blank)[:, -1]))
         effect = float((one - two).abs().max() / one.abs().max().clamp(min=1e-6))
         if not effect > 0:
             raise ModelError(
@@ -226,20 +227,18 @@ class _Check:
         """
         if padding:
             one, two = ({k: _pad(v, padding, k == "attention_mask") for k, v in i.items()} for i in (one, two))
-        before, after = self._forward(one)[1], self._forward(two)[1]
-        moved, size = 0.0, 1e-6
-        for layer, state in before.items():
-            moved = max(moved, float((state - after[layer]).abs()[..., padding:-1, :].max()))
-            size = max(size, float(state[..., padding:, :].abs().max()))
-        return moved / size
+        return _moved(self._forward(one)[1], self._forward(two)[1], padding)
 
     def _other_end(self, inputs: Inputs) -> Inputs:
         ids = inputs["input_ids"].clone()
         ids[:, -1] = self.probes.text[0]["input_ids"][0, 0]
         return {**inputs, "input_ids": ids}
 
-    def _live(self, anatomy: Anatomy, text: Inputs | None, image: Inputs | None) -> Anatomy:
-        """Writes each hook once; a dead residual is refused, other dead hooks are stated."""
+    def _live(self, anatomy: Anatomy, text: Inputs | None, image: tuple[Inputs, torch.Tensor] | None) -> Anatomy:
+        """Writes each hook once; a dead residual is refused, other dead hooks are stated.
+
+        All hooks that run on text share forwards, each in a row of its own; the others take one with the image each.
+        """
         points = list(anatomy.points.values())
         dead: list[Point] = []
         seen: set[str] = set()
@@ -253,7 +252,7 @@ class _Check:
         for point in [p for p in points if p.name not in seen]:
             if image is None:
                 break
-            fired, moved = self._write(image, [point], rows=False)
+            fired, moved = self._write(image[0], [point], clean=image[1])
             seen |= fired
             dead += [point] if point.name in fired and point.name not in moved else []
         dead += [p for p in points if p.name not in seen]
@@ -269,9 +268,12 @@ class _Check:
         ]
         return replace(anatomy, deviations=(*anatomy.deviations, *remarks))
 
-    def _write(self, inputs: Inputs, points: Sequence[Point], rows: bool = True) -> tuple[set[str], set[str]]:
-        """Overwrites each point in a row of its own (or in all rows); which fired, and which moved the logits."""
+    def _write(
+        self, inputs: Inputs, points: Sequence[Point], clean: torch.Tensor | None = None
+    ) -> tuple[set[str], set[str]]:
+        """Overwrites each point in a row of its own, or, given the clean logits, everywhere; what fired and moved."""
         fired: set[str] = set()
+        rows = clean is None
         batch = {k: v.expand(len(points) + 2, *v.shape[1:]) for k, v in inputs.items()} if rows else inputs
 
         def writer(number: int, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -289,24 +291,32 @@ class _Check:
         handles = [p.attach(self.model, writer(i, p.name)) for i, p in enumerate(points)]
         eager = any(p.pattern for p in points)
         with attention(self.model, self.backbone, "eager") if eager else nullcontext():
-            return self._moved(inputs, batch, points, handles, fired, rows)
+            try:
+                logits = _spoken(self._logits(batch)[:, -1])
+            finally:
+                for handle in handles:
+                    handle.remove()
+        if clean is not None:
+            gap = float((logits - _spoken(clean)).abs().max())
+            return fired, {p.name for p in points} if gap > 0 else set()
+        untouched, again = logits[-1], logits[-2]
+        floor = 4 * float((untouched - again).abs().max()) + 1e-7 * float(untouched.abs().max())
+        return fired, {p.name for i, p in enumerate(points) if float((logits[i] - untouched).abs().max()) > floor}
 
-    def _moved(
-        self, inputs: Inputs, batch: Inputs, points: Sequence[Point], handles: list[Any], fired: set[str], rows: bool
-    ) -> tuple[set[str], set[str]]:
-        try:
-            logits = _spoken(self.model(**batch, use_cache=False).logits[:, -1])
-        finally:
-            for handle in handles:
-                handle.remove()
-        if rows:
-            clean, again = logits[-1], logits[-2]
-            floor = 4 * float((clean - again).abs().max()) + 1e-7 * float(clean.abs().max())
-            moved = {p.name for i, p in enumerate(points) if float((logits[i] - clean).abs().max()) > floor}
-        else:
-            clean = _spoken(self.model(**inputs, use_cache=False).logits[:, -1])
-            moved = {p.name for p in points if float((logits - clean).abs().max()) > 0}
-        return fired, moved
+    def _logits(self, inputs: Inputs) -> torch.Tensor:
+        """Logits of the last token at least."""
+        keep = {"logits_to_keep": 1} if self.backbone.keeps_logits else {}
+        logits: torch.Tensor = self.model(**inputs, use_cache=False, **keep).logits
+        return logits
+
+
+def _moved(before: dict[int, torch.Tensor], after: dict[int, torch.Tensor], padding: int = 0) -> float:
+    """How far the residuals of all tokens but the last differ, relative to their size."""
+    moved, size = 0.0, 1e-6
+    for layer, state in before.items():
+        moved = max(moved, float((state - after[layer]).abs()[..., padding:-1, :].max()))
+        size = max(size, float(state[..., padding:, :].abs().max()))
+    return moved / size
 
 
 def _spoken(logits: torch.Tensor) -> torch.Tensor:

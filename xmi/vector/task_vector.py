@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,11 @@ def check_fits(vector: TaskVector, *, n_layers: int, d_model: int, template: str
 
 def versions() -> dict[str, str]:
     """Returns the versions of xmi and the libraries that numbers depend on."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, Any] = {}
