@@ -339,29 +339,53 @@ class VLM:
         to: Prompts,
         *,
         layers: Sequence[int] | None = None,
+        slot: str = "last",
+        mode: str = "overwrite",
+        strength: float = 1.0,
+        max_new_tokens: int = 1,
     ) -> Transfer:
-        """Patches vectors into the last token of context-free queries, after every layer.
+        """Patches vectors into queries, after every layer: by default into the last token of context-free ones.
 
-        All vectors and layers of a batch share one forward (the packed sweep), exactly equal to patching each
-        apart. The clean run comes out of the same forward.
+        All vectors and layers of a batch, and the clean run, share as few forwards as their tokens fit in (the packed
+        sweep), exactly equal to patching each apart. The first time that is compared with plain runs; a model on which
+        it does not hold (attention that is not causal, linear attention, convolutions between tokens) gets a row for
+        every patched run instead, with a warning.
 
         Args:
             vectors: One vector, several (named by their specification), or a mapping from name to vector.
             to: The queries, with labels.
             layers: After which blocks to patch; by default all. Source and target layer are the same.
+            slot: Where to patch: a named position, by default the last token.
+            mode: `overwrite` the residual, `add` (residual + strength * vector), or `interpolate` ((1 - strength) *
+                residual + strength * vector).
+            strength: See `mode`.
+            max_new_tokens: How many tokens to read, greedily, every new one with the patch in place. With more than
+                one, `continuations` holds the texts and `accuracy(score="whole")` scores whole labels.
 
         Returns:
             The answers of every source at every layer, and without a patch.
 
         Raises:
-            VectorError: A vector of another shape or template, or with NaN; two vectors of one name.
-            ModelError: The packed sweep differs from plain runs: attention is not causal, or tokens meet otherwise.
+            VectorError: A vector of another shape or template, or with NaN; two vectors of one name; no or unknown
+                layers; an unknown mode.
+            SlotError: A query lacks the slot.
 
         Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
         """
         named = name_vectors(vectors)
         batches = self._batches(to, "patching")
-        return transfer(self.engine, self.encoder, named, to, batches, layers)
+        return transfer(
+            self.engine,
+            self.encoder,
+            named,
+            to,
+            batches,
+            layers,
+            slot=slot,
+            mode=mode,
+            strength=strength,
+            max_new_tokens=max_new_tokens,
+        )
 
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
         starts = range(0, len(prompts), self.batch_size)

@@ -5,6 +5,7 @@ The oracle knows neither nnsight nor packing: forward hooks on the model, one ru
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 import torch
 
 import xmi
+import xmi.measure
 from tests.zoo.models import VISION, ZOO, build
 from tests.zoo.oracle import CITIES, brute_force, plain, prompts_for
 from xmi.kernels import packing
 from xmi.model.readout import readout
 from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
+from xmi.vector import sweep as sweep_module
 from xmi.vlm import VLM
 
 TOLERANCE = 1e-5
@@ -94,33 +97,117 @@ def test_sweep_of_some_layers_and_split_forwards(case: tuple[VLM, Prompts], monk
     vlm, prompts = case
     named = vectors(vlm, prompts, 5)
     whole = vlm.transfer(named, to=prompts)
-    monkeypatch.setattr("xmi.vector.patch.MAX_COPIES", 4)
-    some = vlm.transfer(named, to=prompts, layers=[3, 1])
-    np.testing.assert_allclose(some.log_probability, whole.log_probability[:, [3, 1]], atol=TOLERANCE)
+    for budget in (3, 7):  # copies of one layer at a time, and of some sets at all layers
+        monkeypatch.setitem(vlm.engine.__dict__, "budget", budget)
+        some = vlm.transfer(named, to=prompts, layers=[3, 1])
+        np.testing.assert_allclose(some.log_probability, whole.log_probability[:, [3, 1]], atol=TOLERANCE)
+        np.testing.assert_allclose(some.clean.log_probability, whole.clean.log_probability, atol=TOLERANCE)
 
 
-def break_mask(mask: Any, length: int, copies: int, device: Any) -> Any:
+def test_a_sweep_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tool = build(ZOO["llava"])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("many")
+    named = vectors(vlm, prompts, 5)
+    whole = vlm.transfer(named, to=prompts)
+    real, asked = sweep_module.sweep_kernel, []
+
+    def small(*args: Any) -> Any:
+        asked.append(args[3].shape[0] * args[3].shape[1])
+        if asked[-1] > 6:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return real(*args)
+
+    monkeypatch.setattr(sweep_module, "sweep_kernel", small)
+    split = vlm.transfer(named, to=prompts)
+    assert asked[:3] == [20, 8, 4], "halved until it fits (two sets of four layers, then one)"
+    assert max(asked[2:]) <= 6
+    np.testing.assert_allclose(split.log_probability, whole.log_probability, atol=TOLERANCE)
+    monkeypatch.setattr(sweep_module, "sweep_kernel", lambda *args: small(*args[:3], torch.zeros(9, 9, 64), *args[4:]))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        vlm.transfer(named, to=prompts)
+
+
+@pytest.mark.parametrize(("mode", "strength"), [("add", 0.5), ("add", -2.0), ("interpolate", 0.3), ("overwrite", 1.0)])
+@pytest.mark.parametrize("slot", ["last", "query.prefix"])
+def test_modes_equal_a_hook_that_does_the_same(mode: str, strength: float, slot: str) -> None:
+    model, tool = build(ZOO["llava"])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("many")
+    named = vectors(vlm, prompts, 1)
+    ids = vlm.encoder.answer_ids(list(prompts), prompts.template)
+    columns = vlm.encode(prompts).columns(slot)
+    found = vlm.transfer(named, to=prompts, mode=mode, strength=strength, slot=slot)
+    for layer in range(4):
+        vector = named["v0"].values[layer]
+
+        def write(state: torch.Tensor, hook: xmi.Hook, vector: torch.Tensor = vector) -> torch.Tensor:
+            state = state.clone()
+            rows = torch.arange(3)
+            old = state[rows, columns]
+            mixed = {"add": old + strength * vector, "interpolate": old + strength * (vector - old)}
+            state[rows, columns] = mixed.get(mode, vector.expand_as(old))
+            return state
+
+        logits = vlm.run_with_hooks(prompts, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", write)])[:, -1]
+        expected = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+        assert np.abs(found.log_probability[0, layer] - expected.numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": "replace"}, "Unknown mode 'replace'"),
+        ({"max_new_tokens": 0}, "at least one token"),
+        ({"layers": []}, "distinct layers from 0 to 3"),
+        ({"layers": [9]}, "distinct layers from 0 to 3"),
+        ({"slot": "example[0].answer"}, "Prompt 0 has no slot"),
+    ],
+)
+def test_sweeps_that_mean_nothing_are_refused(options: dict[str, Any], said: str) -> None:
+    model, tool = build(ZOO["llama"])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("none")
+    with pytest.raises(xmi.XmiError, match=said):
+        vlm.transfer(vectors(vlm, prompts), to=prompts, **options)
+
+
+def test_whole_labels_are_scored_over_several_tokens() -> None:
+    model, tool = build(ZOO["llama"])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("none")
+    one = vlm.transfer(vectors(vlm, prompts), to=prompts)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        one.accuracy("v0", 0, score="whole")
+    found = vlm.transfer(vectors(vlm, prompts), to=prompts, max_new_tokens=3)
+    said = tuple(text[: len(text) // 2] or "-" for text in found.continuations[0][1])
+    right = dataclasses.replace(found, answers=found.continuations[0][1])
+    assert right.accuracy("v0", 1, score="whole").mean == 1.0
+    cut = dataclasses.replace(found, answers=said)
+    assert cut.accuracy("v0", 1, score="whole").mean < 1.0, "half a word is no label"
+    both = xmi.measure.Transfer.concat([found, found])
+    assert both.continuations[0][1] == found.continuations[0][1] * 2
+    np.testing.assert_allclose(found.log_probability, one.log_probability, atol=TOLERANCE)
+
+
+def break_mask(mask: Any, length: int, copies: int, width: int, device: Any) -> Any:
     """Leaks the real last token to the copies."""
-    grown = original_mask(mask, length, copies, device)
+    grown = original_mask(mask, length, copies, width, device)
     for part in grown.values() if isinstance(grown, dict) else [grown]:
         part[:, :, length:, length - 1] = True if part.dtype == torch.bool else 0.0
     return grown
 
 
 original_mask = packing.pack_mask
-original_repeat = packing.repeat_last
+original_repeat = packing.repeat_end
 
 
-def shift_positions(value: Any, count: int, dim: int) -> Any:
-    grown = original_repeat(value, count, dim)
-    if isinstance(grown, torch.Tensor) and not grown.is_floating_point() and dim == -1:
-        grown[..., -count:] += 3
+def shift_positions(value: torch.Tensor, copies: int, width: int, dim: int) -> torch.Tensor:
+    grown = original_repeat(value, copies, width, dim)
+    if not grown.is_floating_point() and dim == -1:
+        grown[..., -copies * width :] += 3
     return grown
 
 
 @pytest.mark.parametrize(
     ("name", "attribute", "broken"),
-    [("llama", "pack_mask", break_mask), ("llava", "repeat_last", shift_positions)],
+    [("llama", "pack_mask", break_mask), ("llava", "repeat_end", shift_positions)],
     ids=["leaked last token", "shifted positions"],
 )
 def test_negative_controls_fail(name: str, attribute: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +220,10 @@ def test_negative_controls_fail(name: str, attribute: str, broken: Any, monkeypa
     monkeypatch.setattr(packing, attribute, broken)
     found = vlm.transfer(named, to=prompts)
     assert np.abs(found.log_probability - expected).max() > 1e-3
-    # And the proof that every model is asked for at its first sweep refuses it.
-    with pytest.raises(xmi.ModelError, match="a packed run differs from a plain one"):
-        xmi.load(model, processor=tool).transfer(named, to=prompts)
+    # The comparison that every model meets at its first sweep notices, and takes rows instead.
+    with pytest.warns(UserWarning, match="a packed run differs from a plain one"):
+        rows = xmi.load(model, processor=tool).transfer(named, to=prompts)
+    assert np.abs(rows.log_probability - expected).max() <= TOLERANCE
 
 
 def test_wrong_layers_vector_is_noticed() -> None:
@@ -149,4 +237,4 @@ def test_wrong_layers_vector_is_noticed() -> None:
 
 def test_mask_of_a_model_that_is_not_causal_is_refused() -> None:
     with pytest.raises(ValueError, match="not causal"):
-        packing.pack_mask(torch.ones(1, 1, 4, 4, dtype=torch.bool), 4, 2, "cpu")
+        packing.pack_mask(torch.ones(1, 1, 4, 4, dtype=torch.bool), 4, 2, 1, "cpu")

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import torch
 
-from tests.zoo.oracle import brute_force, keep_last, own_encodings, plain
+from tests.zoo.oracle import brute_force, greedy, keep_last, own_encodings, plain
 from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
 from xmi.vlm import VLM
@@ -66,16 +66,50 @@ def roles(vlm: VLM, prompts: Prompts) -> None:
 
 
 def sweep(vlm: VLM, prompts: Prompts) -> None:
-    """The layer sweep in one forward equals brute force to 1e-5 in log-probability."""
+    """Every patched run of a layer sweep equals brute force to 1e-5 in log-probability."""
+    swept(vlm, prompts, "last")
+
+
+def slots(vlm: VLM, prompts: Prompts) -> None:
+    """So does a sweep at an earlier token."""
+    swept(vlm, prompts, "query.prefix")
+
+
+def swept(vlm: VLM, prompts: Prompts, slot: str) -> None:
     generator = torch.Generator().manual_seed(1)
     values = 3 * torch.randn(1, vlm.backbone.n_layers, vlm.backbone.d_model, generator=generator)
+    found = vlm.transfer(vector_of(values[0], prompts), to=prompts, slot=slot)
+    for part in runs_of(vlm, prompts, "last" if slot == "last" else "earlier", "one"):
+        answers = vlm.encoder.answer_ids(list(prompts[part]), prompts.template)
+        expected = brute_force(vlm, prompts[part], values, answers, slot)
+        assert abs(found.log_probability[:, :, part] - expected.numpy()).max() <= 1e-5
+
+
+def continued(vlm: VLM, prompts: Prompts) -> None:
+    """Several tokens after every patch equal brute force with the patch made again for each token."""
+    generator = torch.Generator().manual_seed(5)
+    values = 3 * torch.randn(vlm.backbone.n_layers, vlm.backbone.d_model, generator=generator)
+    found = vlm.transfer(vector_of(values, prompts), to=prompts, max_new_tokens=3)
+    for part in runs_of(vlm, prompts, "last", "more"):
+        for layer in range(vlm.backbone.n_layers):
+            expected = [vlm.encoder.text(ids) for ids in greedy(vlm, prompts[part], (layer, values[layer]), 3)]
+            assert list(found.continuations[0][layer][part]) == expected
+        expected = [vlm.encoder.text(ids) for ids in greedy(vlm, prompts[part], None, 3)]
+        assert list(found.clean.continuations[part]) == expected
+
+
+def runs_of(vlm: VLM, prompts: Prompts, *kind: str) -> list[slice]:
+    """What to compare at once: the batch where runs were packed, else each prompt alone, as xmi ran it."""
+    alone = bool(vlm.engine.proven[", ".join(kind)])
+    return [slice(i, i + 1) for i in range(len(prompts))] if alone else [slice(None)]
+
+
+def vector_of(values: torch.Tensor, prompts: Prompts) -> TaskVector:
     card = VectorCard(
         model="x", revision="x", dtype="float32", task="capital", specification="random", shots=0, seed=0, n=1,
         slot="last", template=prompts.template.hash, versions=versions(),
     )  # fmt: skip
-    expected = brute_force(vlm, prompts, values, vlm.encoder.answer_ids(list(prompts), prompts.template))
-    found = vlm.transfer(TaskVector(values[0], card), to=prompts)
-    assert abs(found.log_probability - expected.numpy()).max() <= 1e-5
+    return TaskVector(values, card)
 
 
 def cache(vlm: VLM, prompts: Prompts) -> None:
@@ -124,6 +158,5 @@ def padding(vlm: VLM, prompts: Prompts) -> None:
     torch.testing.assert_close(right.stack("resid_post"), torch.cat(alone, 1), atol=1e-4, rtol=1e-4)
 
 
-CLAIMS: dict[str, Claim] = {
-    f.__name__: f for f in (inputs, trace, residuals, batching, padding, roles, sweep, cache, hooks, generate)
-}
+EVERY = (inputs, trace, residuals, batching, padding, roles, sweep, slots, continued, cache, hooks, generate)
+CLAIMS: dict[str, Claim] = {f.__name__: f for f in EVERY}

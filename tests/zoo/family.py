@@ -24,6 +24,7 @@ class Family:
             all text), or `none` (text only).
         note: What is special about it, in one line.
         partial: Claims that do not hold for it, each with the reason; the others must hold.
+        unpacked: If its patched runs cannot share a forward and become rows of their own: why.
         refused: If xmi refuses the family: a regular expression that the message must match.
     """
 
@@ -33,6 +34,7 @@ class Family:
     images: Literal["many", "one", "first", "none"] = "many"
     note: str = ""
     partial: Mapping[str, str] = field(default_factory=dict)
+    unpacked: str = ""
     refused: str = ""
 
 

@@ -395,11 +395,16 @@ FAMILIES: tuple[Family, ...] = (
     Family("Qwen3-VL", "qwen3_vl", qwen3_vl, note="deepstack"),
     Family("GLM-4V", "glm4v", glm4v, note="sandwich norms, multimodal rotary positions"),
     Family(
-        "Mllama", "mllama", mllama, note="cross-attention layers", partial={"batching": UNMASKED, "padding": UNMASKED}
+        "Mllama",
+        "mllama",
+        mllama,
+        note="cross-attention layers",
+        partial={"batching": UNMASKED, "padding": UNMASKED},
+        unpacked=UNMASKED,
     ),
     Family("Llama 4", "llama4", llama4, note="chunked attention, tiles, mixture of experts"),
     Family("Qwen3-VL-MoE", "qwen3_vl_moe", qwen3_vl_moe, note="deepstack, mixture of experts"),
-    Family("Qwen3.5", "qwen3_5", qwen3_5, note="linear attention", partial={"sweep": RECURRENT}),
+    Family("Qwen3.5", "qwen3_5", qwen3_5, note="linear attention", unpacked=RECURRENT),
     Family("GLM-4.6V", "glm46v", glm46v),
     Family("GLM-4V-MoE", "glm4v_moe", glm4v_moe, note="shared and routed experts"),
     Family("Gemma 3n", "gemma3n_text", gemma3n, images="none", note="text part only", refused="final norm"),
@@ -413,7 +418,7 @@ FAMILIES: tuple[Family, ...] = (
         "minicpmv4_6",
         minicpmv4_6,
         note="numbered slices, linear attention",
-        partial={"sweep": RECURRENT},
+        unpacked=RECURRENT,
     ),
     Family("Molmo2", "molmo2", molmo2, note="two-way attention among all image tokens, crops"),
 )

@@ -61,6 +61,7 @@ def run(family: Family) -> Row:
     said = vlm.report.lines()
     remarks = [family.note] if family.note else []
     remarks += [f"**{claim}** does not hold: {reason}" for claim, reason in family.partial.items()]
+    remarks += [f"patched runs do not share a forward: {family.unpacked}"] if family.unpacked else []
     remarks += [line.removeprefix("deviation: ") for line in said if line.startswith("deviation: ")]
     remarks += [line for line in said if line.startswith(("no ", "note: "))]
     return Row(family, state_of(family), tuple(remarks))

@@ -44,20 +44,21 @@ def _input(item: int, example: int | None, seen: bool) -> Segment:
 
 
 def plain(
-    vlm: VLM, batch: Batch, write: tuple[int, torch.Tensor] | None = None, **options: Any
+    vlm: VLM, batch: Batch, write: tuple[int, torch.Tensor] | None = None, slot: str = "last", **options: Any
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits and block outputs of a plain forward, optionally with one block's last token overwritten.
+    """Logits and block outputs of a plain forward, optionally with one block's slot overwritten.
 
     Options go to the model; with `logits_to_keep=1` Gemma 4 computes its upper layers for one token only, whose
     numbers differ by rounding from those of a forward that keeps all.
     """
     kept: list[torch.Tensor] = []
+    back = batch.columns(slot) - batch.inputs["input_ids"].shape[1]
 
     def hook(layer: int) -> Any:
         def keep(_module: Any, _args: Any, output: Any) -> Any:
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
             if write is not None and layer == write[0]:
-                hidden[:, -1] = write[1]
+                hidden[torch.arange(len(hidden)), back] = write[1]
             kept.append(hidden.clone())
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -103,15 +104,53 @@ def open_image(image: Any) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.open(image)
 
 
-def brute_force(vlm: VLM, prompts: Prompts, vectors: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+def brute_force(
+    vlm: VLM, prompts: Prompts, vectors: torch.Tensor, answers: torch.Tensor, slot: str = "last"
+) -> torch.Tensor:
     """Log-probability of each answer, shape [set, layer, query]: one plain run per vector and layer."""
     batch = vlm.encode(prompts)
     rows = []
     for values in vectors:
         for layer, value in enumerate(values):
-            logits, _ = plain(vlm, batch, (layer, value))
+            logits, _ = plain(vlm, batch, (layer, value), slot)
             rows.append(logits[:, -1].log_softmax(-1).gather(-1, answers[:, None])[:, 0])
     return torch.stack(rows).reshape(*vectors.shape[:2], len(prompts))
+
+
+def greedy(vlm: VLM, prompts: Prompts, write: tuple[int, torch.Tensor] | None, new: int) -> list[list[int]]:
+    """Tokens that a model says one after the other, each with the block's token overwritten again.
+
+    The model's own `generate` runs without a cache, under a hook that knows where the prompt ended; with one only where
+    a random model says its image token, which cannot be read again without an image (a cache keeps the patch).
+    """
+    batch = vlm.encode(prompts)
+    steps: list[int] = []
+    cached = [False]
+
+    def overwrite(_module: Any, _args: Any, output: Any) -> Any:
+        state = (output[0] if isinstance(output, tuple) else output).clone()
+        # Counted from the end, because some models compute upper layers for the last tokens only.
+        place = -1 - len(steps)
+        steps.append(1)
+        if write is not None and not (cached[0] and len(steps) > 1) and state.shape[1] >= -place:
+            state[:, place] = write[1]
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    block = vlm.model.get_submodule(f"{vlm.backbone.layers}.{write[0] if write else 0}")
+    handle = block.register_forward_hook(overwrite)
+    inputs = {k: v for k, v in batch.inputs.items() if k != "position_ids"}
+    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "return_dict_in_generate": True}
+    try:
+        with torch.no_grad():
+            try:
+                made = vlm.model.generate(**inputs, **options, max_new_tokens=new, output_logits=True, use_cache=False)
+            except (ValueError, IndexError):
+                steps.clear()
+                cached[0] = True
+                made = vlm.model.generate(**inputs, **options, max_new_tokens=new, output_logits=True)
+    finally:
+        handle.remove()
+    return torch.stack([step.argmax(-1) for step in made.logits], 1).tolist()
 
 
 def keep_last(vlm: VLM) -> dict[str, int]:

@@ -141,6 +141,6 @@ _MADE = (
 )
 FAMILIES: tuple[Family, ...] = (
     *(Family(name, make.__name__, make, images="none", note=note) for name, make, note in _MADE),
-    Family("BLOOM", "bloom", bloom, images="none", note="alibi", partial={"sweep": ALIBI}),
+    Family("BLOOM", "bloom", bloom, images="none", note="alibi", unpacked=ALIBI),
     Family("OPT-350M", "opt", opt_350m, images="none", note="norms after, none at the end", refused="no final norm"),
 )

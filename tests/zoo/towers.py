@@ -526,7 +526,7 @@ FAMILIES: tuple[Family, ...] = (
         paligemma,
         images="first",
         note="prefix-LM",
-        partial={"sweep": "every token of a prompt sees the last one, so a patch changes more than the last token"},
+        unpacked="every token of a prompt sees the last one, so a patch changes more than the last token",
     ),
     Family("Mistral 3", "mistral3", mistral3, note="native aspect ratio, merged patches, tokens between rows"),
     Family("Pixtral", "pixtral", pixtral, note="native aspect ratio, tokens between rows"),
@@ -543,9 +543,7 @@ FAMILIES: tuple[Family, ...] = (
         "lfm2_vl",
         lfm2_vl,
         note="short convolutions between attention blocks",
-        partial={
-            "sweep": "a convolution mixes neighbouring columns whatever the mask, so packed copies see each other"
-        },
+        unpacked="a convolution mixes neighbouring columns whatever the mask, so packed copies see each other",
     ),
     Family("Granite 4 Vision", "granite4_vision", granite4_vision, note="image features enter at several depths"),
     Family("LightOnOCR", "lighton_ocr", lighton_ocr, note="native aspect ratio, merged patches"),

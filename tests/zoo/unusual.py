@@ -294,7 +294,7 @@ FAMILIES: tuple[Family, ...] = (
         kosmos2,
         images="first",
         note="latents, ids replaced after tokenising",
-        partial={"sweep": "its decoder makes its mask from a 2-D one by itself, so packed copies cannot be told apart"},
+        unpacked="its decoder makes its mask from a 2-D one by itself, so packed copies cannot be told apart",
     ),
     Family("Janus", "janus", janus, note="understanding path beside an idle VQ-VAE"),
     Family("Emu3", "emu3", emu3, note="images as words of a codebook, rows ended by newlines"),

@@ -5,7 +5,16 @@ own trace, does one forward, and returns small results on the CPU.
 """
 
 from xmi.kernels.packing import pack_inputs
-from xmi.kernels.residuals import ResidPost, lens_kernel, next_token_kernel, residual_kernel
-from xmi.kernels.sweep import sweep_kernel
+from xmi.kernels.residuals import ResidPost, lens_kernel, next_token_kernel, residual_kernel, score
+from xmi.kernels.sweep import blend, sweep_kernel
 
-__all__ = ["ResidPost", "lens_kernel", "next_token_kernel", "pack_inputs", "residual_kernel", "sweep_kernel"]
+__all__ = [
+    "ResidPost",
+    "blend",
+    "lens_kernel",
+    "next_token_kernel",
+    "pack_inputs",
+    "residual_kernel",
+    "score",
+    "sweep_kernel",
+]

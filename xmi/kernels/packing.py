@@ -1,8 +1,9 @@
-"""Packing: many patched versions of a prompt's last token in one forward.
+"""Packing: many patched versions of a prompt's end in one forward.
 
-Attention is causal and a patch touches only the last token, so the runs of N differently patched prompts share
-everything before it. N copies of the last token are appended at its own position; each sees the prefix and itself,
-and overwriting copy i's residual after its layer gives exactly the logits of the run patched there.
+Attention is causal and a patch changes only what comes after it, so the runs of N differently patched prompts share
+everything before the patch. N copies of the prompt's end, from the patched token on, are appended at the end's own
+positions; each sees the shared beginning and itself, and overwriting copy i's residual after its layer gives exactly
+the logits of the run patched there. Patched at the last token, a copy is one token.
 
 The packing happens at the inputs of the text decoder, after image features were merged, because only there are
 embeddings, position ids (2-D, or 3-D for multimodal rotary positions) and masks final.
@@ -16,22 +17,33 @@ import torch
 
 
 def pack_inputs(
-    args: tuple[Any, ...], kwargs: dict[str, Any], copies: int, config: Any, embed: Any
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    copies: int,
+    width: int,
+    config: Any,
+    embed: Any,
+    own: torch.Tensor | None = None,
+    other: torch.Tensor | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turns a text decoder's call for T tokens into one for T + copies tokens.
+    """Turns a text decoder's call for T tokens into one for T + copies * width tokens.
 
     Args:
         args: Positional arguments of the decoder (at most the input ids).
         kwargs: Its keyword arguments.
-        copies: How many copies of the last token to append.
+        copies: How many copies of the end to append.
+        width: How many tokens the end has.
         config: The text configuration, from which masks are made per layer type.
-        embed: The token embedding, used to size the masks if only ids are given.
+        embed: The token embedding.
+        own: The last tokens of the prompt itself, shape [row, k], if the copies have others there.
+        other: What each copy has in their place, shape [row, copies, k].
 
     Returns:
         The grown arguments.
 
     Raises:
-        ValueError: A token before the last one attends to the last token: attention is not causal.
+        ValueError: The beginning attends to the end (attention is not causal), or the copies' own tokens cannot be
+            embedded from outside of the model.
     """
     from transformers.masking_utils import create_masks_for_generate
 
@@ -42,84 +54,97 @@ def pack_inputs(
     length, device = states.shape[1], states.device
     positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
     if positions is None:
-        seen = torch.ones(states.shape[:2], device=device) if mask is None or isinstance(mask, dict) else mask
-        seen = seen if seen.dim() == 2 else torch.ones(states.shape[:2], device=device)
-        positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
+        flat = (
+            mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else torch.ones(states.shape[:2], device=device)
+        )
+        positions = (flat.long().cumsum(-1) - 1).clamp(min=0)
     if not isinstance(mask, dict) and (mask is None or mask.dim() != 4):
-        flat = positions if positions is not None and positions.dim() == 2 else None
-        mask = create_masks_for_generate(config, states, mask, None, flat)
-    kwargs["attention_mask"] = pack_mask(mask, length, copies, device)
-    kwargs["position_ids"] = repeat_last(positions, copies, -1)
+        mask = create_masks_for_generate(config, states, mask, None, positions if positions.dim() == 2 else None)
+    kwargs["attention_mask"] = pack_mask(mask, length, copies, width, device)
+    kwargs["position_ids"] = repeat_end(positions, copies, width, -1)
     if embeds is not None:
-        kwargs["inputs_embeds"] = repeat_last(embeds, copies, -2)
-    elif args:
-        args = (repeat_last(ids, copies, -1), *args[1:])
-    else:
-        kwargs["input_ids"] = repeat_last(ids, copies, -1)
+        grown = repeat_end(embeds, copies, width, -2)
+        if own is not None and other is not None:
+            k = own.shape[1]
+            if not torch.equal(embed(own.to(device)).to(embeds.dtype), embeds[:, -k:]):
+                raise ValueError("the model changes embeddings on their way to its decoder")
+            put(grown, length, width, embed(other.to(device)).to(embeds.dtype))
+        kwargs["inputs_embeds"] = grown
+    elif ids is not None:
+        grown = repeat_end(ids, copies, width, -1)
+        if other is not None:
+            put(grown, length, width, other.to(device))
+        if args:
+            args = (grown, *args[1:])
+        else:
+            kwargs["input_ids"] = grown
     for name, value in kwargs.items():
-        if name in ("attention_mask", "position_ids", "inputs_embeds", "input_ids") or not isinstance(
-            value, torch.Tensor
-        ):
+        if name in OWN_RULES or not isinstance(value, torch.Tensor):
             continue
         # Whatever else says something of every token (where images are, which they see, inputs per layer) says the
-        # same of a copy as of the last token.
+        # same of a copy as of the token copied.
         if value.dim() > 1 and tuple(value.shape[:2]) == tuple(states.shape[:2]):
-            kwargs[name] = repeat_last(value, copies, 1)
+            if other is not None and value.is_floating_point():
+                raise ValueError(f"the decoder's argument {name} is made from tokens")
+            kwargs[name] = repeat_end(value, copies, width, 1)
         elif value.dim() == 4 and value.shape[0] == states.shape[0] and value.shape[2] == length:
-            kwargs[name] = repeat_last(value, copies, 2)
+            kwargs[name] = repeat_end(value, copies, width, 2)
     return args, kwargs
 
 
-_OWN = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
+OWN_RULES = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 """Arguments that have rules of their own."""
 
 
-def repeat_last(value: Any, count: int, dim: int) -> Any:
-    """Appends the last slice along a dimension `count` times, in tensors and in containers of them."""
-    if isinstance(value, torch.Tensor):
-        last = value.narrow(dim, value.shape[dim] - 1, 1)
-        shape = list(value.shape)
-        shape[dim] = count
-        return torch.cat([value, last.expand(shape)], dim=dim)
-    if isinstance(value, dict):
-        return {key: repeat_last(part, count, dim) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(repeat_last(part, count, dim) for part in value)
-    return value
+def put(grown: torch.Tensor, length: int, width: int, last: torch.Tensor) -> None:
+    """Writes the last tokens of every copy, shape [row, copy, k, ...], into grown ids or embeddings."""
+    for copy in range(last.shape[1]):
+        end = length + (copy + 1) * width
+        grown[:, end - last.shape[2] : end] = last[:, copy]
 
 
-def pack_mask(mask: Any, length: int, copies: int, device: Any) -> Any:
-    """The mask for a prefix of `length` tokens and copies of its last one.
+def repeat_end(value: torch.Tensor, copies: int, width: int, dim: int) -> torch.Tensor:
+    """Appends the last `width` slices along a dimension `copies` times."""
+    end = value.narrow(dim, value.shape[dim] - width, width)
+    return torch.cat([value, *[end] * copies], dim=dim)
 
-    A copy's row is the last token's row on the columns before it, plus the copy itself; no real token sees a copy.
+
+def pack_mask(mask: Any, length: int, copies: int, width: int, device: Any) -> Any:
+    """The mask for a prompt of `length` tokens and copies of its last `width` ones.
+
+    A copy's token sees what its original sees: of the beginning there, of the end in its own copy. No real token sees
+    a copy.
 
     Args:
         mask: Boolean (True = may attend) or additive 4-D mask, a dict of them per layer type, or None for causal.
         length: Number of real tokens.
         copies: Number of copies.
+        width: Tokens of a copy.
         device: Where to build a missing mask.
 
     Returns:
         The grown mask, of the same kind.
 
     Raises:
-        ValueError: A real token attends to the last one: attention is not causal and packing would be wrong.
+        ValueError: The beginning attends to the end: attention is not causal and packing would be wrong.
     """
     if isinstance(mask, dict):
-        return {key: pack_mask(part, length, copies, device) for key, part in mask.items()}
+        return {key: pack_mask(part, length, copies, width, device) for key, part in mask.items()}
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-    if tuple(mask.shape[-2:]) != (length, length):
-        raise ValueError(f"Expected a mask of {length} x {length} tokens, found {tuple(mask.shape)}.")
+    if mask.dim() != 4 or tuple(mask.shape[-2:]) != (length, length):
+        raise ValueError(f"expected a mask of {length} x {length} tokens, found {tuple(mask.shape)}")
     boolean = mask.dtype == torch.bool
-    closed, opened = (False, True) if boolean else (torch.finfo(mask.dtype).min, 0.0)
     allowed = mask if boolean else mask >= 0
+    begin = length - width
     # Rows of padding attend to everything under sdpa; only rows that the last token itself sees are real.
-    if length > 1 and bool((allowed[:, :, :-1, -1] & allowed[:, :, -1, :-1]).any()):
-        raise ValueError("a token before the last attends to it: attention is not causal")
-    grown = mask.new_full((*mask.shape[:2], length + copies, length + copies), closed)
+    if begin and bool((allowed[:, :, :begin, begin:] & allowed[:, :, -1, :begin, None]).any()):
+        raise ValueError("a token before the patched one attends to it: attention is not causal")
+    total = length + copies * width
+    grown = mask.new_full((*mask.shape[:2], total, total), False if boolean else torch.finfo(mask.dtype).min)
     grown[:, :, :length, :length] = mask
-    grown[:, :, length:, : length - 1] = mask[:, :, length - 1 : length, : length - 1]
-    diagonal = torch.arange(length, length + copies, device=mask.device)
-    grown[:, :, diagonal, diagonal] = opened
+    end = mask[:, :, begin:]
+    grown[:, :, length:, :begin] = end[:, :, None, :, :begin].expand(-1, -1, copies, -1, -1).flatten(2, 3)
+    for start in range(length, total, width):
+        grown[:, :, start : start + width, start : start + width] = end[..., begin:]
     return grown

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from xmi.measure.result import Result
+from xmi.measure.scoring import whole_hit
 from xmi.measure.stats import Proportion, accuracy
 
 
@@ -33,6 +34,7 @@ class Answers(Result):
         rank: Its rank, 0 = top.
         paper: Hits by the paper's two-way prefix rule.
         strict: Hits by exact first token.
+        continuations: What the model wrote, if more than one token was asked for.
     """
 
     prompts: tuple[str, ...]
@@ -44,15 +46,18 @@ class Answers(Result):
     rank: Int[np.ndarray, " prompt"]
     paper: Bool[np.ndarray, " prompt"]
     strict: Bool[np.ndarray, " prompt"]
+    continuations: tuple[str, ...] | None = None
 
     def accuracy(self, score: str = "paper") -> Proportion:
-        """Returns the accuracy under `paper` or `strict` scoring, with its Wilson interval over distinct units."""
+        """Returns the accuracy under `paper`, `strict` or `whole` scoring, with its Wilson interval over units."""
         return accuracy(hits_of(self, score), self.units, self.tasks)
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """Pools the answers to several sets of prompts (tasks, seeds)."""
         words = {k: _joined(parts, k) for k in ("prompts", "tasks", "units", "answers", "predicted")}
+        if all(p.continuations is not None for p in parts):
+            words["continuations"] = _joined(parts, "continuations")
         return cls(**words, **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")})
 
     def to_frame(self) -> pd.DataFrame:
@@ -88,6 +93,7 @@ class Transfer(Result):
         paper: Hits by the paper's two-way prefix rule.
         strict: Hits by exact first token.
         clean: The same queries without a patch (no context).
+        continuations: What the model wrote, if more than one token was asked for.
     """
 
     sources: tuple[str, ...]
@@ -101,6 +107,7 @@ class Transfer(Result):
     paper: Bool[np.ndarray, "source layer query"]
     strict: Bool[np.ndarray, "source layer query"]
     clean: Answers
+    continuations: tuple[tuple[tuple[str, ...], ...], ...] | None = None
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -112,14 +119,18 @@ class Transfer(Result):
         if not parts or any((p.sources, p.layers) != (parts[0].sources, parts[0].layers) for p in parts):
             raise ValueError("concat needs at least one Transfer, all with the same sources and layers.")
         sources, layers = parts[0].sources, parts[0].layers
-        predicted = tuple(
-            tuple(tuple(t for p in parts for t in p.predicted[s][i]) for i in range(len(layers)))
-            for s in range(len(sources))
-        )
+
+        def texts(name: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
+            return tuple(
+                tuple(tuple(t for p in parts for t in getattr(p, name)[s][i]) for i in range(len(layers)))
+                for s in range(len(sources))
+            )
+
         return cls(
             sources=sources,
             layers=layers,
-            predicted=predicted,
+            predicted=texts("predicted"),
+            continuations=texts("continuations") if all(p.continuations is not None for p in parts) else None,
             clean=Answers.concat([p.clean for p in parts]),
             **{k: _joined(parts, k) for k in ("tasks", "units", "answers")},
             **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")},
@@ -131,7 +142,7 @@ class Transfer(Result):
         Args:
             source: Which vector; may be left out if there is only one.
             layer: Which layer; by default `best_layer` (then the value is optimistic: choose on validation data).
-            score: `paper` or `strict`.
+            score: `paper`, `strict`, or `whole` (the whole label, if several tokens were read).
 
         Returns:
             The accuracy with its Wilson interval over distinct units.
@@ -196,4 +207,15 @@ def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
         return result.paper
     if score == "strict":
         return result.strict
-    raise ValueError(f"Unknown score {score!r}; use 'paper' or 'strict'.")
+    if score == "whole":
+        if result.continuations is None:
+            raise ValueError("Whole labels can be scored only if several tokens were read: max_new_tokens=...")
+        return _whole(result.continuations, result.answers)
+    raise ValueError(f"Unknown score {score!r}; use 'paper', 'strict' or 'whole'.")
+
+
+def _whole(texts: Any, answers: Sequence[str]) -> Bool[np.ndarray, ...]:
+    """Whether each text, at any depth of nesting, begins with its label as whole words."""
+    if texts and isinstance(texts[0], str):
+        return np.array([whole_hit(t, a) for t, a in zip(texts, answers, strict=True)])
+    return np.array([_whole(part, answers) for part in texts])

@@ -107,9 +107,21 @@ class Engine:
         return [i for i in range(vocabulary) if i not in avoid] or list(range(vocabulary))
 
     @cached_property
-    def proven(self) -> set[str]:
-        """Fast paths that were compared with the plain one on this model, here and now."""
-        return set()
+    def proven(self) -> dict[str, str]:
+        """Fast paths that were compared with the plain one on this model, and why they cannot be taken, or nothing."""
+        return {}
+
+    @cached_property
+    def budget(self) -> int:
+        """How many tokens the copies of one packed forward have at most; halved when memory runs out.
+
+        Logits in float32 take most: on CUDA half of the free memory is given to them.
+        """
+        if self.device.type != "cuda":
+            return 512
+        config = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(64, min(4096, int(free / 2 / (16 * int(config.vocab_size)))))
 
     @cached_property
     def hooked(self) -> list[int]:

@@ -142,6 +142,12 @@ class Encoder:
         """Returns the text of one token."""
         return str(self.tokenizer.decode([token]))
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """Returns the text of several tokens, up to the end-of-sequence token."""
+        stop = self.tokenizer.eos_token_id
+        kept = list(tokens)[: list(tokens).index(stop)] if stop in tokens else list(tokens)
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+
     def word_ids(self, words: Sequence[str], before: str) -> tuple[int, ...]:
         """Ids with which the words may begin as a next token: as after `before`, and after a space.
 

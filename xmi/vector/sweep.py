@@ -1,0 +1,287 @@
+"""The layer sweep of one batch: packed into few forwards where that is exact, otherwise one row per patched run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from xmi.errors import VectorError
+from xmi.kernels import blend, score, sweep_kernel
+from xmi.model import Engine
+from xmi.prompt import Batch, Encoder, Prompt
+
+MODES = ("overwrite", "add", "interpolate")
+
+MAX_ROWS = 32
+"""How many patched runs are rows of one forward, where they cannot be packed."""
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Allowed difference in log-probability (nats) between packed and plain runs; half precision and quantised models get
+0.3."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is written where.
+
+    Attributes:
+        vectors: What to write at each of the layers.
+        layers: After which blocks.
+        slot: Where in the prompt.
+        mode: `overwrite`, `add` (residual + strength * vector), or `interpolate` ((1 - strength) * residual + strength
+            * vector).
+        strength: See `mode`.
+    """
+
+    vectors: Float[torch.Tensor, "set layer d_model"]
+    layers: tuple[int, ...]
+    slot: str = "last"
+    mode: str = "overwrite"
+    strength: float = 1.0
+
+    def part(self, sets: slice, layers: slice) -> Patch:
+        """Some of the sets at some of the layers."""
+        return Patch(self.vectors[sets, layers], self.layers[layers], self.slot, self.mode, self.strength)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came out; entry 0 is the clean run, entry 1 + s * len(layers) + i is set s patched after layers[i].
+
+    Attributes:
+        ids: The greedy continuation.
+        log_probability: Of the answer's first token, in nats.
+        rank: Of it, 0 = top.
+    """
+
+    ids: Int[torch.Tensor, "row entry new"]
+    log_probability: Float[torch.Tensor, "row entry"]
+    rank: Int[torch.Tensor, "row entry"]
+
+
+def sweep(
+    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int = 1
+) -> Swept:
+    """Patches every vector at every layer into every row of a batch, and continues greedily.
+
+    Args:
+        engine: The model.
+        encoder: Encodes rows again where runs cannot be packed.
+        batch: Encoded prompts, padded on the left.
+        patch: What is written where.
+        targets: The answer's first token in each row.
+        new: How many tokens to continue.
+
+    Returns:
+        The outcome, the clean run included.
+
+    Raises:
+        VectorError: Unknown mode.
+        SlotError: A row lacks the slot.
+    """
+    if patch.mode not in MODES:
+        raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
+    kind = f"{'last' if patch.slot == 'last' else 'earlier'}, {'one' if new == 1 else 'more'}"
+    if kind not in engine.proven:
+        engine.proven[kind] = _doubt(engine, encoder, batch, patch, targets, new)
+        if why := engine.proven[kind]:
+            warnings.warn(
+                f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of "
+                "its own: as exact, but slower.",
+                stacklevel=4,
+            )
+    if engine.proven[kind]:
+        return _rows(engine, encoder, batch, patch, targets, new)
+    return _packed(engine, batch, patch, targets, new)
+
+
+def _doubt(
+    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
+) -> str:
+    """Why runs cannot be packed, or nothing: packed runs are compared with rows of their own, once per model.
+
+    Packing rests on attention that is causal and obeys a mask. A convolution or a recurrence between tokens does not,
+    and no configuration says so reliably; two runs do.
+    """
+    places = sorted({0, len(patch.layers) // 2})
+    few = Patch(
+        patch.vectors[:1, places], tuple(patch.layers[i] for i in places), patch.slot, patch.mode, patch.strength
+    )
+    bound = TOLERANCE.get(engine.dtype, 0.3) if engine.exact else 0.3
+    expected = _rows(engine, encoder, batch, few, targets, new)
+    try:
+        found = _packed(engine, batch, few, targets, new)
+    except Exception as error:  # whatever the model's own code does with a mask that it does not expect
+        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    gap = float((found.log_probability - expected.log_probability).abs().max())
+    if not gap <= bound:
+        return f"a packed run differs from a plain one by {gap:.1e} in log-probability"
+    if bound < 0.1 and not torch.equal(found.ids, expected.ids):
+        return "packed runs continue otherwise than plain ones"
+    return ""
+
+
+def _packed(engine: Engine, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int) -> Swept:
+    """Copies of the prompt's end share a forward, as many as fit."""
+    sets, count = patch.vectors.shape[:2]
+    back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
+    width = -int(back.min()) + new - 1
+    while True:
+        some = max(1, min(count, engine.budget // width))
+        groups = min(sets, max(1, engine.budget // (some * width)))
+        try:
+            parts = [
+                [
+                    _forwards(engine, batch, patch.part(slice(s, s + groups), slice(i, i + some)), back, targets, new)
+                    for i in range(0, count, some)
+                ]
+                for s in range(0, sets, groups)
+            ]
+            break
+        except torch.cuda.OutOfMemoryError:
+            if some * groups == 1:
+                raise
+            torch.cuda.empty_cache()
+            engine.__dict__["budget"] = max(width, some * groups * width // 2)
+    clean = parts[0][0]
+
+    def by_layer(value: torch.Tensor, size: int) -> torch.Tensor:
+        return value.reshape(value.shape[0], -1, size, *value.shape[2:])
+
+    def joined(pick: Callable[[Swept], torch.Tensor]) -> torch.Tensor:
+        """Entries of all parts as [set, layer] in one axis, after the clean run."""
+        rows = []
+        for row in parts:
+            sizes = [min(some, count - i) for i in range(0, count, some)]
+            split = [by_layer(pick(p)[:, 1:], size) for p, size in zip(row, sizes, strict=True)]
+            rows.append(torch.cat(split, 2))
+        return torch.cat([pick(clean)[:, :1], torch.cat(rows, 1).flatten(1, 2)], 1)
+
+    return Swept(joined(lambda p: p.ids), joined(lambda p: p.log_probability), joined(lambda p: p.rank))
+
+
+def _forwards(
+    engine: Engine,
+    batch: Batch,
+    patch: Patch,
+    back: Int[torch.Tensor, " row"],
+    targets: Int[torch.Tensor, " row"],
+    new: int,
+) -> Swept:
+    """One forward per new token: every copy is patched again and carries what it said so far."""
+    copies = patch.vectors.shape[0] * patch.vectors.shape[1]
+    written: list[torch.Tensor] = []
+    first: tuple[torch.Tensor, torch.Tensor] | None = None
+    for step in range(new):
+        width = -int(back.min()) + step
+        said = torch.cat(written, 2) if written else None
+        own, other = (said[:, 0], said[:, 1:]) if said is not None else (None, None)
+        inputs = engine.forward(grown(batch.inputs, own) if own is not None else batch.inputs)
+        if engine.backbone.keeps_logits:
+            ends = torch.arange(copies + 1) * width - copies * width - 1
+            inputs["logits_to_keep"] = copies + 1 if width == 1 else ends.to(engine.device)
+        ids, log_probability, rank, _ = sweep_kernel(
+            engine.envoy, inputs, engine.paths, patch.vectors, list(patch.layers), back - step, width, targets, 1,
+            patch.mode, patch.strength, own, other, [],
+        )  # fmt: skip
+        first = first or (log_probability, rank)
+        written.append(ids)
+    log_probability, rank = first if first is not None else (torch.empty(0), torch.empty(0))
+    return Swept(torch.cat(written, 2), log_probability, rank)
+
+
+def grown(inputs: dict[str, torch.Tensor], ids: Int[torch.Tensor, "row new"]) -> dict[str, torch.Tensor]:
+    """A left-padded encoded batch with more tokens at its end; of them is said what is said of the last token."""
+    shape = inputs["input_ids"].shape
+    more = ids.shape[1]
+    found = {}
+    for name, value in inputs.items():
+        if name == "input_ids":
+            value = torch.cat([value, ids.to(value)], 1)
+        elif name == "position_ids":
+            value = torch.cat([value, value[:, -1:] + torch.arange(1, more + 1)], 1)
+        elif value.dim() > 1 and value.shape[:2] == shape:
+            value = torch.cat([value, *[value[:, -1:]] * more], 1)
+        found[name] = value
+    return found
+
+
+def _rows(
+    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
+) -> Swept:
+    """Every patched run is a row: exact for whatever model.
+
+    A forward holds runs of one prompt, encoded as often as needed, so that nothing is padded: some models (Kosmos-2 in
+    transformers 5.23, when it generates) treat padded rows otherwise.
+    """
+    sets, count = patch.vectors.shape[:2]
+    entries: list[tuple[int, int] | None] = [None, *((s, i) for s in range(sets) for i in range(count))]
+    chunks = [entries[i : i + MAX_ROWS] for i in range(0, len(entries), MAX_ROWS)]
+    rows = []
+    for prompt, target in zip(batch.prompts, targets, strict=True):
+        parts = [_run_rows(engine, encoder, prompt, patch, target, new, chunk) for chunk in chunks]
+        rows.append([torch.cat([getattr(p, n) for p in parts]) for n in ("ids", "log_probability", "rank")])
+    return Swept(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _run_rows(
+    engine: Engine,
+    encoder: Encoder,
+    prompt: Prompt,
+    patch: Patch,
+    target: torch.Tensor,
+    new: int,
+    entries: Sequence[tuple[int, int] | None],
+) -> Swept:
+    """Some of the runs of one prompt, each a row; results without the row axis."""
+    batch = encoder.encode([prompt] * len(entries))
+    back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
+    inputs = engine.forward(batch.inputs, keep=-int(back.min()))
+    with _patched(engine, patch, entries, back), torch.no_grad():
+        if new == 1:
+            logits = engine.model(**inputs).logits[:, -1:]
+            ids = logits.argmax(-1).cpu()
+        else:
+            for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
+                inputs.pop(name, None)
+            options = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None}
+            pad = encoder.tokenizer.pad_token_id
+            made = engine.model.generate(**inputs, **options, max_new_tokens=new, pad_token_id=pad)  # type: ignore[operator]
+            logits, ids = made.logits[0][:, None], torch.stack([step.argmax(-1) for step in made.logits], 1).cpu()
+    _, log_probability, rank = score(logits, target.expand(len(entries)), 1)
+    return Swept(ids, log_probability[:, 0], rank[:, 0])
+
+
+@contextmanager
+def _patched(
+    engine: Engine, patch: Patch, entries: Sequence[tuple[int, int] | None], back: Int[torch.Tensor, " row"]
+) -> Iterator[None]:
+    """Writes each row's vector after its layer, in the first forward (a cache keeps what it did)."""
+    done: set[int] = set()
+
+    def hook(place: int) -> Callable[..., Any]:
+        rows = [r for r, entry in enumerate(entries) if entry is not None and entry[1] == place]
+        values = [patch.vectors[entries[r][0], place] for r in rows]  # type: ignore[index]
+
+        def write(_module: Any, _args: Any, output: Any) -> Any:
+            if place in done or not rows:
+                return output
+            done.add(place)
+            state = (output[0] if isinstance(output, tuple) else output).clone()
+            old = state[rows, back[rows]]
+            state[rows, back[rows]] = blend(old, torch.stack(values).to(old), patch.mode, patch.strength)
+            return (state, *output[1:]) if isinstance(output, tuple) else state
+
+        return write
+
+    with ExitStack() as stack:
+        for place, layer in enumerate(patch.layers):
+            block = engine.model.get_submodule(f"{engine.backbone.layers}.{layer}")
+            stack.callback(block.register_forward_hook(hook(place)).remove)
+        yield
