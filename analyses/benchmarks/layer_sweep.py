@@ -462,8 +462,8 @@ def page(results: Sequence[Result], command: str, threads: int, figure: str) -> 
         "# Layer sweeps",
         "",
         "Patching a vector after every one of N layers into the last token of a query, and reading the answer from "
-        "each of the N patched runs: what `vlm.transfer` does for every query. Models have LLaVA 1.5's configuration at "
-        "the sizes named and random weights; the prompt has T tokens, most of them an image's; batch size 1.",
+        "each of the N patched runs: what `vlm.transfer` does for every query. Models have LLaVA 1.5's configuration "
+        "at the sizes named and random weights; the prompt has T tokens, most of them an image's; batch size 1.",
         "",
         "- Clean: one forward without a patch (`use_cache=False`, `logits_to_keep=1`).",
         "- Published algorithm: per layer one `generate(max_new_tokens=1, use_cache=False)` under a forward hook.",

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 import xmi
 import xmi.measure
+from tests.zoo import grids
 from tests.zoo.models import VISION, ZOO, build
-from tests.zoo.oracle import CITIES, brute_force, plain, prompts_for
+from tests.zoo.oracle import CITIES, brute_force, family_vlm, plain, prompts_for
 from xmi.kernels import packing
 from xmi.model.readout import readout
 from xmi.prompt import Prompts
@@ -125,6 +127,44 @@ def test_a_sweep_that_does_not_fit_is_split(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sweep_module, "sweep_kernel", lambda *args: small(*args[:3], torch.zeros(9, 9, 64), *args[4:]))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         vlm.transfer(named, to=prompts)
+
+
+def test_a_batch_unlike_the_first_falls_back_too() -> None:
+    """Qwen3-VL adds image features between blocks: an image behind the slot cannot be copied; text does not show it."""
+    vlm, prompts = family_vlm(next(f for f in grids.FAMILIES if f.model_type == "qwen3_vl")), prompts_for("many")
+    text = prompts_for("none")
+    named = vectors(vlm, text, 1)
+    vlm.transfer(named, to=text, slot="query.prefix")
+    assert not vlm.engine.proven["earlier, one"]
+    with pytest.warns(UserWarning, match="cannot share a forward"):
+        found = vlm.transfer(named, to=prompts, slot="query.prefix")
+    values, answers = named["v0"].values[None], vlm.encoder.answer_ids(list(prompts), prompts.template)
+    expected = torch.cat(
+        [brute_force(vlm, prompts[i : i + 1], values, answers[i : i + 1], "query.prefix") for i in range(3)], 2
+    )
+    assert np.abs(found.log_probability - expected.numpy()).max() <= TOLERANCE
+
+
+def test_attention_that_takes_no_mask_is_switched_for_the_sweep() -> None:
+    """Like FlashAttention, this one knows only whether it is causal."""
+
+    def flash(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        repeat = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1)
+        return out.transpose(1, 2), None
+
+    hf.AttentionInterface.register("flash_like", flash)
+    hf.AttentionMaskInterface.register("flash_like", lambda *args, **kwargs: None)
+    model, tool = build(ZOO["llama"])
+    model.config._attn_implementation = "flash_like"
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("none")[1:2]
+    named = vectors(vlm, prompts)
+    with pytest.warns(UserWarning, match="flash_like does not take: sweeps run with sdpa"):
+        found = vlm.transfer(named, to=prompts)
+    assert not vlm.engine.proven["last, one"]
+    assert vlm.engine.attention == "flash_like"
+    assert np.abs(found.log_probability - expected_of(vlm, prompts, named)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(("mode", "strength"), [("add", 0.5), ("add", -2.0), ("interpolate", 0.3), ("overwrite", 1.0)])

@@ -106,7 +106,9 @@ def put(grown: torch.Tensor, length: int, width: int, last: torch.Tensor) -> Non
 def repeat_end(value: torch.Tensor, copies: int, width: int, dim: int) -> torch.Tensor:
     """Appends the last `width` slices along a dimension `copies` times."""
     end = value.narrow(dim, value.shape[dim] - width, width)
-    return torch.cat([value, *[end] * copies], dim=dim)
+    times = [1] * value.dim()
+    times[dim] = copies
+    return torch.cat([value, end.repeat(times)], dim=dim)
 
 
 def pack_mask(mask: Any, length: int, copies: int, width: int, device: Any) -> Any:
@@ -145,6 +147,6 @@ def pack_mask(mask: Any, length: int, copies: int, width: int, device: Any) -> A
     grown[:, :, :length, :length] = mask
     end = mask[:, :, begin:]
     grown[:, :, length:, :begin] = end[:, :, None, :, :begin].expand(-1, -1, copies, -1, -1).flatten(2, 3)
-    for start in range(length, total, width):
-        grown[:, :, start : start + width, start : start + width] = end[..., begin:]
+    own = torch.arange(length, total, device=mask.device).reshape(copies, width)
+    grown[:, :, own[:, :, None], own[:, None, :]] = end[:, :, None, :, begin:]
     return grown

@@ -23,7 +23,7 @@ CRASHES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeE
 
 def first_line(error: Exception) -> str:
     """What an error says, cut to its first line."""
-    return next(iter(str(error).strip().splitlines()), "no message")
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @dataclass(frozen=True)

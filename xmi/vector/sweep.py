@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 
 from xmi.errors import VectorError
 from xmi.kernels import blend, score, sweep_kernel
-from xmi.model import Engine
+from xmi.model import Engine, attention
+from xmi.model.engine import CRASHES, first_line
 from xmi.prompt import Batch, Encoder, Prompt
 
 MODES = ("overwrite", "add", "interpolate")
@@ -89,16 +90,26 @@ def sweep(
         raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
     kind = f"{'last' if patch.slot == 'last' else 'earlier'}, {'one' if new == 1 else 'more'}"
     if kind not in engine.proven:
-        engine.proven[kind] = _doubt(engine, encoder, batch, patch, targets, new)
-        if why := engine.proven[kind]:
-            warnings.warn(
-                f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of "
-                "its own: as exact, but slower.",
-                stacklevel=4,
-            )
-    if engine.proven[kind]:
-        return _rows(engine, encoder, batch, patch, targets, new)
-    return _packed(engine, batch, patch, targets, new)
+        _decide(engine, kind, _doubt(engine, encoder, batch, patch, targets, new))
+    if not engine.proven[kind]:
+        try:
+            return _packed(engine, batch, patch, targets, new)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except CRASHES as error:  # another batch may have what the first had not: an image behind the slot
+            _decide(engine, kind, first_line(error))
+    return _rows(engine, encoder, batch, patch, targets, new)
+
+
+def _decide(engine: Engine, kind: str, why: str) -> None:
+    """Remembers whether runs of a kind can be packed, and says so once if they cannot."""
+    engine.proven[kind] = why
+    if why:
+        warnings.warn(
+            f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of its "
+            "own: as exact, but slower.",
+            stacklevel=5,
+        )
 
 
 def _doubt(
@@ -117,8 +128,10 @@ def _doubt(
     expected = _rows(engine, encoder, batch, few, targets, new)
     try:
         found = _packed(engine, batch, few, targets, new)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever the model's own code does with a mask that it does not expect
-        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        return first_line(error)
     gap = float((found.log_probability - expected.log_probability).abs().max())
     if not gap <= bound:
         return f"a packed run differs from a plain one by {gap:.1e} in log-probability"
@@ -186,14 +199,29 @@ def _forwards(
         if engine.backbone.keeps_logits:
             ends = torch.arange(copies + 1) * width - copies * width - 1
             inputs["logits_to_keep"] = copies + 1 if width == 1 else ends.to(engine.device)
-        ids, log_probability, rank, _ = sweep_kernel(
-            engine.envoy, inputs, engine.paths, patch.vectors, list(patch.layers), back - step, width, targets, 1,
-            patch.mode, patch.strength, own, other, [],
-        )  # fmt: skip
+        with _masked(engine):
+            ids, log_probability, rank, _ = sweep_kernel(
+                engine.envoy, inputs, engine.paths, patch.vectors, list(patch.layers), back - step, width, targets, 1,
+                patch.mode, patch.strength, own, other, [],
+            )  # fmt: skip
         first = first or (log_probability, rank)
         written.append(ids)
     log_probability, rank = first if first is not None else (torch.empty(0), torch.empty(0))
     return Swept(torch.cat(written, 2), log_probability, rank)
+
+
+@contextmanager
+def _masked(engine: Engine) -> Iterator[None]:
+    """Attention that takes a mask: FlashAttention and its like know causal masks only."""
+    used = engine.attention
+    if used in ("sdpa", "eager"):
+        yield
+        return
+    if "attention" not in engine.proven:
+        engine.proven["attention"] = ""
+        warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=6)
+    with attention(engine.model, engine.backbone, "sdpa"):
+        yield
 
 
 def grown(inputs: dict[str, torch.Tensor], ids: Int[torch.Tensor, "row new"]) -> dict[str, torch.Tensor]:
