@@ -167,11 +167,12 @@ def score(logits: torch.Tensor, answers: torch.Tensor, k: int) -> tuple[torch.Te
     """
     tops, own, ranks = [], [], []
     # A few places at a time: float32 copies of all logits of a large vocabulary would need gigabytes.
-    for part in torch.split(logits, 32, dim=1):
-        log_probabilities = part.float().log_softmax(-1)
+    for part in torch.split(logits, max(1, 2**17 // logits.shape[-1]), dim=1):
+        values = part.float()
         index = answers.to(part.device)[:, None, None].expand(-1, part.shape[1], 1)
-        chosen = log_probabilities.gather(-1, index)
-        tops.append(log_probabilities.topk(k, dim=-1).indices.cpu())
-        own.append(chosen[..., 0].cpu())
-        ranks.append((log_probabilities > chosen).sum(-1).cpu())
+        chosen = values.gather(-1, index)
+        best = values.argmax(-1, keepdim=True) if k == 1 else values.topk(k, dim=-1).indices
+        tops.append(best.cpu())
+        own.append((chosen[..., 0] - values.logsumexp(-1)).cpu())
+        ranks.append((values > chosen).sum(-1).cpu())
     return torch.cat(tops, 1), torch.cat(own, 1), torch.cat(ranks, 1)
