@@ -484,7 +484,7 @@ def page(results: Sequence[Result], command: str, threads: int, figure: str) -> 
         what, kind, bound = TARGETS[name]
         cell = {"memory_ratio": "the worst cell", "over_clean_64_layers": "T = 80"}.get(name, "N = 32, T = 80")
         mark = "" if met(name, value) else " (missed)"
-        lines.append(f"| {what} ({cell}) | {kind} {bound:g} | {value:.2f}{mark} |")
+        lines.append(f"| {what} ({cell}) | {kind} {bound:g} | {value:.3f}{mark} |")
     lines += [
         "",
         "## One vector set",
