@@ -12,7 +12,7 @@ import torch
 
 import xmi
 from tests.zoo.family import build
-from tests.zoo.models import gemma2, llama, llava
+from tests.zoo.models import gemma2, gpt2, llama, llava
 from tests.zoo.oracle import plain, prompts_for
 from tests.zoo.text import cohere
 from xmi.prompt import Prompts
@@ -259,6 +259,26 @@ def test_nan_in_an_activation_is_refused(prompts: Prompts) -> None:
         model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(xmi.HookError, match=r"blocks\.2\.hook_resid_post holds NaN .* rows \[0, 1, 2\]"):
         vlm.run_with_cache(prompts, names="resid_post")
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_q", "attn.hook_z", "hook_resid_mid", "hook_resid_post"])
+def test_a_change_in_place_counts(hook: str, prompts: Prompts) -> None:
+    """Also where the hook sees a copy: GPT-2 makes queries, keys and values at once."""
+    model, tool = build(gpt2)
+    vlm = xmi.load(model, processor=tool)
+
+    def in_place(value: torch.Tensor, hook: xmi.Hook) -> None:
+        value.mul_(0.5)
+
+    name = f"blocks.1.{hook}"
+    found = vlm.run_with_hooks(prompts, fwd_hooks=[(name, in_place)])
+    assert torch.equal(found, vlm.run_with_hooks(prompts, fwd_hooks=[(name, lambda value, hook: value * 0.5)]))
+    assert not torch.equal(found, plain(vlm, vlm.encode(prompts))[0])
+
+
+def test_generation_refuses_padding_on_the_right(text: VLM, prompts: Prompts) -> None:
+    with pytest.raises(xmi.PromptError, match="padded on the right"):
+        text.generate(text.encode(prompts, padding_side="right"))
 
 
 def test_a_hook_is_told_where_it_is(text: VLM, prompts: Prompts) -> None:

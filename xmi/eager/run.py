@@ -124,6 +124,8 @@ class Generation:
 
 def generate(engine: Engine, batch: Batch, options: dict[str, Any]) -> Generation:
     """Continues left-padded prompts with the model's own `generate`; see `VLM.generate`."""
+    if not bool(batch.inputs["attention_mask"][:, -1].all()):
+        raise PromptError("generate continues prompts that are padded on the left; this batch is padded on the right.")
     inputs = engine.forward(batch.inputs)
     for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
         inputs.pop(name, None)
@@ -216,13 +218,15 @@ def _check_finite(found: dict[str, torch.Tensor], real: torch.Tensor | None = No
             )
 
 
-def _caller(name: str, function: HookFunction) -> Callable[[torch.Tensor], torch.Tensor | None]:
+def _caller(name: str, function: HookFunction) -> Callable[[torch.Tensor], torch.Tensor]:
     hook = Hook(name)
 
-    def call(value: torch.Tensor) -> torch.Tensor | None:
+    def call(value: torch.Tensor) -> torch.Tensor:
         result = function(value, hook)
         if result is None:
-            return None
+            result = (
+                value  # it may have been changed in place, also where the hook was handed a copy (fused projections)
+            )
         if not isinstance(result, torch.Tensor):
             raise HookError(f"The hook at {name} returned {type(result).__name__}: return a tensor, or None.")
         if result.shape != value.shape or result.dtype != value.dtype:
