@@ -209,6 +209,16 @@ def test_sweeps_that_mean_nothing_are_refused(options: dict[str, Any], said: str
         vlm.transfer(vectors(vlm, prompts), to=prompts, **options)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "llava"])
+def test_plain_models_share_forwards_at_every_slot_and_token(name: str) -> None:
+    """Rows of their own would hide a broken packing: these models must not need them."""
+    model, tool = build(ZOO[name])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for(seen(name))
+    for options in ({}, {"slot": "query.prefix"}, {"max_new_tokens": 3}, {"slot": "query.prefix", "max_new_tokens": 2}):
+        vlm.transfer(vectors(vlm, prompts), to=prompts, **options)
+    assert vlm.engine.proven == dict.fromkeys(("last, one", "earlier, one", "last, more", "earlier, more"), "")
+
+
 def test_whole_labels_are_scored_over_several_tokens() -> None:
     model, tool = build(ZOO["llama"])
     vlm, prompts = xmi.load(model, processor=tool), prompts_for("none")
