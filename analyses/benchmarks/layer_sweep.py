@@ -34,7 +34,8 @@ logits, with N blocks of width h and MLP f, a vocabulary of V, and a vision towe
     joint    2 P (v h + h^2)
 
 One set costs published, traces and rows N such forwards of T tokens that keep one logit. k sets cost xmi one forward
-of T + k N tokens that keeps k N + 1 (more forwards where k N exceeds `engine.budget`).
+that keeps k N + 1, of T tokens in the first block and k more in every further one (several forwards where k N exceeds
+`engine.budget`).
 
 Memory: peak of torch's allocator above what was held before, weights left out, as in `overhead.py` (on a CPU the events
 of torch's profiler, exact to the byte), of a sweep of one set and of a plain forward of T + N tokens that keeps as many
@@ -311,8 +312,8 @@ def require_same(setting: Setting, ways: dict[str, Callable[[torch.Tensor], torc
     effect = float((one["published"] - of_target(setting, clean(setting)[0, -1])).abs().min())
     if not max(apart.values()) <= bound or not effect > bound:
         raise RuntimeError(f"The ways differ in log-probability: {apart}; the least effect of a patch is {effect:.1e}.")
-    if why := [reason for reason in setting.vlm.engine.proven.values() if reason]:
-        raise RuntimeError(f"xmi does not pack this model's runs: {why[0]}")
+    if "rows" in setting.vlm.engine.ways.values():
+        raise RuntimeError("xmi does not pack this model's runs")
     return max(apart.values())
 
 
@@ -339,11 +340,12 @@ def interleave(
     return found
 
 
-def forward_flops(cell: Cell, tokens: int, kept: int) -> float:
-    """FLOPs of one forward; the formula is in the module's docstring."""
+def forward_flops(cell: Cell, tokens: int | Sequence[int], kept: int) -> float:
+    """FLOPs of one forward of so many tokens (of every block, or of each); the formula is in the module's docstring."""
     h, n, v, m, p = cell.hidden, cell.layers, cell.vision_hidden, cell.vision_layers, cell.patches
     f = cell.intermediate or h * 11008 // 4096
-    text = n * tokens * (8 * h**2 + 6 * h * f + 4 * h * tokens) + 2 * h * 32064 * kept
+    lengths = [tokens] * n if isinstance(tokens, int) else tokens
+    text = sum(s * (8 * h**2 + 6 * h * f + 4 * h * s) for s in lengths) + 2 * h * 32064 * kept
     vision = m * (p + 1) * (24 * v**2 + 4 * v * (p + 1)) + 2 * 3 * PATCH**2 * p * v
     return text + vision + 2 * p * (v * h + h**2)
 
@@ -355,8 +357,9 @@ def packed_flops(cell: Cell, sets: int, budget: int) -> float:
     total = 0.0
     for first in range(0, sets, groups):
         for start in range(0, cell.layers, layers):
-            copies = min(groups, sets - first) * min(layers, cell.layers - start)
-            total += forward_flops(cell, cell.tokens + copies, copies + 1)
+            some, several = min(groups, sets - first), min(layers, cell.layers - start)
+            lengths = [cell.tokens + some * min(max(i - start, 0), several) for i in range(cell.layers)]
+            total += forward_flops(cell, lengths, some * several + 1)
     return total
 
 

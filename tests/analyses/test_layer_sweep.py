@@ -116,5 +116,7 @@ def test_sets_that_exceed_the_budget_are_split_as_the_sweep_splits_them() -> Non
     from analyses.benchmarks.layer_sweep import cell_of, forward_flops, packed_flops
 
     cell = cell_of(64, 80, 256)
-    assert packed_flops(cell, 1, 512) == forward_flops(cell, 80 + 64, 65)
-    assert packed_flops(cell, 16, 512) == 2 * forward_flops(cell, 80 + 512, 513)
+    assert packed_flops(cell, 1, 512) == forward_flops(cell, range(80, 80 + 64), 65)
+    assert packed_flops(cell, 16, 512) == 2 * forward_flops(cell, range(80, 80 + 8 * 64, 8), 513)
+    halves = [*range(80, 112), *[112] * 32], [*[80] * 32, *range(80, 112)]
+    assert packed_flops(cell, 1, 32) == sum(forward_flops(cell, lengths, 33) for lengths in halves)

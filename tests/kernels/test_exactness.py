@@ -18,7 +18,8 @@ import xmi.measure
 from tests.zoo import grids
 from tests.zoo.models import VISION, ZOO, build
 from tests.zoo.oracle import CITIES, brute_force, family_vlm, plain, prompts_for
-from xmi.kernels import packing
+from xmi.kernels import packing, sweep_kernel
+from xmi.kernels.packing import cut, spare_copies
 from xmi.model.readout import readout
 from xmi.prompt import Prompts
 from xmi.vector import TaskVector, VectorCard, versions
@@ -135,7 +136,7 @@ def test_a_batch_unlike_the_first_falls_back_too() -> None:
     text = prompts_for("none")
     named = vectors(vlm, text, 1)
     vlm.transfer(named, to=text, slot="query.prefix")
-    assert not vlm.engine.proven["earlier, one"]
+    assert vlm.engine.ways["earlier, one, text"] == "growing"
     with pytest.warns(UserWarning, match="cannot share a forward"):
         found = vlm.transfer(named, to=prompts, slot="query.prefix")
     values, answers = named["v0"].values[None], vlm.encoder.answer_ids(list(prompts), prompts.template)
@@ -162,7 +163,7 @@ def test_attention_that_takes_no_mask_is_switched_for_the_sweep() -> None:
     named = vectors(vlm, prompts)
     with pytest.warns(UserWarning, match="flash_like does not take: sweeps run with sdpa"):
         found = vlm.transfer(named, to=prompts)
-    assert not vlm.engine.proven["last, one"]
+    assert vlm.engine.ways["last, one, text"] == "growing"
     assert vlm.engine.attention == "flash_like"
     assert np.abs(found.log_probability - expected_of(vlm, prompts, named)).max() <= TOLERANCE
 
@@ -216,7 +217,48 @@ def test_plain_models_share_forwards_at_every_slot_and_token(name: str) -> None:
     vlm, prompts = xmi.load(model, processor=tool), prompts_for(seen(name))
     for options in ({}, {"slot": "query.prefix"}, {"max_new_tokens": 3}, {"slot": "query.prefix", "max_new_tokens": 2}):
         vlm.transfer(vectors(vlm, prompts), to=prompts, **options)
-    assert vlm.engine.proven == dict.fromkeys(("last, one", "earlier, one", "last, more", "earlier, more"), "")
+    assert list(vlm.engine.ways.values()) == ["growing"] * 4
+
+
+@pytest.mark.parametrize("growing", [True, False])
+def test_later_residuals_of_every_copy_are_those_of_its_run(growing: bool) -> None:
+    model, tool = build(ZOO["llava"])
+    vlm, prompts = xmi.load(model, processor=tool), prompts_for("many")
+    batch, named = vlm.encode(prompts), vectors(vlm, prompts)
+    values = torch.stack([v.values for v in named.values()])
+    layers, keep = [2, 0], [1, 3]
+    found = sweep_kernel(
+        vlm.engine.envoy, vlm.engine.forward(batch.inputs, keep=5), vlm.engine.paths, values[:, layers], layers,
+        torch.full((3,), -1), 1, torch.zeros(3, dtype=torch.long), 1, "overwrite", 1.0, None, None, keep, growing,
+    )[3]  # fmt: skip
+    names = [f"blocks.{layer}.hook_resid_post" for layer in keep]
+    for entry, (source, layer) in enumerate([(None, 0), *((s, i) for s in range(2) for i in layers)]):
+
+        def write(state: torch.Tensor, hook: xmi.Hook, source: int | None = source, layer: int = layer) -> torch.Tensor:
+            state = state.clone()
+            if source is not None:
+                state[:, -1] = values[source, layer]
+            return state
+
+        with vlm.hooks([(f"blocks.{layer}.hook_resid_post", write)]):
+            _, cache = vlm.run_with_cache(prompts, names=names)
+        expected = torch.stack([cache[name][:, -1] for name in names], 1)
+        assert (found[:, entry] - expected).abs().max() <= TOLERANCE
+
+
+def test_a_packed_sequence_is_told_apart_by_its_length() -> None:
+    """A growing sweep cuts masks and positions by their length, so no other dimension may have it."""
+    config = hf.LlamaConfig(hidden_size=48, num_attention_heads=4, intermediate_size=60, num_hidden_layers=2)
+    ids = torch.zeros(3, 40, dtype=torch.long)
+    assert spare_copies((ids,), {}, 7, 1, config) == 0
+    assert spare_copies((), {"input_ids": ids}, 8, 1, config) == 1, "the width is 48"
+    assert spare_copies((ids,), {}, 20, 1, config) == 1, "the MLP's width is 60"
+    block = {"mask": torch.zeros(3, 1, 47, 47), "rotary": (torch.zeros(3, 47, 12),), "size": 47, "nothing": None}
+    found = cut(block, 47, 41)
+    assert found["mask"].shape == (3, 1, 41, 41)
+    assert found["rotary"][0].shape == (3, 41, 12)
+    assert found["size"] == 47
+    assert found["nothing"] is None
 
 
 def test_whole_labels_are_scored_over_several_tokens() -> None:

@@ -100,7 +100,7 @@ def continued(vlm: VLM, prompts: Prompts) -> None:
 
 def runs_of(vlm: VLM, prompts: Prompts, *kind: str) -> list[slice]:
     """What to compare at once: the batch where runs were packed, else each prompt alone, as xmi ran it."""
-    alone = bool(vlm.engine.proven[", ".join(kind)])
+    alone = vlm.engine.ways[", ".join((*kind, "images" if prompts[0].images else "text"))] == "rows"
     return [slice(i, i + 1) for i in range(len(prompts))] if alone else [slice(None)]
 
 

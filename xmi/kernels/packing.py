@@ -11,6 +11,7 @@ embeddings, position ids (2-D, or 3-D for multimodal rotary positions) and masks
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -150,3 +151,40 @@ def pack_mask(mask: Any, length: int, copies: int, width: int, device: Any) -> A
     own = torch.arange(length, total, device=mask.device).reshape(copies, width)
     grown[:, :, own[:, :, None], own[:, None, :]] = end[:, :, None, :, begin:]
     return grown
+
+
+def spare_copies(args: tuple[Any, ...], kwargs: dict[str, Any], copies: int, width: int, config: Any) -> int:
+    """How many copies to pack beyond those wanted, so that no other dimension is as long as the packed sequence.
+
+    They never join the sequence: `cut` takes them away again, and knows the sequence by its length.
+    """
+    first = args[0] if args else kwargs.get("inputs_embeds")
+    rows, length = (first if first is not None else kwargs["input_ids"]).shape[:2]
+    sizes = set(integers(config.to_dict()))
+    taken = {rows, *sizes, *(rows * size for size in sizes)}
+    spare = 0
+    while length + (copies + spare) * width in taken:
+        spare += 1
+    return spare
+
+
+def integers(value: Any) -> Iterator[int]:
+    """All integers in nested containers."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from integers(part)
+
+
+def cut(value: Any, total: int, size: int) -> Any:
+    """Arguments of a block for a sequence of `total` tokens, cut to its first `size` ones in every dimension."""
+    if isinstance(value, dict):
+        return {name: cut(part, total, size) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(cut(part, total, size) for part in value)
+    if isinstance(value, torch.Tensor):
+        for dim, found in enumerate(value.shape):
+            if found == total:
+                value = value.narrow(dim, 0, size)
+    return value

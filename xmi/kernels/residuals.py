@@ -166,8 +166,10 @@ def score(logits: torch.Tensor, answers: torch.Tensor, k: int) -> tuple[torch.Te
         k: How many top tokens.
     """
     tops, own, ranks = [], [], []
-    # A few places at a time: float32 copies of all logits of a large vocabulary would need gigabytes.
-    for part in torch.split(logits, max(1, 2**17 // logits.shape[-1]), dim=1):
+    # A few places at a time: float32 copies of all logits of a large vocabulary would need gigabytes, and a share of
+    # the logits' own memory is all that scoring may take.
+    size = max(1, min(2**17 // logits.shape[-1], logits.shape[1] // 16))
+    for part in torch.split(logits, size, dim=1):
         values = part.float()
         index = answers.to(part.device)[:, None, None].expand(-1, part.shape[1], 1)
         chosen = values.gather(-1, index)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from nnsight import save
 
-from xmi.kernels.packing import pack_inputs
+from xmi.kernels.packing import cut, pack_inputs, spare_copies
 from xmi.kernels.residuals import at, hidden, score
 
 
@@ -26,8 +26,13 @@ def sweep_kernel(
     own: torch.Tensor | None,
     other: torch.Tensor | None,
     keep: list[int],
+    growing: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patches vectors at a slot after each layer, one copy of the prompt's end per vector and layer.
+
+    Until it is patched, a copy is nothing but the prompt's end once more. A growing sweep therefore lets it join the
+    sequence behind the layer after which it is patched; masks and positions are made for all copies beforehand and cut
+    to those that have joined.
 
     Args:
         model: nnsight model.
@@ -46,6 +51,8 @@ def sweep_kernel(
         own: The prompt's last tokens [row, n], if copies have others there (continuations).
         other: Those of the copies [row, copies, n].
         keep: After which blocks to return the residual of every copy's last token.
+        growing: Whether copies join late; only for blocks that are touched by nothing outside of them, and copies that
+            have no tokens of their own.
 
     Returns:
         Top ids [row, 1 + set * layer, k], log-probability (nats) and rank of the answer [row, 1 + set * layer], and
@@ -55,29 +62,49 @@ def sweep_kernel(
     sets, count = vectors.shape[0], vectors.shape[1]
     copies = sets * count
     rows = torch.arange(len(slots))[:, None]
-    # Negative columns, because some models drop tokens before their decoder.
-    starts = (torch.arange(copies) - copies) * width
-    ends = torch.cat([torch.tensor([-copies * width - 1]), starts + width - 1])
+    # Copies stand in the order in which they join (by layer, then set), entries by set, then layer.
+    turn = torch.tensor(layers).argsort().argsort()
+    order = (turn[None, :] * sets + torch.arange(sets)[:, None]).flatten()
     with torch.no_grad(), model.trace(**inputs):
         decoder = at(model, paths["decoder"])
+        blocks = at(model, paths["layers"])
         args, kwargs = decoder.inputs
-        embed = decoder._module.get_input_embeddings()
-        decoder.inputs = pack_inputs(args, kwargs, copies, width, decoder._module.config, embed, own, other)
-        kept = []
-        for layer in sorted({*layers, *keep}):  # a trace reads in the order of execution
-            state = hidden(at(model, paths["layers"])[layer].output)
+        config, embed = decoder._module.config, decoder._module.get_input_embeddings()
+        spare = spare_copies(args, kwargs, copies, width, config) if growing else 0
+        if other is not None:
+            other = other[:, order.argsort()]
+        args, kwargs = pack_inputs(args, kwargs, copies + spare, width, config, embed, own, other)
+        decoder.inputs = args, kwargs
+        total = kwargs["position_ids"].shape[-1]
+        joined, kept = (0 if growing else copies), []
+        touched = sorted({*layers, *keep})  # a trace reads in the order of execution
+        for layer in range(int(paths["n_layers"]) if spare else touched[-1] + 1) if growing else touched:
+            block = blocks[layer]
+            if growing:
+                block.inputs = cut(block.inputs, total, total - (copies + spare - joined) * width)
+            if layer not in layers and layer not in keep:
+                continue
+            state = hidden(block.output)
+            length = state.shape[1] - joined * width
             if layer in layers:
                 place = layers.index(layer)
-                mine = starts[place::count]
-                columns = mine[None, :] + width + slots[:, None]
                 new = vectors[:, place].to(state.device, state.dtype)
+                mine = torch.arange(sets) + turn[place] * sets
+                if growing:
+                    state = torch.cat([state, state[:, length - width : length].repeat(1, sets, 1)], 1)
+                    joined += sets
+                columns = length + (mine + 1) * width + slots[:, None]
                 state[rows, columns] = blend(state[rows, columns], new, mode, strength)
-            if layer in keep:
-                kept.append(state[:, ends].float().cpu())
+                if growing:
+                    block.output = (state, *block.output[1:]) if isinstance(block.output, tuple) else state
+            if layer in keep:  # a copy that has not joined is the prompt's end
+                last = torch.where(order < joined, length + (order + 1) * width - 1, length - 1)
+                kept.append(state[:, [length - 1, *last.tolist()]].float().cpu())
         logits = model.output.logits
         if logits.shape[1] != copies + 1:  # the model keeps the logits of all tokens
-            logits = logits[:, ends]
-        ids, log_probability, rank = score(logits, answers, k)
+            logits = logits[:, torch.arange(-copies - 1, 0) * width + width - 1]
+        entries = [0, *(order + 1).tolist()]
+        ids, log_probability, rank = (value[:, entries] for value in score(logits, answers, k))
         ids, log_probability, rank = save(ids), save(log_probability), save(rank)
         residuals = save(torch.stack(kept, 2) if kept else torch.zeros(len(slots), copies + 1, 0, 0))
     return ids, log_probability, rank, residuals

@@ -19,6 +19,10 @@ from xmi.prompt import Batch, Encoder, Prompt
 
 MODES = ("overwrite", "add", "interpolate")
 
+WAYS = ("growing", "packed", "rows")
+"""How patched runs are done, fastest first: copies of the prompt's end that join the sequence when they are patched,
+copies that are there from the start, or a row for each."""
+
 MAX_ROWS = 32
 """How many patched runs are rows of one forward, where they cannot be packed."""
 
@@ -88,23 +92,24 @@ def sweep(
     """
     if patch.mode not in MODES:
         raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
-    kind = f"{'last' if patch.slot == 'last' else 'earlier'}, {'one' if new == 1 else 'more'}"
-    if kind not in engine.proven:
-        _decide(engine, kind, _doubt(engine, encoder, batch, patch, targets, new))
-    if not engine.proven[kind]:
+    place, more = "last" if patch.slot == "last" else "earlier", "one" if new == 1 else "more"
+    kind = f"{place}, {more}, {'images' if seen(batch) else 'text'}"
+    if kind not in engine.ways:
+        _prove(engine, encoder, batch, patch, targets, new, kind)
+    while engine.ways[kind] != "rows":
         try:
-            return _packed(engine, batch, patch, targets, new)
+            return _packed(engine, batch, patch, targets, new, engine.ways[kind])
         except torch.cuda.OutOfMemoryError:
             raise
         except CRASHES as error:  # another batch may have what the first had not: an image behind the slot
-            _decide(engine, kind, first_line(error))
+            _resort(engine, kind, WAYS[WAYS.index(engine.ways[kind]) + 1], first_line(error))
     return _rows(engine, encoder, batch, patch, targets, new)
 
 
-def _decide(engine: Engine, kind: str, why: str) -> None:
-    """Remembers whether runs of a kind can be packed, and says so once if they cannot."""
-    engine.proven[kind] = why
-    if why:
+def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
+    """Remembers how runs of a kind are done, and says so once if they cannot share a forward."""
+    engine.ways[kind] = way
+    if way == "rows":
         warnings.warn(
             f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of its "
             "own: as exact, but slower.",
@@ -112,13 +117,25 @@ def _decide(engine: Engine, kind: str, why: str) -> None:
         )
 
 
-def _doubt(
-    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
-) -> str:
-    """Why runs cannot be packed, or nothing: packed runs are compared with rows of their own, once per model.
+def seen(batch: Batch) -> bool:
+    """Whether a batch holds images."""
+    return any(prompt.images for prompt in batch.prompts)
 
-    Packing rests on attention that is causal and obeys a mask. A convolution or a recurrence between tokens does not,
-    and no configuration says so reliably; two runs do.
+
+def _prove(
+    engine: Engine,
+    encoder: Encoder,
+    batch: Batch,
+    patch: Patch,
+    targets: Int[torch.Tensor, " row"],
+    new: int,
+    kind: str,
+) -> None:
+    """Finds the fastest way that gives what rows of their own give; once per model and kind of sweep.
+
+    Packing rests on attention that is causal and obeys a mask. A convolution or a recurrence between tokens does not.
+    Copies that join late rest on blocks that nothing outside of them touches. No configuration says so reliably; two
+    runs do.
     """
     places = sorted({0, len(patch.layers) // 2})
     few = Patch(
@@ -126,21 +143,28 @@ def _doubt(
     )
     bound = TOLERANCE.get(engine.dtype, 0.3) if engine.exact else 0.3
     expected = _rows(engine, encoder, batch, few, targets, new)
-    try:
-        found = _packed(engine, batch, few, targets, new)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever the model's own code does with a mask that it does not expect
-        return first_line(error)
-    gap = float((found.log_probability - expected.log_probability).abs().max())
-    if not gap <= bound:
-        return f"a packed run differs from a plain one by {gap:.1e} in log-probability"
-    if bound < 0.1 and not torch.equal(found.ids, expected.ids):
-        return "packed runs continue otherwise than plain ones"
-    return ""
+    why = ""
+    for way in WAYS[:-1]:
+        try:
+            found = _packed(engine, batch, few, targets, new, way)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the model's own code does with a mask that it does not expect
+            why = first_line(error)
+            continue
+        gap = float((found.log_probability - expected.log_probability).abs().max())
+        if not gap <= bound:
+            why = f"a packed run differs from a plain one by {gap:.1e} in log-probability"
+        elif bound < 0.1 and not torch.equal(found.ids, expected.ids):
+            why = "packed runs continue otherwise than plain ones"
+        else:
+            return _resort(engine, kind, way, "")
+    _resort(engine, kind, WAYS[-1], why)
 
 
-def _packed(engine: Engine, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int) -> Swept:
+def _packed(
+    engine: Engine, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int, way: str
+) -> Swept:
     """Copies of the prompt's end share a forward, as many as fit."""
     sets, count = patch.vectors.shape[:2]
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
@@ -151,7 +175,9 @@ def _packed(engine: Engine, batch: Batch, patch: Patch, targets: Int[torch.Tenso
         try:
             parts = [
                 [
-                    _forwards(engine, batch, patch.part(slice(s, s + groups), slice(i, i + some)), back, targets, new)
+                    _forwards(
+                        engine, batch, patch.part(slice(s, s + groups), slice(i, i + some)), back, targets, new, way
+                    )
                     for i in range(0, count, some)
                 ]
                 for s in range(0, sets, groups)
@@ -186,6 +212,7 @@ def _forwards(
     back: Int[torch.Tensor, " row"],
     targets: Int[torch.Tensor, " row"],
     new: int,
+    way: str,
 ) -> Swept:
     """One forward per new token: every copy is patched again and carries what it said so far."""
     copies = patch.vectors.shape[0] * patch.vectors.shape[1]
@@ -202,7 +229,7 @@ def _forwards(
         with _masked(engine):
             ids, log_probability, rank, _ = sweep_kernel(
                 engine.envoy, inputs, engine.paths, patch.vectors, list(patch.layers), back - step, width, targets, 1,
-                patch.mode, patch.strength, own, other, [],
+                patch.mode, patch.strength, own, other, [], way == "growing" and other is None,
             )  # fmt: skip
         first = first or (log_probability, rank)
         written.append(ids)
@@ -217,8 +244,8 @@ def _masked(engine: Engine) -> Iterator[None]:
     if used in ("sdpa", "eager"):
         yield
         return
-    if "attention" not in engine.proven:
-        engine.proven["attention"] = ""
+    if "attention" not in engine.ways:
+        engine.ways["attention"] = "sdpa"
         warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=6)
     with attention(engine.model, engine.backbone, "sdpa"):
         yield
