@@ -1,4 +1,4 @@
-"""Kernels that read: residuals at one position per row, their lens decoding, and the next token."""
+"""Kernels that read: residuals at one position per row or at any tokens, their lens decoding, and the next token."""
 
 from __future__ import annotations
 
@@ -44,26 +44,64 @@ class ResidPost:
 
 
 def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor) -> torch.Tensor:
-    """Residual stream after every block at one column per row, in one forward.
+    """Residual stream after every block at some columns of every row, in one forward.
 
     Args:
         model: nnsight model.
         inputs: What the model's forward takes, with `use_cache` and the like.
         paths: `layers` and `n_layers`.
-        columns: The column to read in each row, counted from the end (-1 is the last), shape [row]; some models drop
-            tokens of which no logits are kept.
+        columns: The columns to read in each row, counted from the end (-1 is the last), shape [row, slot]; some models
+            drop tokens of which no logits are kept.
 
     Returns:
-        float32 on the CPU, shape [row, layer, d_model].
+        float32 on the CPU, shape [row, slot, layer, d_model].
     """
-    rows = torch.arange(len(columns))
+    rows = torch.arange(len(columns))[:, None]
     count = int(paths["n_layers"])
     with torch.no_grad(), model.trace(**inputs):
         kept = []
         for layer in range(count):
             kept.append(hidden(at(model, paths["layers"])[layer].output)[rows, columns].float().cpu())
+        result: torch.Tensor = save(torch.stack(kept, dim=2))
+    return result
+
+
+def stream_kernel(
+    model: Any, inputs: dict[str, Any], paths: dict[str, str], rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Residual stream at every depth of any tokens, in one forward: what lenses are trained on.
+
+    Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes.
+        paths: `layers`, `n_layers`.
+        rows: The row of each token, shape [token].
+        columns: Its column, counted from the end, shape [token].
+
+    Returns:
+        In the model's precision on the CPU, shape [token, depth, d_model].
+    """
+    with torch.no_grad(), model.trace(**inputs):
+        blocks = at(model, paths["layers"])
+        kept = [blocks[0].input[rows, columns].cpu()]
+        for layer in range(int(paths["n_layers"])):
+            kept.append(hidden(blocks[layer].output)[rows, columns].cpu())
         result: torch.Tensor = save(torch.stack(kept, dim=1))
     return result
+
+
+def translate(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Residuals as a lens hands them to the final norm: state + weight @ state + bias, in float32 until the end.
+
+    Args:
+        state: Shape [..., d_model].
+        weight: Shape [d_model, d_model]; zero leaves the state as it is.
+        bias: Shape [d_model].
+    """
+    wide = state.float()
+    return (wide + wide @ weight.to(wide.device).T + bias.to(wide.device)).to(state.dtype)
 
 
 def lens_kernel(
@@ -75,8 +113,10 @@ def lens_kernel(
     scale: float,
     softcap: float | None,
     k: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logit lens at one column per row: every depth decoded by the model's own norm and unembedding.
+    """A lens at one column per row: every depth decoded by the model's own norm and unembedding.
 
     Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1.
 
@@ -89,6 +129,9 @@ def lens_kernel(
         scale: Factor on the unembedding's output.
         softcap: Soft-capping of the logits, or None.
         k: How many top tokens to return.
+        weight: What `translate` takes at each depth but the last, shape [depth - 1, d_model, d_model]; without it the
+            lens is the logit lens.
+        bias: The same, shape [depth - 1, d_model].
 
     Returns:
         Probability mass of each set [row, depth, set], best rank in each set [row, depth, set] (an empty set has
@@ -102,6 +145,9 @@ def lens_kernel(
         kept = [entering[rows, columns]]
         for layer in range(count):
             kept.append(hidden(blocks[layer].output)[rows, columns])
+        if weight is not None and bias is not None:
+            for depth in range(count):
+                kept[depth] = translate(kept[depth], weight[depth], bias[depth])
         mass, rank, ids, probabilities = [], [], [], []
         for state in kept:
             logits = at(model, paths["head"])(at(model, paths["norm"])(state)).float() * scale

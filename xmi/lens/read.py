@@ -9,21 +9,23 @@ import numpy as np
 from jaxtyping import Int
 
 from xmi.errors import PromptError
-from xmi.lens.logit import depths, logit_lens
+from xmi.lens.base import Lens, depths, read_depths
 from xmi.measure import LensReading, Phases
+from xmi.measure.task_words import TaskWords
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompts
 
 
-def read_lens(engine: Engine, encoder: Encoder, batches: Iterable[Batch], slot: str, k: int) -> LensReading:
+def read_lens(engine: Engine, encoder: Encoder, batches: Iterable[Batch], lens: Lens, slot: str, k: int) -> LensReading:
     """Top tokens of every depth; see `VLM.lens`."""
     tokens: list[tuple[tuple[str, ...], ...]] = []
     probabilities = []
     for batch in batches:
-        values = logit_lens(engine, batch.inputs, batch.columns(slot), [[] for _ in batch.prompts], k)
+        values = read_depths(lens, engine, batch.inputs, batch.columns(slot), [[] for _ in batch.prompts], k)
         tokens += [tuple(tuple(encoder.decode(i) for i in depth) for depth in row) for row in values.ids.tolist()]
         probabilities.append(values.probabilities)
-    return LensReading(depths(engine.backbone.n_layers), tuple(tokens), np.concatenate(probabilities), slot)
+    named = depths(engine.backbone.n_layers)
+    return LensReading(named, tuple(tokens), np.concatenate(probabilities), slot, lens.name)
 
 
 def read_phases(
@@ -31,14 +33,13 @@ def read_phases(
     encoder: Encoder,
     prompts: Prompts,
     batches: Iterable[Batch],
-    task_words: Sequence[str],
+    task_words: Sequence[str] | TaskWords,
+    lens: Lens,
     slot: str,
 ) -> Phases:
     """Input, task and answer tokens through the layers; see `VLM.phases`."""
     template = prompts.template
-    task = set(encoder.word_ids(task_words or prompts.task_words, template.delimiter))
-    if not task:
-        raise PromptError(f"No task words for {prompts.task or 'the prompts'}: pass task_words=['capital'] or so.")
+    task = _task_ids(engine, encoder, prompts, task_words)
     mass, rank, tops = [], [], []
     for batch in batches:
         columns = batch.columns(slot)
@@ -47,14 +48,42 @@ def read_phases(
             own = int(batch.inputs["input_ids"][row, columns[row]])
             given = {own, *encoder.word_ids((batch.prompts[row].input,), template.prefix)}
             sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer]])
-        values = logit_lens(engine, batch.inputs, columns, sets, 1)
+        values = read_depths(lens, engine, batch.inputs, columns, sets, 1)
         mass.append(values.mass)
         rank.append(values.rank)
         tops.append(values.ids[..., 0])
-    label = f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification
     top = np.concatenate(tops)
-    shares = tuple(_shares(encoder, top[:, i]) for i in range(top.shape[1]))
-    return Phases(label, depths(engine.backbone.n_layers), np.concatenate(mass), np.concatenate(rank), shares)
+    return Phases(
+        f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification,
+        depths(engine.backbone.n_layers),
+        np.concatenate(mass),
+        np.concatenate(rank),
+        tuple(_shares(encoder, top[:, i]) for i in range(top.shape[1])),
+        units=tuple(p.unit if p.input else str(i) for i, p in enumerate(prompts)),
+        tasks=tuple(p.task for p in prompts),
+        task_words=tuple(encoder.decode(i) for i in sorted(task)),
+        lens=lens.name,
+        model=engine.checkpoint.name,
+        slot=slot,
+    )
+
+
+def _task_ids(engine: Engine, encoder: Encoder, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:
+    if not isinstance(task_words, TaskWords):
+        if task := set(encoder.word_ids(task_words or prompts.task_words, prompts.template.delimiter)):
+            return task
+        raise PromptError(f"No task words for {prompts.task or 'the prompts'}: pass task_words=['capital'] or so.")
+    if task_words.revision != engine.checkpoint.revision:
+        raise PromptError(
+            f"The task words were found in a model of revision {task_words.revision}, this is "
+            f"{engine.checkpoint.name}, revision {engine.checkpoint.revision}: find them in this one, or pass words."
+        )
+    if prompts.task not in task_words.tasks:
+        raise PromptError(
+            f"No task words were found for {prompts.task or 'the prompts'} (there are some for "
+            f"{', '.join(dict.fromkeys(task_words.tasks)) or 'no task'}): pass words, or lower the thresholds."
+        )
+    return set(task_words.ids_of(prompts.task))
 
 
 def _shares(encoder: Encoder, ids: Int[np.ndarray, " prompt"]) -> tuple[tuple[str, float], ...]:

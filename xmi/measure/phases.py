@@ -6,12 +6,14 @@ followed through depth (Luo, Darrell and Bar, ICML 2025, section 4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from xmi.measure.boundaries import Boundaries, bootstrap_boundaries
 from xmi.measure.result import Result
 
 PHASES = ("input", "task", "answer")
@@ -27,6 +29,12 @@ class Phases(Result):
         probability: Mass of each token set under the lens, per prompt; phases in the order of `PHASES`.
         rank: Best rank (0 = top) of the set's tokens, per prompt.
         top_tokens: The most frequent top tokens per depth over the prompts, with their share.
+        units: The item of each prompt, for the intervals; empty if unknown (every prompt then stands for itself).
+        tasks: The task of each prompt; empty if unknown.
+        task_words: The tokens that made up the task set.
+        lens: Name of the lens.
+        model: Name of the model, or empty.
+        slot: Where it was read.
     """
 
     label: str
@@ -34,27 +42,79 @@ class Phases(Result):
     probability: Float[np.ndarray, "prompt depth 3"]
     rank: Float[np.ndarray, "prompt depth 3"]
     top_tokens: tuple[tuple[tuple[str, float], ...], ...]
+    units: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    task_words: tuple[str, ...] = ()
+    lens: str = "logit lens"
+    model: str = ""
+    slot: str = "last"
 
     @property
-    def relative(self) -> Float[np.ndarray, "depth 3"]:
-        """Mean over prompts of each phase's share of the three masses; it sums to 1 at each depth.
+    def shares(self) -> Float[np.ndarray, "prompt depth 3"]:
+        """Each phase's share of the three masses, per prompt; it sums to 1 at each depth.
 
         Where all three masses are zero (underflow) the share is a third each.
         """
         total = self.probability.sum(-1, keepdims=True)
         third = np.full_like(self.probability, 1 / 3)
-        share = np.divide(self.probability, total, out=third, where=total > 0)
-        return np.asarray(share.mean(0))
+        return np.asarray(np.divide(self.probability, total, out=third, where=total > 0))
+
+    @property
+    def relative(self) -> Float[np.ndarray, "depth 3"]:
+        """Mean of `shares` over the prompts; it sums to 1 at each depth."""
+        return np.asarray(self.shares.mean(0))
+
+    @property
+    def relative_depth(self) -> Float[np.ndarray, " depth"]:
+        """Each depth in [0, 1]: 0 is the embedding, 1 the last layer, so that models can be laid side by side."""
+        return np.linspace(0, 1, len(self.depth))
 
     @property
     def dominant(self) -> tuple[str, ...]:
         """The phase with the largest relative probability at each depth."""
         return tuple(PHASES[i] for i in self.relative.argmax(-1))
 
+    def boundaries(self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Boundaries:
+        """The depths at which task takes over from input, and answer from task.
+
+        The depths are cut into an input, a task and an answer stretch, in this order, such that the stretches hold the
+        most relative mass; a boundary is where the two curves beside a cut cross, linearly interpolated. There is none
+        (NaN) if one of its two phases has no stretch, or leads at no depth of it.
+
+        Args:
+            confidence: Coverage of the intervals.
+            resamples: Bootstrap resamples: items with all their prompts, drawn within each task.
+            seed: Seed of the drawing.
+
+        Returns:
+            Both boundaries with percentile intervals, and the share of the resamples in which there is one.
+
+        Raises:
+            ValueError: `confidence` is no probability, or there are no prompts or resamples.
+        """
+        count = len(self.probability)
+        units = self.units or tuple(map(str, range(count)))
+        tasks = self.tasks or ("",) * count
+        return bootstrap_boundaries(
+            self.shares,
+            self.probability.sum(-1),
+            units,
+            tasks,
+            label=self.label,
+            model=self.model,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+
     def to_frame(self) -> pd.DataFrame:
-        """Returns one row per depth and phase: depth, phase, relative, probability, rank, top_tokens."""
+        """Returns one row per depth and phase.
+
+        Columns: label, depth, phase, relative (mean share), probability (mean mass), median_rank, top_tokens,
+        mean_rank, relative_depth, lens, model.
+        """
         relative, absolute = self.relative, self.probability.mean(0)
-        rank = np.median(self.rank, axis=0)
+        middle, mean = np.median(self.rank, axis=0), self.rank.mean(0)
         rows = [
             (
                 self.label,
@@ -62,14 +122,44 @@ class Phases(Result):
                 p,
                 relative[i, j],
                 absolute[i, j],
-                rank[i, j],
+                middle[i, j],
                 ", ".join(t for t, _ in self.top_tokens[i]),
+                mean[i, j],
+                self.relative_depth[i],
+                self.lens,
+                self.model,
             )
             for i, d in enumerate(self.depth)
             for j, p in enumerate(PHASES)
         ]
-        columns = ["label", "depth", "phase", "relative", "probability", "median_rank", "top_tokens"]
-        return pd.DataFrame(rows, columns=columns)
+        columns = ["label", "depth", "phase", "relative", "probability", "median_rank", "top_tokens", "mean_rank"]
+        return pd.DataFrame(rows, columns=[*columns, "relative_depth", "lens", "model"])
+
+
+def boundaries(
+    measured: Phases | Sequence[Phases] | Mapping[str, Phases],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Boundaries:
+    """Boundaries of several measurements side by side, of models of different depth too; see `Phases.boundaries`.
+
+    Args:
+        measured: One measurement or several.
+        confidence: Coverage of the intervals.
+        resamples: Bootstrap resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        One pair of boundaries per measurement.
+
+    Raises:
+        ValueError: No measurement, or as `Phases.boundaries`.
+    """
+    several = [measured] if isinstance(measured, Phases) else measured
+    found = list(several.values()) if isinstance(several, Mapping) else list(several)
+    return Boundaries.concat([p.boundaries(confidence=confidence, resamples=resamples, seed=seed) for p in found])
 
 
 def merge(label: str, parts: list[Phases]) -> Phases:
@@ -78,10 +168,13 @@ def merge(label: str, parts: list[Phases]) -> Phases:
     Top tokens are averaged with equal weight per part. All parts must have the same depths.
 
     Raises:
-        ValueError: No parts, or parts of different depth.
+        ValueError: No parts, or parts of different depth, or read by different lenses or at different slots.
     """
     if not parts or any(p.depth != parts[0].depth for p in parts):
         raise ValueError("merge needs at least one Phases, all of the same depth.")
+    for what in ("lens", "slot"):
+        if len(kinds := {getattr(p, what) for p in parts}) > 1:
+            raise ValueError(f"merge needs Phases of one {what}, found {', '.join(sorted(kinds))}.")
     tops = []
     for i in range(len(parts[0].depth)):
         share: dict[str, float] = {}
@@ -89,5 +182,22 @@ def merge(label: str, parts: list[Phases]) -> Phases:
             for token, weight in part.top_tokens[i]:
                 share[token] = share.get(token, 0.0) + weight / len(parts)
         tops.append(tuple(sorted(share.items(), key=lambda kv: (-kv[1], kv[0]))[:5]))
-    probability = np.concatenate([p.probability for p in parts])
-    return Phases(label, parts[0].depth, probability, np.concatenate([p.rank for p in parts]), tuple(tops))
+    models = {p.model for p in parts}
+    return Phases(
+        label,
+        parts[0].depth,
+        np.concatenate([p.probability for p in parts]),
+        np.concatenate([p.rank for p in parts]),
+        tuple(tops),
+        units=_pooled([p.units for p in parts]),
+        tasks=_pooled([p.tasks for p in parts]),
+        task_words=tuple(dict.fromkeys(w for p in parts for w in p.task_words)),
+        lens=parts[0].lens,
+        model=models.pop() if len(models) == 1 else "",
+        slot=parts[0].slot,
+    )
+
+
+def _pooled(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The names of all prompts; nothing if some are unknown."""
+    return tuple(n for part in names for n in part) if all(names) else ()

@@ -20,12 +20,14 @@ class LensReading(Result):
         tokens: Decoded top tokens per prompt and depth, best first.
         probabilities: Their probabilities.
         slot: Where it was read.
+        lens: Name of the lens.
     """
 
     depth: tuple[str, ...]
     tokens: tuple[tuple[tuple[str, ...], ...], ...]
     probabilities: Float[np.ndarray, "prompt depth k"]
     slot: str
+    lens: str = "logit lens"
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row per prompt, depth and place: prompt, depth, place, token, probability."""

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xmi.measure import PHASES, Phases
-from xmi.plot.theme import FRAME, GREEN, GRID, SKY, VERMILION, finish, numbers, text
+from xmi.plot.theme import FRAME, GREEN, GRID, LAYER_AXIS, SKY, VERMILION, faint, finish, numbers, text
 
 _STYLE = {
     "input": (SKY, "circle", "dot"),
@@ -20,72 +20,128 @@ _STYLE = {
 SEPARATOR = " · "
 ALL = "all tasks"
 _ROW = 170
+_Row = tuple[str, str, str]  # specification, model and lens
 
 
 def phases(
-    result: Phases | Sequence[Phases] | Mapping[str, Phases], *, title: str = "Input, task and answer phases"
+    result: Phases | Sequence[Phases] | Mapping[str, Phases],
+    *,
+    x: str = "layer",
+    boundaries: bool = True,
+    title: str = "Input, task and answer phases",
 ) -> go.Figure:
     """Relative probability of the input, task and answer tokens at each depth; top tokens on hover.
 
     Args:
         result: One measurement or several. Labels written `task · specification` are grouped: one subplot per
-            specification and a menu of the tasks; a label without a task is the specification pooled over tasks.
+            specification (and model and lens, if there are several) and a menu of the tasks; a label without a task is
+            the specification pooled over tasks.
+        x: `layer`, or `relative` for relative depth (0 the embedding, 1 the last layer), on which models of different
+            depth can be laid side by side.
+        boundaries: Mark where one phase gives way to the next, with 95 % bootstrap intervals.
         title: Title of the figure.
 
     Returns:
         One row of three curves per specification, with a menu if there are several tasks.
 
     Raises:
-        ValueError: No measurement, or measurements of different depth.
+        ValueError: No measurement, two of the same name, an unknown `x`, or measurements of different depth by layer.
     """
-    table = _by_task(_listed(result))
-    rows = list(dict.fromkeys(spec for specs in table.values() for spec in specs))
+    if x not in ("layer", "relative"):
+        raise ValueError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
+    found = _listed(result, x)
+    table = _by_task(found)
+    rows = list(dict.fromkeys(row for parts in table.values() for row in parts))
     first = next(iter(table.values()))
     figure = make_subplots(
         rows=len(rows),
         shared_xaxes=True,
         vertical_spacing=0.32 / (len(rows) + 1),
-        subplot_titles=[text(r) for r in rows],
+        subplot_titles=[text(title_) for title_ in _titles(rows)],
     )
-    for i, spec in enumerate(rows, start=1):
-        for trace in _traces(first.get(spec), show_legend=i == 1):
+    for i, row in enumerate(rows, start=1):
+        for trace in _traces(first.get(row), x, show_legend=i == 1):
             figure.add_trace(trace, row=i, col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", nticks=5)
     figure.update_yaxes(title_text="relative probability (share)", row=(len(rows) + 1) // 2)
-    figure.update_xaxes(type="category")
-    figure.update_xaxes(title_text="layer (residual after block)", row=len(rows))
+    if x == "layer":
+        figure.update_xaxes(type="category")
+        figure.update_xaxes(title_text=LAYER_AXIS, row=len(rows))
+    else:
+        figure.update_xaxes(range=[-0.02, 1.02], tickformat=".1f", unifiedhovertitle_text="relative depth %{x:.2f}")
+        figure.update_xaxes(title_text="relative depth (0 embedding, 1 last layer)", row=len(rows))
     figure.update_annotations(x=0, xanchor="left", yshift=2, font_size=13)
     if list(table) != [ALL] and len(table) == 1:
         title = f"{title}: {next(iter(table))}"
     finish(figure, title, height=130 + _ROW * len(rows), above=40, hovermode="x unified")
+    marks = {task: _marks(parts, rows, x) if boundaries else [] for task, parts in table.items()}
+    figure.update_layout(shapes=next(iter(marks.values())))
     if len(table) > 1:
-        _add_menu(figure, table, rows)
+        _add_menu(figure, table, rows, marks, x)
     return figure
 
 
-def _listed(result: Phases | Sequence[Phases] | Mapping[str, Phases]) -> list[Phases]:
+def _listed(result: Phases | Sequence[Phases] | Mapping[str, Phases], x: str) -> list[Phases]:
     if isinstance(result, Phases):
         return [result]
     found = list(result.values()) if isinstance(result, Mapping) else list(result)
-    if not found or any(p.depth != found[0].depth for p in found):
-        raise ValueError("A figure of phases needs at least one Phases, all of the same depth.")
+    if not found or (x == "layer" and any(p.depth != found[0].depth for p in found)):
+        raise ValueError(
+            "A figure of phases needs at least one Phases, all of the same depth (or x='relative' for several depths)."
+        )
+    names = [(p.label, p.model, p.lens) for p in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(
+            f"Two measurements are named {twice[0]!r} (model {twice[1]!r}, {twice[2]}): give one another label."
+        )
     return found
 
 
-def _by_task(found: list[Phases]) -> dict[str, dict[str, Phases]]:
-    """Phases by task and specification, pooled ones first."""
-    table: dict[str, dict[str, Phases]] = {}
+def _titles(rows: Sequence[_Row]) -> list[str]:
+    """The specifications, with the model and the lens where there are several."""
+    told = [i for i in range(3) if i == 0 or len({row[i] for row in rows}) > 1]
+    return [", ".join(row[i] or "unnamed model" for i in told) for row in rows]
+
+
+def _by_task(found: list[Phases]) -> dict[str, dict[_Row, Phases]]:
+    """Phases by task and then by specification, model and lens, pooled ones first."""
+    table: dict[str, dict[_Row, Phases]] = {}
     for phases_ in found:
         task, _, spec = phases_.label.rpartition(SEPARATOR)
-        table.setdefault(task or ALL, {})[spec] = phases_
+        table.setdefault(task or ALL, {})[spec, phases_.model, phases_.lens] = phases_
     return dict(sorted(table.items(), key=lambda entry: entry[0] != ALL))
 
 
-def _traces(measured: Phases | None, *, show_legend: bool) -> list[go.Scatter]:
-    values = _values(measured)
+def _marks(parts: Mapping[_Row, Phases], rows: Sequence[_Row], x: str) -> list[dict[str, Any]]:
+    """The boundaries of each row as lines, their intervals as bands; shapes, so that a menu can exchange them."""
+    marks: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, start=1):
+        if row not in parts:
+            continue
+        found = parts[row].boundaries()
+        # A category axis counts its categories from 0, which is the embedding.
+        ends = {name: getattr(found, name) for name in ("layer", "low", "high")}
+        place = {k: (v + 1 if x == "layer" else found.relative(v))[0] for k, v in ends.items()}
+        axes = {"xref": f"x{number}" if number > 1 else "x", "yref": f"y{number} domain" if number > 1 else "y domain"}
+        for j, phase in enumerate(PHASES[1:]):
+            at, low, high = (numbers(place[name])[j] for name in ("layer", "low", "high"))
+            colour = _STYLE[phase][0]
+            if low is not None:
+                band = {"type": "rect", "x0": low, "x1": high, "fillcolor": faint(colour, 0.22), "line": {"width": 0}}
+                marks.append({**axes, **band, "y0": 0, "y1": 1, "layer": "below"})
+            if at is not None:
+                line = {"color": colour, "width": 1.2, "dash": "dot"}
+                marks.append({**axes, "type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line})
+    if bands := [mark for mark in marks if mark["type"] == "rect"]:
+        bands[-1] |= {"name": "change, 95 % interval", "showlegend": True}
+    return marks
+
+
+def _traces(measured: Phases | None, x: str, *, show_legend: bool) -> list[go.Scatter]:
+    values = _values(measured, x)
     lines = [
         go.Scatter(
-            x=list(measured.depth) if measured else [],
+            x=values["x"][0],
             y=y,
             name=phase,
             legendgroup=phase,
@@ -98,7 +154,7 @@ def _traces(measured: Phases | None, *, show_legend: bool) -> list[go.Scatter]:
         for phase, y in zip(PHASES, values["y"][:3], strict=True)
     ]
     tokens = go.Scatter(
-        x=list(measured.depth) if measured else [],
+        x=values["x"][3],
         y=values["y"][3],
         customdata=values["customdata"][3],
         name="top tokens",
@@ -110,25 +166,33 @@ def _traces(measured: Phases | None, *, show_legend: bool) -> list[go.Scatter]:
     return [*lines, tokens]
 
 
-def _values(measured: Phases | None) -> dict[str, list[Any]]:
-    """The y values and hover texts of the four traces of one row."""
+def _values(measured: Phases | None, x: str) -> dict[str, list[Any]]:
+    """Places, values and hover texts of the four traces of one row."""
     if measured is None:
-        return {"y": [[], [], [], []], "customdata": [None, None, None, []]}
+        return {"x": [[], [], [], []], "y": [[], [], [], []], "customdata": [None, None, None, []]}
+    places = list(measured.depth) if x == "layer" else numbers(measured.relative_depth)
     curves = numbers(measured.relative.T)
     tops = [
         "<br>".join(f"“{text(token)}” {share:.0%}" for token, share in at) or "none recorded"
         for at in measured.top_tokens
     ]
     # The invisible carrier of the tokens sits on the highest curve, so that its hover label is never off the plot.
-    return {"y": [*curves, numbers(np.max(measured.relative, axis=1))], "customdata": [None, None, None, tops]}
+    heights = [*curves, numbers(np.max(measured.relative, axis=1))]
+    return {"x": [places] * 4, "y": heights, "customdata": [None, None, None, tops]}
 
 
-def _add_menu(figure: go.Figure, table: dict[str, dict[str, Phases]], rows: list[str]) -> None:
+def _add_menu(
+    figure: go.Figure,
+    table: dict[str, dict[_Row, Phases]],
+    rows: list[_Row],
+    marks: dict[str, list[dict[str, Any]]],
+    x: str,
+) -> None:
     buttons = []
     for task, specs in table.items():
-        parts = [_values(specs.get(spec)) for spec in rows]
-        change = {k: [v for part in parts for v in part[k]] for k in ("y", "customdata")}
-        buttons.append({"label": text(task), "method": "update", "args": [change, {}]})
+        parts = [_values(specs.get(row), x) for row in rows]
+        change = {k: [v for part in parts for v in part[k]] for k in ("x", "y", "customdata")}
+        buttons.append({"label": text(task), "method": "update", "args": [change, {"shapes": marks[task]}]})
     menu = {
         "buttons": buttons, "direction": "down", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
         "pad": {"b": 6}, "bgcolor": GRID, "bordercolor": FRAME, "font": {"size": 12}, "showactive": False,

@@ -1,0 +1,211 @@
+"""Where one phase gives way to the next, with bootstrap intervals.
+
+The rule: of all ways to cut the depths into an input, a task and an answer stretch, in this order, the one that holds
+the most relative mass. Each cut then lies where two neighbouring curves cross, and is interpolated between the two
+depths around it. Unlike the first change of the leading phase this does not trip over a single depth out of line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from xmi.measure.result import Result
+
+CHANGES = ("input → task", "task → answer")
+_ARRAYS = ("layer", "low", "high", "found", "mass")
+
+
+@dataclass(frozen=True)
+class Boundaries(Result):
+    """Depths at which the leading phase changes, of one or several measurements.
+
+    A depth is counted in layers, in fractions of them: 3.5 lies between the residuals after blocks 3 and 4, and -1 is
+    the embedding. It is NaN where there is no such change.
+
+    Attributes:
+        labels: What was measured.
+        models: The model of each measurement, or empty.
+        n_layers: Its number of blocks.
+        layer: The boundaries, in the order of `CHANGES`.
+        low: Lower end of the bootstrap interval; NaN as well if fewer than two units were resampled.
+        high: Its upper end.
+        found: Share of the resamples that have the boundary; the interval is that of these.
+        mass: Mean probability of the three token sets together at the boundary: the part of the lens's distribution
+            that the relative curves speak of. Where it is next to nothing, so is the boundary.
+        n: Independent units (distinct items) behind each measurement.
+        confidence: Coverage of the intervals.
+    """
+
+    labels: tuple[str, ...]
+    models: tuple[str, ...]
+    n_layers: tuple[int, ...]
+    layer: Float[np.ndarray, "measurement 2"]
+    low: Float[np.ndarray, "measurement 2"]
+    high: Float[np.ndarray, "measurement 2"]
+    found: Float[np.ndarray, "measurement 2"]
+    mass: Float[np.ndarray, "measurement 2"]
+    n: tuple[int, ...]
+    confidence: float = 0.95
+
+    def relative(self, layers: Float[np.ndarray, "measurement 2"]) -> Float[np.ndarray, "measurement 2"]:
+        """Returns depths in layers as relative depths: 0 is the embedding, 1 the last layer."""
+        return np.asarray((layers + 1) / np.array(self.n_layers, float)[:, None])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns one row per measurement and change.
+
+        Columns: label, model, change; layer, low, high (in layers); relative, relative_low, relative_high (in [0, 1]);
+        found, mass, n.
+        """
+        columns = {
+            "layer": self.layer, "low": self.low, "high": self.high,
+            "relative": self.relative(self.layer),
+            "relative_low": self.relative(self.low), "relative_high": self.relative(self.high), "found": self.found,
+            "mass": self.mass,
+        }  # fmt: skip
+        rows = [
+            {"label": self.labels[i], "model": self.models[i], "change": change}
+            | {name: float(values[i, j]) for name, values in columns.items()}
+            | {"n": self.n[i]}
+            for i in range(len(self.labels))
+            for j, change in enumerate(CHANGES)
+        ]
+        return pd.DataFrame(rows)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Boundaries]) -> Boundaries:
+        """Lays several side by side.
+
+        Raises:
+            ValueError: None, or intervals of different coverage.
+        """
+        if not parts or any(p.confidence != parts[0].confidence for p in parts):
+            raise ValueError("Boundaries.concat needs at least one, all of the same confidence.")
+        layer, low, high, found, mass = (np.concatenate([getattr(p, k) for p in parts]) for k in _ARRAYS)
+        return cls(
+            tuple(label for p in parts for label in p.labels),
+            tuple(model for p in parts for model in p.models),
+            tuple(count for p in parts for count in p.n_layers),
+            layer,
+            low,
+            high,
+            found,
+            mass,
+            tuple(n for p in parts for n in p.n),
+            parts[0].confidence,
+        )
+
+
+def find_boundaries(relative: Float[np.ndarray, "*batch depth 3"]) -> Float[np.ndarray, "*batch 2"]:
+    """The two boundaries of curves of relative mass.
+
+    Args:
+        relative: Shares of input, task and answer at every depth.
+
+    Returns:
+        Places on the axis of depths, 0 being the first. NaN where a stretch beside the boundary is empty, or its phase
+        leads at no depth of it: input may give way to answer directly, or one phase may lead from end to end.
+    """
+    curves = np.asarray(relative, dtype=float)
+    rows = curves.reshape(-1, *curves.shape[-2:])
+    count = rows.shape[1]
+    held = np.pad(rows.cumsum(1), ((0, 0), (1, 0), (0, 0)))  # before each possible cut
+    first, second = held[..., 0] - held[..., 1], held[..., 1] - held[..., 2]
+    cuts = np.arange(count + 1)
+    end = (np.maximum.accumulate(first, 1) + second).argmax(1)
+    start = np.where(cuts <= end[:, None], first, -np.inf).argmax(1)
+    stretch = (cuts[:-1] >= start[:, None]).astype(int) + (cuts[:-1] >= end[:, None])
+    leads = np.stack([((stretch == i) & (rows.argmax(-1) == i)).any(1) for i in range(3)], 1)
+    found = np.stack([_crossing(rows[..., 0] - rows[..., 1], start), _crossing(rows[..., 1] - rows[..., 2], end)], 1)
+    found[~(leads[:, :-1] & leads[:, 1:])] = np.nan
+    return found.reshape(*curves.shape[:-2], 2)
+
+
+def _crossing(gap: Float[np.ndarray, "row depth"], cut: Int[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
+    """Where a gap that is positive before the cut and negative after it is zero; a cut at an end has no meaning."""
+    rows = np.arange(len(gap))
+    before = gap[rows, np.maximum(cut - 1, 0)].clip(min=0)
+    after = (-gap[rows, np.minimum(cut, gap.shape[1] - 1)]).clip(min=0)
+    total = before + after
+    return np.asarray(cut - 1 + np.divide(before, total, out=np.full_like(total, 0.5), where=total > 0))
+
+
+def resampled_means(
+    values: Float[np.ndarray, "prompt depth 3"],
+    units: Sequence[str],
+    strata: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, "resample depth 3"]:
+    """Bootstrap means whose units are drawn whole and within their stratum.
+
+    Args:
+        values: Values of every prompt.
+        units: What each prompt is a repeat of; all prompts of a unit are drawn together.
+        strata: The stratum (task) of each prompt; every resample has as many units of it as there are.
+        resamples: How many resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        The mean over prompts in each resample.
+
+    Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application", 1997, sections 2.4 and 3.8.
+    """
+    flat = np.asarray(values, dtype=float).reshape(len(values), -1)
+    rng = np.random.default_rng(seed)
+    total, count = np.zeros((resamples, flat.shape[1])), np.zeros((resamples, 1))
+    names, kinds = np.asarray(units), np.asarray(strata)
+    for kind in np.unique(kinds):
+        chosen = kinds == kind
+        distinct, inverse = np.unique(names[chosen], return_inverse=True)
+        sums = np.zeros((len(distinct), flat.shape[1]))
+        np.add.at(sums, inverse, flat[chosen])
+        drawn = rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=resamples)
+        total += drawn @ sums
+        count += (drawn @ np.bincount(inverse))[:, None]
+    return np.asarray((total / count).reshape(resamples, *np.shape(values)[1:]))
+
+
+def bootstrap_boundaries(
+    shares: Float[np.ndarray, "prompt depth 3"],
+    mass: Float[np.ndarray, "prompt depth"],
+    units: Sequence[str],
+    tasks: Sequence[str],
+    *,
+    label: str = "",
+    model: str = "",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Boundaries:
+    """Boundaries of the mean curves with percentile intervals; see `Phases.boundaries`.
+
+    Raises:
+        ValueError: `confidence` is no probability, or there are no prompts or resamples.
+    """
+    if not 0 < confidence < 1 or resamples < 1 or not len(shares):
+        raise ValueError(
+            f"Boundaries need prompts, resamples >= 1 and 0 < confidence < 1; got {len(shares)} prompts, "
+            f"resamples={resamples}, confidence={confidence}."
+        )
+    place = find_boundaries(shares.mean(0))
+    drawn = find_boundaries(resampled_means(shares, units, tasks, resamples=resamples, seed=seed))
+    distinct = set(zip(tasks, units, strict=True))
+    ends = np.full((2, 2), np.nan)
+    for j in range(2):
+        seen = drawn[~np.isnan(drawn[:, j]), j]
+        # Tasks of one item each would all be drawn as they are: no spread, and none known.
+        if len(seen) and not np.isnan(place[j]) and len(distinct) > len(set(tasks)):
+            ends[:, j] = np.quantile(seen, [(1 - confidence) / 2, (1 + confidence) / 2])
+    layer, low, high = (depth[None] - 1 for depth in (place, *ends))
+    found = (~np.isnan(drawn)).mean(0)[None]
+    there = np.interp(place, np.arange(shares.shape[1]), mass.mean(0))[None]
+    return Boundaries(
+        (label,), (model,), (shares.shape[1] - 1,), layer, low, high, found, there, (len(distinct),), confidence
+    )

@@ -1,0 +1,70 @@
+"""Where phases change, of several specifications and models side by side."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from xmi.measure.boundaries import CHANGES, Boundaries
+from xmi.plot.theme import GREEN, LAYER_AXIS, VERMILION, finish, numbers, text
+
+_STYLE = {"color": (VERMILION, GREEN), "symbol": ("square", "diamond")}
+_APART = 0.14
+
+
+def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where the phases change") -> go.Figure:
+    """Both boundaries of each measurement, with their intervals.
+
+    Args:
+        result: The boundaries; one that does not exist is not drawn.
+        x: `relative` depth (0 the embedding, 1 the last layer), or `layer`.
+        title: Title of the figure.
+
+    Returns:
+        One row per measurement, one colour and symbol per change.
+
+    Raises:
+        ValueError: An unknown `x`.
+    """
+    if x not in ("layer", "relative"):
+        raise ValueError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
+    several = len(set(result.models)) > 1
+    names = [
+        f"{label} ({model})" if several else label for label, model in zip(result.labels, result.models, strict=True)
+    ]
+    layers = (result.layer, result.low, result.high)
+    at, low, high = layers if x == "layer" else (result.relative(v) for v in layers)
+    figure = go.Figure()
+    for j, change in enumerate(CHANGES):
+        figure.add_scatter(
+            x=numbers(at[:, j]),
+            y=[i + (j - 0.5) * 2 * _APART for i in range(len(names))],
+            error_x={
+                "type": "data",
+                "array": numbers(high[:, j] - at[:, j]),
+                "arrayminus": numbers(at[:, j] - low[:, j]),
+                "symmetric": False,
+                "thickness": 1.5,
+                "width": 4,
+            },
+            mode="markers",
+            name=change,
+            marker={"color": _STYLE["color"][j], "symbol": _STYLE["symbol"][j], "size": 9},
+            customdata=[
+                [text(name), *numbers([low[i, j], high[i, j], result.found[i, j]]), result.n[i]]
+                for i, name in enumerate(names)
+            ],
+            hovertemplate="%{customdata[0]}<br>%{x:.2f} [%{customdata[1]:.2f}, %{customdata[2]:.2f}]<br>"
+            "in %{customdata[3]:.0%} of resamples, n = %{customdata[4]}",
+        )
+    finish(
+        figure, title, height=150 + 34 * len(names), subtitle=f"{result.confidence:.0%} bootstrap intervals over items"
+    )
+    if x == "relative":
+        figure.update_xaxes(
+            range=[-0.02, 1.02], tickformat=".1f", title_text="relative depth (0 embedding, 1 last layer)"
+        )
+    else:
+        figure.update_xaxes(title_text=LAYER_AXIS, range=[-1.2, max(result.n_layers, default=1) - 0.8])
+    # As numbers, so that the two marks of a row can stand apart.
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [text(name) for name in names]}
+    return figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], zeroline=False)
