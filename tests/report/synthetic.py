@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from xmi.measure import Answers, Phases, Transfer, cosine_per_layer, merge, project, silhouette
+from xmi.measure import Answers, Phases, Transfer, alignment, cosine_per_layer, merge, project, silhouette
 
 TASKS = ("country-capital", "country-currency", "animal-latin", "animal-young", "food-color", "food-flavor")
 SOURCES = (
@@ -336,4 +336,6 @@ class _Writer:
         # t-SNE itself takes seconds a layer; the page only needs its shape.
         plane = {"points": np.tanh(pca.points) * 40, "explained": np.full(pca.explained.shape, np.nan)}
         self._save(dataclasses.replace(pca, method="tsne", **plane), "projection.tsne")
-        self._save(silhouette(points, tasks, kinds), "silhouette")
+        self._save(silhouette(points, tasks, kinds, permutations=99), "silhouette")
+        if total > 1:
+            self._save(alignment(points, tasks, kinds, permutations=99), "alignment")

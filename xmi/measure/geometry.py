@@ -14,7 +14,10 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
+from sklearn.metrics.pairwise import cosine_distances
 
+from xmi.measure.clusters import silhouette_test
+from xmi.measure.permutation import PERMUTATIONS, shuffles
 from xmi.measure.result import Result
 
 
@@ -63,15 +66,21 @@ class Silhouette(Result):
         layers: The layers.
         by_task: Mean silhouette (cosine distance) with tasks as clusters, in [-1, 1].
         by_modality: The same with modalities as clusters.
+        p_task: Permutation p-value of `by_task`, corrected for having looked at all layers: task labels exchanged
+            within modalities. None if not tested.
+        p_modality: The same of `by_modality`: modality labels exchanged within tasks.
     """
 
     layers: tuple[int, ...]
     by_task: Float[np.ndarray, " layer"]
     by_modality: Float[np.ndarray, " layer"]
+    p_task: Float[np.ndarray, " layer"] | None = None
+    p_modality: Float[np.ndarray, " layer"] | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns one row per layer: layer, by_task, by_modality."""
-        return pd.DataFrame({"layer": self.layers, "by_task": self.by_task, "by_modality": self.by_modality})
+        """Returns one row per layer: layer, by_task, by_modality, and p_task, p_modality if tested."""
+        columns = {k: getattr(self, k) for k in ("by_task", "by_modality", "p_task", "p_modality")}
+        return pd.DataFrame({"layer": self.layers} | {k: v for k, v in columns.items() if v is not None})
 
 
 def project(
@@ -97,7 +106,7 @@ def project(
     Raises:
         ValueError: Unknown method, or fewer than 3 points.
     """
-    values = _checked(points, tasks, modalities, least=3)
+    values = checked(points, tasks, modalities, least=3)
     planes, shares = [], []
     for layer in range(values.shape[1]):
         if method == "pca":
@@ -116,7 +125,12 @@ def project(
 
 
 def silhouette(
-    points: Float[np.ndarray, "point layer d_model"], tasks: Sequence[str], modalities: Sequence[str]
+    points: Float[np.ndarray, "point layer d_model"],
+    tasks: Sequence[str],
+    modalities: Sequence[str],
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> Silhouette:
     """Silhouette by task and by modality at every layer, with cosine distance.
 
@@ -124,29 +138,47 @@ def silhouette(
         points: One residual per prompt and layer.
         tasks: Task of each point.
         modalities: Modality of each point.
+        permutations: Random exchanges of labels for the p-values, the observed one counted too; 0 for none.
+        seed: Seed of the exchanges.
 
     Returns:
-        The two curves; a curve is NaN where there are fewer than two clusters.
+        The two curves and their p-values; a curve is NaN where there are fewer than two clusters.
 
     Source: P. J. Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 1987; scikit-learn's `silhouette_score`.
     """
-    values = _checked(points, tasks, modalities, least=3)
+    values = checked(points, tasks, modalities, least=3)
+    layers = range(values.shape[1])
+    distances = np.stack([cosine_distances(values[:, i]) for i in layers]) if permutations else None
+    rng = np.random.default_rng(seed)
 
-    def curve(names: Sequence[str]) -> Float[np.ndarray, " layer"]:
+    def curve(
+        names: Sequence[str], strata: Sequence[str]
+    ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"] | None]:
+        nothing = np.full(len(layers), np.nan)
         if not 2 <= len(set(names)) < len(names):
-            return np.full(values.shape[1], np.nan)
-        return np.array([silhouette_score(values[:, i], list(names), metric="cosine") for i in range(values.shape[1])])
+            return nothing, None if distances is None else nothing
+        found = np.array([silhouette_score(values[:, i], list(names), metric="cosine") for i in layers])
+        if distances is None:
+            return found, None
+        labels = np.unique(list(names), return_inverse=True)[1]
+        return found, silhouette_test(distances, labels, shuffles(strata, permutations, rng)).corrected
 
-    return Silhouette(tuple(range(values.shape[1])), curve(tasks), curve(modalities))
+    (by_task, p_task), (by_modality, p_modality) = curve(tasks, modalities), curve(modalities, tasks)
+    return Silhouette(tuple(layers), by_task, by_modality, p_task, p_modality)
 
 
-def _checked(
+def checked(
     points: Float[np.ndarray, "point layer d_model"],
     tasks: Sequence[str],
     modalities: Sequence[str],
     *,
     least: int,
 ) -> Float[np.ndarray, "point layer d_model"]:
+    """Returns the points as float32.
+
+    Raises:
+        ValueError: They are no finite array [point, layer, d_model] with a task and a modality each, or too few.
+    """
     values = np.asarray(points, dtype=np.float32)
     if values.ndim != 3 or not len(values) == len(tasks) == len(modalities):
         raise ValueError(

@@ -24,6 +24,7 @@ from xmi.plot.theme import (
     text,
 )
 
+LEVEL = 0.05
 _METHODS = {"pca": "PCA", "tsne": "t-SNE"}
 
 
@@ -75,19 +76,25 @@ def silhouette(result: Silhouette, *, title: str = "Do prompts cluster by task o
         title: Title of the figure.
 
     Returns:
-        Two lines from -1 to 1; above zero the points lie nearer to their own cluster than to the next.
+        Two lines from -1 to 1; above zero the points lie nearer to their own cluster than to the next. If the curves
+        were tested, markers are filled where p < 0.05 after correction for the number of layers.
     """
     figure = go.Figure()
-    for name, values, tint, symbol, dash in (
-        ("clusters are tasks", result.by_task, BLUE, "circle", "solid"),
-        ("clusters are modalities", result.by_modality, ORANGE, "square", "dash"),
+    for name, values, p, tint, symbol, dash in (
+        ("clusters are tasks", result.by_task, result.p_task, BLUE, "circle", "solid"),
+        ("clusters are modalities", result.by_modality, result.p_modality, ORANGE, "square", "dash"),
     ):
+        symbols = symbol if p is None else [symbol if q < LEVEL else f"{symbol}-open" for q in p]
         figure.add_scatter(
-            x=list(result.layers), y=numbers(values), name=name, mode="lines+markers", hovertemplate="%{y:.2f}",
-            line={"color": tint, "dash": dash, "width": 2.2}, marker={"symbol": symbol, "size": 8},
+            x=list(result.layers), y=numbers(values), name=name, mode="lines+markers",
+            line={"color": tint, "dash": dash, "width": 2.2}, marker={"symbol": symbols, "size": 8},
+            customdata=None if p is None else [[q] for q in numbers(p)],
+            hovertemplate="%{y:.2f}" + ("" if p is None else ", p = %{customdata[0]:.2g}"),
         )  # fmt: skip
     figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
-    finish(figure, title, height=400, hovermode="x unified")
+    tested = result.p_task is not None or result.p_modality is not None
+    note = f"filled: p < {LEVEL}, corrected for {len(result.layers)} layers" if tested else ""
+    finish(figure, title, height=400, hovermode="x unified", subtitle=note)
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(result.layers))
     return figure.update_yaxes(title_text="silhouette (cosine, -1 to 1)", range=[-1.05, 1.05])
 
