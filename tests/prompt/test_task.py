@@ -103,13 +103,13 @@ def test_another_seed_draws_otherwise_and_none_asks_every_item_once() -> None:
     ("changes", "said"),
     [
         ({"items": []}, ["no items"]),
-        ({"items": [{"input": "a"}]}, [r"items.0.output"]),
+        ({"items": [{"input": "a"}]}, ["items[0] (a): empty output"]),
         ({"items": [{"input": "a", "output": " "}, {"input": "a", "output": "b", "split": "dev"}]},
          ["empty output", "occurs twice", "unknown split 'dev'"]),
         ({"items": [{"input": "a", "output": "b", "image": "none.png"},
                     {"input": "c", "output": "d", "image": "own.json"}]},
          ["'none.png' does not exist", "cannot be opened as an image"]),
-        ({"items": [{"input": "a", "output": "b", "image": "../../etc/passwd"}]}, ["outside the task file's folder"]),
+        ({"items": [{"input": "a", "output": "b", "image": "../../etc/passwd"}]}, ["outside the data root"]),
         ({"items": 3}, ["items"]),
     ],
 )  # fmt: skip

@@ -2,9 +2,10 @@
 
 from xmi.prompt.batch import Batch
 from xmi.prompt.encode import Encoder
+from xmi.prompt.files import load_task, task_names
 from xmi.prompt.geometry import patch_grid
 from xmi.prompt.prompt import Prompt, PromptLike, Prompts, Segment, Template, as_prompts, free_prompt
-from xmi.prompt.task import Item, Task, load_task, task_names
+from xmi.prompt.task import Item, Task, check_task
 
 __all__ = [
     "Batch",
@@ -17,6 +18,7 @@ __all__ = [
     "Task",
     "Template",
     "as_prompts",
+    "check_task",
     "free_prompt",
     "load_task",
     "patch_grid",

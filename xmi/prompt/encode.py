@@ -61,6 +61,8 @@ class Encoder:
         self.positions = positions
         self.token_types = token_types
         self.patch_grid = patch_grid
+        self._texts: dict[int, str] = {}
+        self._special = frozenset(tokenizer.all_special_ids)
 
     def encode(self, prompts: Sequence[Prompt], padding_side: Side = "left") -> Batch:
         """Encodes prompts of any mixture of lengths and image counts into one padded batch.
@@ -138,14 +140,23 @@ class Encoder:
             found.append(self.first_token(template.delimiter, prompt.answer))
         return torch.tensor(found)
 
+    def length(self, before: str, word: str) -> int:
+        """How many tokens a word has as it is tokenised after some text; a token that holds both counts."""
+        encoding = self.tokenizer(before + word, add_special_tokens=False).encodings[0]
+        return sum(end > len(before) for _, end in encoding.offsets)
+
     def decode(self, token: int) -> str:
         """Returns the text of one token."""
-        return str(self.tokenizer.decode([token]))
+        if token not in self._texts:  # sweeps ask for the same few tokens thousands of times
+            self._texts[token] = str(self.tokenizer.decode([token]))
+        return self._texts[token]
 
     def text(self, tokens: Sequence[int]) -> str:
         """Returns the text of several tokens, up to the end-of-sequence token."""
         stop = self.tokenizer.eos_token_id
         kept = list(tokens)[: list(tokens).index(stop)] if stop in tokens else list(tokens)
+        if len(kept) == 1 and kept[0] not in self._special:
+            return self.decode(kept[0])
         return str(self.tokenizer.decode(kept, skip_special_tokens=True))
 
     def word_ids(self, words: Sequence[str], before: str) -> tuple[int, ...]:

@@ -76,12 +76,19 @@ class Prompt:
         task: Name of the task, or empty.
         input: The query's input as words (also for an image), or empty.
         answer: The label, or None.
+        alternatives: Further labels; a hit on one of them counts as well.
     """
 
     segments: tuple[Segment, ...]
     task: str = ""
     input: str = ""
     answer: str | None = None
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All labels that count as right, the canonical one first; empty without a label."""
+        return (self.answer, *self.alternatives) if self.answer else ()
 
     @property
     def text(self) -> str:

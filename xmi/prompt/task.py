@@ -1,21 +1,11 @@
-"""Tasks: items with text, image and answer, read from one JSON file each, ours and the user's alike.
-
-Format of a task file (`image` is relative to the file's folder; without `split` an item is `train`)::
-
-    {"name": "country-capital", "instruction": "The capital city of the country:",
-     "paraphrases": ["What is the capital of this country:"], "task_words": ["capital"],
-     "items": [{"input": "Greece", "output": "Athens", "image": "images/greece.png", "split": "test"}]}
-"""
+"""Tasks: items with text, image and labels, and the prompts made of them."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xmi.errors import TaskError
 from xmi.prompt.prompt import Prompt, Prompts, Segment, Template
@@ -24,31 +14,28 @@ SPLITS = ("train", "validation", "test")
 MODALITIES = ("text", "image")
 
 
-class _ItemFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    input: str
-    output: str
-    image: str | None = None
-    split: str = "train"
-
-
-class _TaskFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    name: str | None = None
-    instruction: str | None = None
-    paraphrases: list[str] = []
-    task_words: list[str] = []
-    items: list[_ItemFile]
-
-
 @dataclass(frozen=True)
 class Item:
-    """One item of a task: an input as words and as an image, and its answer."""
+    """One item of a task.
+
+    Attributes:
+        input: The input as words.
+        output: The label; examples show this one.
+        image: The input as an image, or None.
+        split: `train`, `validation` or `test`.
+        alternatives: Further labels that count as right.
+    """
 
     input: str
     output: str
     image: Path | None
     split: str
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All labels that count as right, the canonical one first."""
+        return (self.output, *self.alternatives)
 
 
 @dataclass(frozen=True)
@@ -61,6 +48,7 @@ class Task:
         instructions: The instruction, then its paraphrases; may be empty.
         task_words: Words that name the task, for the phases.
         template: How prompts are written.
+        examples: Split that examples are drawn from.
     """
 
     name: str
@@ -68,6 +56,7 @@ class Task:
     instructions: tuple[str, ...] = ()
     task_words: tuple[str, ...] = ()
     template: Template = field(default_factory=Template)
+    examples: str = "train"
 
     def split(self, name: str) -> tuple[Item, ...]:
         """Returns the items of a split.
@@ -94,7 +83,8 @@ class Task:
     ) -> Prompts:
         """In-context-learning prompts: `shots` examples, then a query.
 
-        Examples are drawn from the training items without replacement and never hold the query's own item.
+        Examples are drawn from the training items (or the split that `examples` names) without replacement and never
+        hold the query's own item.
 
         Args:
             modality: `text` or `image`, of the examples.
@@ -114,13 +104,12 @@ class Task:
         """
         target = query or modality
         self._check_modality(modality, target)
-        pool, asked = self.split("train"), self.split(split)
+        pool, asked = self.split(self.examples), self.split(split)
         if shots < 1:
             raise TaskError(f"icl needs at least one example, got shots={shots}; queries() makes prompts without.")
-        if len(pool) < shots + (split == "train"):
-            raise TaskError(
-                f"Task {self.name} has {len(pool)} training items: too few for {shots} examples and a query."
-            )
+        if len(pool) < shots + (split == self.examples):
+            kind = "training" if self.examples == "train" else self.examples
+            raise TaskError(f"Task {self.name} has {len(pool)} {kind} items: too few for {shots} examples and a query.")
         rng = random.Random(f"icl/{self.name}/{modality}/{target}/{split}/{shots}/{seed}")
         prompts = []
         for item in _draw(asked, n, rng):
@@ -189,7 +178,7 @@ class Task:
         t = self.template
         query = [Segment("prefix", t.prefix, query=True), _input(item, modality, None, self.name)]
         query.append(Segment("delimiter", t.delimiter, query=True))
-        return Prompt((*head, *query), self.name, item.input, item.output)
+        return Prompt((*head, *query), self.name, item.input, item.output, item.alternatives)
 
     def _pair(self, item: Item, modality: str, k: int) -> list[Segment]:
         t = self.template
@@ -207,80 +196,42 @@ class Task:
                 raise TaskError(f"Unknown modality {modality!r}; use one of {', '.join(MODALITIES)}.")
 
 
-def task_names() -> tuple[str, ...]:
-    """Returns the names of the tasks that come with xmi."""
-    return tuple(sorted(p.name.removesuffix(".json") for p in _home().iterdir() if p.name.endswith(".json")))
-
-
-def load_task(source: str | Path, *, template: Template | None = None) -> Task:
-    """Loads one of xmi's tasks by name, or a task of the user's own from a JSON file.
+def check_task(
+    *tasks: Task,
+    shots: int,
+    modalities: Sequence[str] = MODALITIES,
+    splits: Sequence[str] = SPLITS,
+    instruction: bool = False,
+) -> None:
+    """Checks that tasks hold what a study asks of them, before any model is loaded.
 
     Args:
-        source: A name such as `country-capital`, or the path of a task file.
-        template: How its prompts are written, by default as in the paper.
-
-    Returns:
-        The task. Every image was opened once, so that a broken one shows now and not hours later.
+        *tasks: The tasks.
+        shots: Examples per prompt; their split must hold one item more.
+        modalities: Modalities in which every item is shown.
+        splits: Splits that must not be empty; the one that examples are drawn from is always looked at.
+        instruction: Whether an instruction is needed.
 
     Raises:
-        TaskError: Unknown name, unreadable file, or faulty items; all faults are listed at once.
+        TaskError: Something is lacking; all faults of all tasks are listed.
     """
-    path = Path(source).expanduser()
-    if not path.suffix:
-        path = _home() / f"{source}.json"
-        if not path.is_file():
-            raise TaskError(f"No task {str(source)!r}. xmi has: {', '.join(task_names())}; or give a JSON file.")
-    try:
-        content = _TaskFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"Cannot read the task file {path}: {error}") from error
-    except ValidationError as error:
-        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:20])
-        raise TaskError(f"{path} is not a task file:\n{faults}") from error
-    items, faults_found = _items(content, path.parent)
-    if faults_found:
-        listing = "\n".join(f"  {fault}" for fault in faults_found)
-        raise TaskError(f"{path} has {len(faults_found)} fault(s):\n{listing}")
-    instructions = (content.instruction, *content.paraphrases) if content.instruction else ()
-    name = content.name or path.stem
-    return Task(name, items, instructions, tuple(content.task_words), template or Template())
-
-
-def _items(content: _TaskFile, root: Path) -> tuple[tuple[Item, ...], list[str]]:
-    items: list[Item] = []
     faults: list[str] = []
-    seen: set[str] = set()
-    for number, raw in enumerate(content.items):
-        label = f"items[{number}] ({raw.input or 'no input'})"
-        if not raw.input.strip() or not raw.output.strip():
-            faults.append(f"{label}: empty {'input' if not raw.input.strip() else 'output'}.")
-        if raw.input in seen:
-            faults.append(f"{label}: the input occurs twice; splits must be disjoint.")
-        if raw.split not in SPLITS:
-            faults.append(f"{label}: unknown split {raw.split!r}; use one of {', '.join(SPLITS)}.")
-        seen.add(raw.input)
-        image = None
-        if raw.image is not None:
-            image = (root / raw.image).resolve()
-            fault = _image_fault(image, root.resolve())
-            faults += [f"{label}: image {raw.image!r} {fault}"] if fault else []
-        items.append(Item(raw.input, raw.output, image, raw.split))
-    if not items:
-        faults.append("no items.")
-    return tuple(items), faults
-
-
-def _image_fault(path: Path, root: Path) -> str | None:
-    if not path.is_relative_to(root):
-        return "lies outside the task file's folder."
-    if not path.is_file():
-        return "does not exist."
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        return f"cannot be opened as an image ({type(error).__name__})."
-    return None
+    for task in tasks:
+        count = {split: sum(i.split == split for i in task.items) for split in SPLITS}
+        if count[task.examples] < shots + 1:
+            faults.append(
+                f"{task.name}: {count[task.examples]} {task.examples} item(s), but {shots} shots need {shots + 1}: "
+                "add items or use fewer shots."
+            )
+        lacking = [s for s in splits if not count[s] and not (s == "train" and task.examples != s)]
+        faults += [f"{task.name}: no {split} items." for split in lacking if split != task.examples]
+        blind = [item.input for item in task.items if item.image is None]
+        if "image" in modalities and blind:
+            faults.append(f"{task.name}: {len(blind)} item(s) without an image: {', '.join(blind)}.")
+        if instruction and not task.instructions:
+            faults.append(f"{task.name}: no instruction.")
+    if faults:
+        raise TaskError(f"The tasks have {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
 def _draw(items: tuple[Item, ...], n: int | None, rng: random.Random) -> list[Item]:
@@ -299,7 +250,3 @@ def _input(item: Item, modality: str, example: int | None, task: str) -> Segment
     if item.image is None:
         raise TaskError(f"Item {item.input!r} of task {task} has no image: add one to its file or use text.")
     return Segment("input", image=item.image, example=example, query=example is None)
-
-
-def _home() -> Path:
-    return Path(str(files("xmi") / "data" / "tasks"))

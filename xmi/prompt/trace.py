@@ -8,12 +8,11 @@ Everything is found once from the left and once from the right; where the two di
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
-
-import numpy as np
 
 from xmi.errors import PromptError
 from xmi.prompt.prompt import Segment
@@ -131,8 +130,9 @@ def trace_row(
     bounds: list[tuple[int, int]] = []
     for run, (piece, start), at in zip(texts, *_place(texts, ids, pieces, show), strict=True):
         inside = _inside(piece, start, len(run.text))
+        stops = list(accumulate((len(segments[i].text) for i in run.segments), initial=start))[1:]
         for column, j in enumerate(inside, at):
-            first[column], last[column] = _ends(run, segments, piece.spans[j], start)
+            first[column], last[column] = _ends(run, stops, len(segments), piece.spans[j], start)
         bounds.append((at, at + len(inside)))
     # Texts and images alternate, so an image has what lies between its neighbours.
     ends = [0, *(end for _, end in bounds)] if runs and runs[0].image else [end for _, end in bounds]
@@ -237,17 +237,16 @@ def _last(span: tuple[int, int]) -> int:
     return span[1] - 1
 
 
-def _ends(run: _Run, segments: Sequence[Segment], span: tuple[int, int], start: int) -> tuple[int, int]:
-    """The segments in which a token of a text run begins and ends."""
-    ends = start + np.cumsum([len(segments[i].text) for i in run.segments])
+def _ends(run: _Run, stops: list[int], count: int, span: tuple[int, int], start: int) -> tuple[int, int]:
+    """The segments, of so many, in which a token of a text run begins and ends; `stops` are the ends of the run's."""
     numbers = []
     for character in (_first(span), _last(span)):
         if character < start:  # the token begins in what stands before
             numbers.append(max(run.segments[0] - 1, 0))
-        elif character >= ends[-1]:
-            numbers.append(min(run.segments[-1] + 1, len(segments) - 1))
+        elif character >= stops[-1]:
+            numbers.append(min(run.segments[-1] + 1, count - 1))
         else:
-            numbers.append(run.segments[int(np.searchsorted(ends, character, side="right"))])
+            numbers.append(run.segments[bisect_right(stops, character)])
     return numbers[0], numbers[1]
 
 

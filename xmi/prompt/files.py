@@ -1,0 +1,240 @@
+"""Reading tasks: ours and the user's own, from any of the sources that docs/data.md lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from xmi.errors import TaskError
+from xmi.prompt.hub import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
+from xmi.prompt.prompt import Template
+from xmi.prompt.rows import COLUMNS, Row, make_items
+from xmi.prompt.sheet import Sheet, Wording, check_sheet, read_sheet
+from xmi.prompt.tables import TABLES, Table, pick, read_folder, read_list, read_table, read_text, split_cells
+from xmi.prompt.task import Task
+
+SHEETS = (".yaml", ".yml")
+PUBLISHED = {"val": "validation", "test": "test"}
+
+
+class _TaskFile(Wording):
+    """A task file of ours: the wording and the items; `domain` and `note` are for people."""
+
+    items: list[Any]
+    domain: Any = None
+    note: Any = None
+
+
+def task_names() -> tuple[str, ...]:
+    """Returns the names of the tasks that come with xmi."""
+    return tuple(sorted(p.name.removesuffix(".json") for p in _home().iterdir() if p.name.endswith(".json")))
+
+
+def load_task(
+    source: Any,
+    *,
+    template: Template | None = None,
+    name: str | None = None,
+    sheet: str | Path | Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    root: str | Path | None = None,
+    examples: str | None = None,
+) -> Task:
+    """Loads one of xmi's tasks by name, or a task of the user's own.
+
+    Args:
+        source: A name such as `country-capital`; a task file (JSON); a task sheet (YAML) that names its source; a
+            CSV, TSV or JSON lines file with columns input, output, image, split; published annotations
+            (`root/annotations/country-capital`, for `country-capital_val.json` and `_test.json`); an image folder; or a
+            Hugging Face dataset (`hf://owner/name`, a `Dataset`, or a mapping of them by split).
+        template: How its prompts are written, by default as its file says, or as in the paper.
+        name: The task's name, by default as its file says, or the file's.
+        sheet: Instruction, paraphrases, task words, template and columns, as a YAML file or a mapping; by default the
+            sheet beside the source (`own.yaml` for `own.csv`, `task.yaml` in a folder), if there is one.
+        columns: Which column is `input`, `output`, `image`, `split`; all others are left aside.
+        root: Folder that image paths are relative to and must not leave; by default that of the file, for published
+            annotations the folder above.
+        examples: Split that examples are drawn from: `train`, or `validation` as in the paper.
+
+    Returns:
+        The task. Every image was opened once, so that a broken one shows now and not hours later. Splits that the
+        source lacks are dealt by a hash of the input.
+
+    Raises:
+        TaskError: Unknown name, unreadable file, or faulty items; all faults are listed at once, with their places.
+    """
+    if is_dataset(source):
+        told = _told(sheet, None)
+        return _finish(
+            read_dataset(source, columns or told.columns),
+            told,
+            name or "dataset",
+            root or image_home(),
+            template,
+            name,
+            examples,
+        )
+    if not isinstance(source, (str, Path)):
+        raise TaskError(f"A task is a name, a file, a folder or a dataset, not {type(source).__name__}.")
+    if str(source).startswith(SCHEME):
+        told = _told(sheet, None)
+        table = read_dataset(fetch_dataset(str(source)), columns or told.columns)
+        short = str(source).partition("@")[0].rpartition("/")[2]
+        return _finish(table, told, short, root or image_home(), template, name, examples)
+    path = Path(source).expanduser()
+    if str(source) in task_names():
+        path = _home() / f"{source}.json"
+    if path.suffix.lower() in SHEETS:
+        given = read_sheet(path)
+        if given.source is None or given.source.lower().endswith(SHEETS):
+            raise TaskError(f"{path} names no source: put `source: items.csv` (a file, folder or dataset) into it.")
+        inner = (
+            given.source
+            if given.source.startswith(SCHEME) or given.source in task_names()
+            else path.parent / Path(given.source).expanduser()
+        )
+        base = root or (path.parent / given.root if given.root else None)
+        fixed = given.model_dump(exclude={"source", "root"}, exclude_unset=True)
+        if "name" not in fixed:
+            fixed["name"] = path.stem
+        return load_task(
+            inner, template=template, name=name, sheet=fixed, columns=columns, root=base, examples=examples
+        )
+    return _finish(*_read(path, sheet, columns, root), template, name, examples)
+
+
+def _read(
+    path: Path, sheet: str | Path | Mapping[str, Any] | None, columns: Mapping[str, str] | None, root: str | Path | None
+) -> tuple[Table, Wording, str, str | Path]:
+    """Rows, wording, a name and the data root of a file or folder."""
+    if path.suffix.lower() in TABLES:
+        told = _told(sheet, path.with_suffix(""))
+        table = pick(read_table(path), columns or told.columns)
+        return (
+            (table if path.suffix.lower() == ".jsonl" else split_cells(table)),
+            told,
+            path.stem,
+            root or _root(told, path.parent),
+        )
+    stem = _published(path)
+    if stem is not None:
+        told = _told(sheet, stem)
+        if told == Sheet() and stem.name in task_names():
+            ours = load_task(stem.name)  # its instruction and first task word are the paper's
+            told = Sheet(instruction=ours.instructions[0], task_words=ours.task_words)
+        home = stem.parent.parent if stem.parent.name == "annotations" else stem.parent
+        return _annotations(stem), told, stem.name, root or _root(told, home)
+    if path.is_dir():
+        told = _told(sheet, path / "task")
+        return read_folder(path, columns or told.columns), told, path.resolve().name, root or path
+    if path.suffix.lower() == ".json":
+        content = _json(path)
+        if isinstance(content, dict):
+            file = check_sheet(_TaskFile, content, str(path))
+            table = pick(read_list(file.items, f"{path.name} items"), columns)
+            # Where some items of a task file have a split, the others are train.
+            named = any(row.values.get("split") for row in table.rows)
+            rows = [Row(r.place, {**({"split": "train"} if named else {}), **r.values}) for r in table.rows]
+            return (
+                Table(rows, table.faults),
+                file if sheet is None else _told(sheet, None),
+                path.stem,
+                root or path.parent,
+            )
+        told = _told(sheet, path.with_suffix(""))
+        return (
+            pick(read_list(content, path.name), columns or told.columns),
+            told,
+            path.stem,
+            root or _root(told, path.parent),
+        )
+    if path.suffix or len(path.parts) > 1:
+        raise TaskError(
+            f"Cannot read the task {path}: no such file or folder, or of no known kind (.json, .yaml, "
+            f"{', '.join(TABLES)}, a folder of images, or annotations without their _val.json)."
+        )
+    raise TaskError(
+        f"No task {str(path)!r}. xmi has: {', '.join(task_names())}; or give a file, a folder or a dataset."
+    )
+
+
+def _finish(
+    table: Table,
+    told: Wording,
+    named: str,
+    root: str | Path,
+    template: Template | None,
+    name: str | None,
+    examples: str | None,
+) -> Task:
+    drawn = examples or told.examples
+    if drawn not in ("train", "validation"):
+        raise TaskError(f"Examples are drawn from train or validation, not from {drawn!r}.")
+    items, faults = make_items(table.rows, Path(root).expanduser(), drawn)
+    faults = table.faults + (faults if table.rows or not table.faults else [])
+    name = name or told.name or named
+    if faults:
+        listing = "\n".join(f"  {fault}" for fault in faults)
+        raise TaskError(f"The task {name} has {len(faults)} fault(s):\n{listing}")
+    return Task(name, items, told.instructions, told.task_words, template or told.make_template(), drawn)
+
+
+def _told(sheet: str | Path | Mapping[str, Any] | None, beside: Path | None) -> Sheet:
+    """The sheet that was given, or the one that lies beside the source."""
+    if isinstance(sheet, Mapping):
+        return check_sheet(Sheet, dict(sheet), "The sheet")
+    if sheet is not None:
+        return read_sheet(Path(sheet).expanduser())
+    for suffix in SHEETS if beside is not None else ():
+        path = beside.with_name(beside.name + suffix) if beside is not None else Path()
+        if path.is_file():
+            return read_sheet(path)
+    return Sheet()
+
+
+def _root(told: Sheet, folder: Path) -> Path:
+    return folder / told.root if told.root else folder
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise TaskError(
+            f"{path} is not a task file: line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+
+
+def _published(path: Path) -> Path | None:
+    """`folder/task` if `folder/task_val.json` or `_test.json` is there, be it given with or without this ending."""
+    stem = path
+    for ending in PUBLISHED:
+        if path.name.endswith(f"_{ending}.json"):
+            stem = path.with_name(path.name.removesuffix(f"_{ending}.json"))
+    there = [stem.with_name(f"{stem.name}_{ending}.json").is_file() for ending in PUBLISHED] if stem.name else []
+    return stem if any(there) and (stem != path or not path.exists()) else None
+
+
+def _annotations(stem: Path) -> Table:
+    """Rows of the published format; columns of its own are left aside."""
+    found = Table()
+    for ending, split in PUBLISHED.items():
+        path = stem.with_name(f"{stem.name}_{ending}.json")
+        if not path.is_file():
+            continue
+        content = _json(path)
+        label = path.name
+        if isinstance(content, dict):
+            content, label = content.get("data"), f"{label} data"
+        table = read_list(content, label)
+        found += Table(
+            [Row(r.place, {k: r.values.get(k) for k in COLUMNS} | {"split": split}) for r in table.rows], table.faults
+        )
+    return found
+
+
+def _home() -> Path:
+    return Path(str(files("xmi") / "data" / "tasks"))
