@@ -1,6 +1,8 @@
 """Task vectors: extract, average, ensemble, control, save and load."""
 
 from xmi.vector.compare import similarity
+from xmi.vector.lineage import base_similarity
+from xmi.vector.override import shared_pairs
 from xmi.vector.patch import answer, name_vectors, transfer
 from xmi.vector.task_vector import (
     Residuals,
@@ -17,10 +19,12 @@ __all__ = [
     "TaskVector",
     "VectorCard",
     "answer",
+    "base_similarity",
     "check_fits",
     "ensemble",
     "name_vectors",
     "random_like",
+    "shared_pairs",
     "similarity",
     "transfer",
     "versions",

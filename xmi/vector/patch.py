@@ -13,18 +13,29 @@ from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit, strict_hit
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompts
-from xmi.vector.sweep import Patch, sweep
+from xmi.vector.sweep import Patch, grown, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
 
 
-def answer(engine: Engine, encoder: Encoder, prompts: Prompts, batches: Iterable[Batch]) -> Answers:
-    """The next token after each prompt; see `VLM.answers`."""
+def answer(
+    engine: Engine,
+    encoder: Encoder,
+    prompts: Prompts,
+    batches: Iterable[Batch],
+    max_new_tokens: int | None = None,
+) -> Answers:
+    """The next tokens after each prompt; see `VLM.answers`."""
+    new = _tokens(max_new_tokens)
     kept: list[tuple[torch.Tensor, ...]] = []
     for batch in batches:
         targets = encoder.answer_ids(batch.prompts, prompts.template)
-        kept.append((*next_token_kernel(engine.envoy, engine.forward(batch.inputs), targets, 1), targets))
+        said, log_probability, rank = next_token_kernel(engine.envoy, engine.forward(batch.inputs), targets, 1)
+        for _ in range(new - 1):
+            longer = engine.forward(grown(batch.inputs, said))
+            said = torch.cat([said, next_token_kernel(engine.envoy, longer, targets, 1)[0]], 1)
+        kept.append((said, log_probability, rank, targets))
     ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*kept, strict=True))
-    return _answers(encoder, prompts, ids[:, :1], log_probability, rank, wanted)
+    return _answers(encoder, prompts, ids, log_probability, rank, wanted, longer=max_new_tokens is not None)
 
 
 def transfer(
@@ -38,31 +49,31 @@ def transfer(
     slot: str = "last",
     mode: str = "overwrite",
     strength: float = 1.0,
-    max_new_tokens: int = 1,
+    max_new_tokens: int | None = None,
 ) -> Transfer:
     """Every vector at every layer into every query; see `VLM.transfer`."""
     backbone, name = engine.backbone, engine.checkpoint.name
     for vector in vectors.values():
         fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
         check_fits(vector, template=to.template.hash, model=name, **fit)
-    if max_new_tokens < 1:
-        raise VectorError(f"max_new_tokens={max_new_tokens}: at least one token must be read.")
+    new = _tokens(max_new_tokens)
     chosen = _layers(layers, backbone.n_layers)
     patch = Patch(torch.stack([v.values[list(chosen)] for v in vectors.values()]), chosen, slot, mode, strength)
     rows: list[tuple[torch.Tensor, ...]] = []
     for batch in batches:
         targets = encoder.answer_ids(batch.prompts, to.template)
-        found = sweep(engine, encoder, batch, patch, targets, max_new_tokens)
+        found = sweep(engine, encoder, batch, patch, targets, new)
         rows.append((found.ids, found.log_probability, found.rank, targets))
     ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*rows, strict=True))
-    longer = max_new_tokens > 1
+    longer = max_new_tokens is not None
     clean = _answers(encoder, to, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted, longer=longer)
     shape = (len(to), len(vectors), len(chosen))
     log_probability, rank = (v[:, 1:].reshape(shape).permute(1, 2, 0) for v in (log_probability, rank))
     ids = ids[:, 1:].reshape(*shape, -1).permute(1, 2, 0, 3)
     first = ids[..., 0]
     predicted = tuple(tuple(tuple(encoder.decode(i) for i in row) for row in source) for source in first.tolist())
-    hits = [[[paper_hit(t, p.answer or "") for t, p in zip(row, to, strict=True)] for row in s] for s in predicted]
+    hits = [[[paper_hit(t, p.answers) for t, p in zip(row, to, strict=True)] for row in s] for s in predicted]
+    right = [np.isin(first[..., i], list(ids)) for i, ids in enumerate(_right_ids(encoder, to, wanted))]
     texts = tuple(tuple(tuple(encoder.text(i) for i in row) for row in source) for source in ids.tolist())
     return Transfer(
         sources=tuple(vectors),
@@ -72,10 +83,16 @@ def transfer(
         log_probability=log_probability.numpy(),
         rank=rank.numpy(),
         paper=np.array(hits),
-        strict=(first == wanted).numpy(),
+        strict=np.stack(right, -1),
         clean=clean,
         continuations=texts if longer else None,
     )
+
+
+def _tokens(asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise VectorError(f"max_new_tokens={asked}: at least one token must be read.")
+    return asked or 1
 
 
 def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector]) -> dict[str, TaskVector]:
@@ -104,24 +121,33 @@ def _answers(encoder: Encoder, prompts: Prompts, *values: torch.Tensor, longer: 
     first = ids[:, 0]
     predicted = tuple(encoder.decode(i) for i in first.tolist())
     pairs: list[tuple[str, Any]] = list(zip(predicted, prompts, strict=True))
+    right = _right_ids(encoder, prompts, wanted)
     return Answers(
         prompts=tuple(p.text for p in prompts),
         **_asked(prompts),
         predicted=predicted,
         log_probability=log_probability.numpy(),
         rank=rank.numpy(),
-        paper=np.array([paper_hit(text, p.answer or "") for text, p in pairs]),
-        strict=np.array([strict_hit(a, b) for a, b in zip(first.tolist(), wanted.tolist(), strict=True)]),
+        paper=np.array([paper_hit(text, p.answers) for text, p in pairs]),
+        strict=np.array([strict_hit(a, b) for a, b in zip(first.tolist(), right, strict=True)]),
         continuations=tuple(encoder.text(i) for i in ids.tolist()) if longer else None,
     )
 
 
-def _asked(prompts: Prompts) -> dict[str, tuple[str, ...]]:
+def _right_ids(encoder: Encoder, prompts: Prompts, wanted: torch.Tensor) -> list[set[int]]:
+    """The tokens with which each prompt's labels begin; `wanted` holds that of the canonical one."""
+    before = prompts.template.delimiter
+    further = [{encoder.first_token(before, label) for label in p.alternatives} for p in prompts]
+    return [{token} | others for token, others in zip(wanted.tolist(), further, strict=True)]
+
+
+def _asked(prompts: Prompts) -> dict[str, Any]:
     """What was asked, as every result stores it."""
     return {
         "tasks": tuple(p.task for p in prompts),
         "units": tuple(p.unit for p in prompts),
         "answers": tuple(p.answer or "" for p in prompts),
+        "alternatives": tuple(p.alternatives for p in prompts) if any(p.alternatives for p in prompts) else None,
     }
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from xmi.errors import VectorError
 
@@ -82,8 +82,12 @@ class TaskVector:
     def save(self, path: str | Path) -> Path:
         """Writes the vector as safetensors, its card in the header, and returns the path."""
         target = Path(path)
-        save_file({"values": self.values.contiguous()}, target, metadata={"card": self.card.model_dump_json()})
+        target.write_bytes(self.dumps())
         return target
+
+    def dumps(self) -> bytes:
+        """Returns the content of the file that `save` writes."""
+        return save({"values": self.values.contiguous()}, metadata={"card": self.card.model_dump_json()})
 
     @classmethod
     def load(cls, path: str | Path) -> TaskVector:

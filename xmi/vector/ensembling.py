@@ -1,0 +1,117 @@
+"""Averaging task vectors of more and more examples, with and without the instruction's vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from xmi.errors import VectorError
+from xmi.measure import Transfer
+from xmi.measure.ensembling import EnsembleCurve
+from xmi.prompt import Prompts, Task
+from xmi.vector.task_vector import Residuals, TaskVector, ensemble
+
+TOLD = "instruction"
+
+Read = Callable[[Prompts], Residuals]
+Patch = Callable[[Mapping[str, TaskVector], Prompts, "Sequence[int] | None"], Transfer]
+
+
+def ensembling(
+    tasks: Sequence[Task],
+    read: Read,
+    patch: Patch,
+    *,
+    modality: str,
+    query: str,
+    prompts: Sequence[int],
+    shots: int,
+    seeds: Sequence[int],
+    layer: int | None,
+    n: int | None,
+) -> EnsembleCurve:
+    """Accuracy against the number of examples; see `VLM.ensembling`.
+
+    Args:
+        tasks: The tasks.
+        read: Reads residuals.
+        patch: Patches named vectors into queries at some layers, by default all.
+        modality: Modality of the examples.
+        query: Modality of the queries.
+        prompts: Numbers of prompts to average.
+        shots: Examples per prompt.
+        seeds: Seeds of the examples.
+        layer: Where to patch; None chooses on validation queries.
+        n: Queries per task and split, None for all.
+
+    Returns:
+        The curve.
+
+    Raises:
+        VectorError: No tasks or seeds, tasks of one name, or numbers of prompts that are not rising.
+        TaskError: A task lacks an instruction, items or images.
+    """
+    counts = tuple(prompts)
+    if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
+        raise VectorError(f"The numbers of prompts to average must rise from 1 or more; got {list(counts)}.")
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names) or not seeds or len(set(seeds)) < len(seeds):
+        raise VectorError(f"Need distinct tasks and distinct seeds; got {names} and the seeds {list(seeds)}.")
+    vectors = {t.name: _vectors(t, read, modality, counts, shots, seeds) for t in tasks}
+
+    def asked(split: str, layers: Sequence[int] | None) -> list[Transfer]:
+        return [patch(vectors[t.name], t.queries(query, split=split, n=n), layers) for t in tasks]
+
+    if layer is None:
+        layer = Transfer.concat(asked("validation", None)).best_layer
+    curves = [_curve(found, f"{modality} ICL", query, layer, counts, shots, seeds) for found in asked("test", [layer])]
+    return EnsembleCurve.concat(curves)
+
+
+def _name(kind: int, count: int, seed: int) -> str:
+    return f"{count} prompts, seed {seed}{f' + {TOLD}' if kind else ''}"
+
+
+def _vectors(
+    task: Task, read: Read, modality: str, counts: Sequence[int], shots: int, seeds: Sequence[int]
+) -> dict[str, TaskVector]:
+    """Every vector of a task: as many prompts are read as the largest needs; the others are means of the first."""
+    told = read(task.instruction()).mean()
+    found = {TOLD: told}
+    for seed in seeds:
+        every = read(task.icl(modality, shots=shots, n=counts[-1], seed=seed, split=task.examples))
+        for count in counts:
+            plain = every[:count].mean()
+            found |= {_name(0, count, seed): plain, _name(1, count, seed): ensemble(plain, told)}
+    return found
+
+
+def _curve(
+    found: Transfer,
+    source: str,
+    query: str,
+    layer: int,
+    counts: Sequence[int],
+    shots: int,
+    seeds: Sequence[int],
+) -> EnsembleCurve:
+    rows = [[[found.sources.index(_name(kind, c, s)) for s in seeds] for c in counts] for kind in (0, 1)]
+    told = found.sources.index(TOLD)
+    return EnsembleCurve(
+        source=source,
+        target=query,
+        layer=layer,
+        shots=shots,
+        examples=tuple(c * shots for c in counts),
+        seeds=tuple(seeds),
+        tasks=found.tasks,
+        units=found.units,
+        paper=found.paper[np.array(rows), 0],
+        strict=found.strict[np.array(rows), 0],
+        told_paper=found.paper[told, 0],
+        told_strict=found.strict[told, 0],
+        clean_paper=found.clean.paper,
+        clean_strict=found.clean.strict,
+    )
