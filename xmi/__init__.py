@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         VectorError,
         XmiError,
     )
-    from xmi.prompt import Template, free_prompt, task_names
+    from xmi.lens import TunedLens
+    from xmi.measure import compare
+    from xmi.prompt import Template, check_task, free_prompt, task_names
     from xmi.prompt import load_task as task
     from xmi.study import StudyResults
     from xmi.study import run_study as run
@@ -46,6 +48,10 @@ _HOME = {
     "task_names": ("xmi.prompt", "task_names"),
     "free_prompt": ("xmi.prompt", "free_prompt"),
     "Template": ("xmi.prompt", "Template"),
+    "TunedLens": ("xmi.lens", "TunedLens"),
+    "check_task": ("xmi.prompt", "check_task"),
+    "compare": ("xmi.measure", "compare"),
+    "study": ("xmi.study", ""),
     "TaskVector": ("xmi.vector", "TaskVector"),
     "ensemble": ("xmi.vector", "ensemble"),
     "random_like": ("xmi.vector", "random_like"),
@@ -79,14 +85,18 @@ __all__ = [
     "TaskError",
     "TaskVector",
     "Template",
+    "TunedLens",
     "VectorError",
     "XmiError",
+    "check_task",
+    "compare",
     "ensemble",
     "free_prompt",
     "load",
     "random_like",
     "run",
     "similarity",
+    "study",
     "task",
     "task_names",
 ]
@@ -97,7 +107,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'xmi' has no attribute {name!r}")
     module, attribute = _HOME[name]
-    value = getattr(import_module(module), attribute)
+    home = import_module(module)
+    value = getattr(home, attribute) if attribute else home  # xmi.study is a module that can be called
     globals()[name] = value
     return value
 

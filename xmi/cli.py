@@ -34,42 +34,51 @@ def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1,
     """Studies the embedded model beside its control, and writes an interactive report."""
     # A model this small gains nothing from threads that wait for each other, and loses much on a busy machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _study(out, model="organism", base="organism-llm", control="organism-control", seeds=seeds, tasks=[], shots=5)
+    _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=range(seeds))
 
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
-    out: Out = Path("runs/study"),
+    model: Annotated[str | None, typer.Argument(help="Hub id, folder, or embedded name.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags given here come first.")] = None,
+    preset: Annotated[str | None, typer.Option(help="'paper': the paper's protocol.")] = None,
     base: Annotated[str | None, typer.Option(help="Base LLM whose vectors are patched into the model.")] = None,
     control: Annotated[str | None, typer.Option(help="Second model to lay beside it.")] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Task name or JSON file; repeatable.")] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Examples per prompt.")] = 5,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts averaged into a task vector.")] = 30,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Also the model with random weights.")] = False,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Task name or file; repeatable.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="What vectors are read from; repeatable (all).")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Modality of the queries; repeatable (both).")] = None,
+    controls: Annotated[str | None, typer.Option(help="Control vectors, separated by commas, or 'none' (all).")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to patch: '0,5,8-12' (all).")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Examples per prompt (5).")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Prompts averaged into a task vector (30).")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds (3).")] = None,
+    score: Annotated[str | None, typer.Option(help="What chooses the layer: paper, strict or whole.")] = None,
+    whole: Annotated[bool | None, typer.Option("--whole/--first", help="Score whole labels, too.")] = None,
+    fork: Annotated[bool, typer.Option("--fork", help="If the plan has changed, start another run beside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
     device: Device = None,
-    dtype: Dtype = "auto",
-    batch_size: BatchSize = 16,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, or auto.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per forward (16).")] = None,
     trust_remote_code: Remote = False,
 ) -> None:
     """Runs the study on any vision-language model and writes an interactive report."""
-    options = {
-        "device": device,
-        "dtype": dtype,
-        "batch_size": batch_size,
-        "trust_remote_code": trust_remote_code,
-    }
-    _study(
-        out,
-        model=model,
-        base=base,
-        control=control,
-        tasks=task or [],
-        shots=shots,
-        prompts=prompts,
-        seeds=seeds,
-        **{k: v for k, v in options.items() if v not in (None, False)},
-    )
+    given = {
+        "plan": plan, "preset": preset, "base": base, "control": control, "untrained": untrained or None,
+        "tasks": task, "sources": source, "targets": target, "controls": _names(controls), "layers": _layers(layers),
+        "shots": shots, "prompts": prompts, "seeds": tuple(range(seeds)) if seeds else None, "score": score,
+        "whole": whole, "device": device, "dtype": dtype, "batch_size": batch_size,
+        "trust_remote_code": trust_remote_code or None,
+    }  # fmt: skip
+    folder = out or (None if plan else Path("runs/study"))
+    arguments: dict[str, Any] = {"model": model, "out": folder, **{k: v for k, v in given.items() if v is not None}}
+    if dry_run:
+        from xmi.study import dry_run as estimate
+
+        print(estimate(**arguments))
+        return
+    _study(fork=fork, **arguments)
 
 
 @app.command()
@@ -131,15 +140,35 @@ def report(
     print(render(StudyResults(folder), out or folder / "report.html"))
 
 
-def _study(out: Path, *, seeds: int, **arguments: Any) -> None:
+def _names(given: str | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    return () if given == "none" else tuple(name.strip() for name in given.split(","))
+
+
+def _layers(given: str | None) -> tuple[int, ...] | None:
+    """Layers from `0,5,8-12`."""
+    if given is None:
+        return None
+    found: list[int] = []
+    for part in given.split(","):
+        first, _, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise typer.BadParameter(f"{part!r} in {given!r}: write layers as 0,5,8-12.", param_hint="--layers")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def _study(**arguments: Any) -> None:
     start = time.perf_counter()
-    say(f"Run folder {out}; Ctrl-C is safe, the same command continues.")
     import xmi
-    from xmi.report import render
+    from xmi.report import render, similarity_page
 
     try:
-        results = xmi.run(out=out, seeds=range(seeds), say=say, **arguments)
-        page = render(results, out / "report.html")
+        say("Ctrl-C is safe: the same command continues.")
+        results = xmi.run(say=say, **arguments)
+        page = render(results, results.path / "report.html")
+        similarity_page(results, results.path / "similarity.html")
     except KeyboardInterrupt:
         say("Interrupted. Finished cells are kept; the same command continues.")
         raise typer.Exit(130) from None

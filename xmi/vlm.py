@@ -17,12 +17,19 @@ from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_ca
 from xmi.eager.run import Hooks, Names, run
 from xmi.errors import ModelError, PromptError
 from xmi.kernels import ResidPost, residual_kernel
-from xmi.lens import read_lens, read_phases
+from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
 from xmi.measure import Answers, LensReading, Phases, Transfer
+from xmi.measure.ensembling import EnsembleCurve
+from xmi.measure.lineage import Lineage
+from xmi.measure.overriding import Overriding
+from xmi.measure.task_words import TaskWords
 from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
 from xmi.progress import track
-from xmi.prompt import Batch, Encoder, PromptLike, Prompts, as_prompts, free_prompt, patch_grid
+from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Task, as_prompts, free_prompt, patch_grid
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, transfer, versions
+from xmi.vector.ensembling import ensembling
+from xmi.vector.lineage import check_shapes, lineage, usual_prompts
+from xmi.vector.override import asked_prompts, contest, override
 
 
 class VLM:
@@ -257,11 +264,31 @@ class VLM:
         Raises:
             SlotError: A prompt lacks the slot.
         """
+        return self.residuals_at(prompts, [slot])[slot]
+
+    def residuals_at(self, prompts: Prompts, slots: Sequence[str]) -> dict[str, Residuals]:
+        """Reads several slots in the same forwards.
+
+        Args:
+            prompts: The prompts.
+            slots: Named positions.
+
+        Returns:
+            What `residuals` returns, by slot.
+
+        Raises:
+            SlotError: A prompt lacks a slot.
+        """
         parts = []
         for batch in self._batches(prompts, "reading residuals"):
-            inputs, columns = self.engine.reading(batch.inputs, batch.columns(slot))
-            parts.append(residual_kernel(self.engine.envoy, inputs, self.engine.paths, columns))
-        card = VectorCard(
+            columns = torch.stack([batch.columns(slot) for slot in slots], 1)
+            inputs, back = self.engine.reading(batch.inputs, columns)
+            parts.append(residual_kernel(self.engine.envoy, inputs, self.engine.paths, back))
+        values = torch.cat(parts)
+        return {slot: Residuals(values[:, i], self._card(prompts, slot)) for i, slot in enumerate(slots)}
+
+    def _card(self, prompts: Prompts, slot: str) -> VectorCard:
+        return VectorCard(
             model=self.name,
             revision=self.revision,
             dtype=str(self.engine.dtype).removeprefix("torch."),
@@ -274,7 +301,6 @@ class VLM:
             template=prompts.template.hash,
             versions=versions(),
         )
-        return Residuals(torch.cat(parts), card)
 
     def task_vector(self, prompts: Prompts, *, slot: str = "last") -> TaskVector:
         """The mean over prompts of the residual at a slot, at every layer.
@@ -290,28 +316,47 @@ class VLM:
         """
         return self.residuals(prompts, slot=slot).mean()
 
-    def answers(self, prompts: Prompts) -> Answers:
+    def answers(self, prompts: Prompts, *, max_new_tokens: int | None = None) -> Answers:
         """The model's next token after each prompt, scored against the labels.
+
+        Where an item has several labels, a hit on any of them counts; log-probability and rank are those of the
+        canonical (first) one.
+
+        Args:
+            prompts: Prompts with labels.
+            max_new_tokens: As in `transfer`.
 
         Raises:
             PromptError: A prompt has no label.
         """
-        return answer(self.engine, self.encoder, prompts, self._batches(prompts, "answering"))
+        return answer(self.engine, self.encoder, prompts, self._batches(prompts, "answering"), max_new_tokens)
 
-    def lens(self, prompts: Prompts, *, slot: str = "last", k: int = 5) -> LensReading:
-        """Top tokens of every depth at a slot, by the logit lens.
+    def lens(self, prompts: Prompts, *, slot: str = "last", k: int = 5, lens: Lens | None = None) -> LensReading:
+        """Top tokens of every depth at a slot, by the logit lens or another one.
 
         Args:
             prompts: The prompts.
             slot: Where to read.
             k: Tokens per depth.
+            lens: The lens, by default the logit lens.
 
         Returns:
             Tokens and probabilities [prompt, depth, k]; depth `embed` is the input of block 0.
-        """
-        return read_lens(self.engine, self.encoder, self._batches(prompts, "reading the lens"), slot, k)
 
-    def phases(self, prompts: Prompts, *, task_words: Sequence[str] = (), slot: str = "last") -> Phases:
+        Raises:
+            ModelError: The lens was trained on another model.
+        """
+        batches = self._batches(prompts, "reading the lens")
+        return read_lens(self.engine, self.encoder, batches, lens or LogitLens(), slot, k)
+
+    def phases(
+        self,
+        prompts: Prompts,
+        *,
+        task_words: Sequence[str] | TaskWords = (),
+        slot: str = "last",
+        lens: Lens | None = None,
+    ) -> Phases:
         """Follows input, task and answer tokens through the layers at a slot.
 
         The input set holds the slot's own token and the beginning of the query's input; the task set the beginnings
@@ -319,19 +364,111 @@ class VLM:
 
         Args:
             prompts: Prompts with labels, usually ICL prompts.
-            task_words: Words that name the task; by default the task's own.
+            task_words: Words that name the task, or those that `find_task_words` found; by default the task's own.
             slot: Where to read.
+            lens: The lens, by default the logit lens.
 
         Returns:
-            Probability mass and rank of the three sets per prompt and depth.
+            Probability mass and rank of the three sets per prompt and depth; its `boundaries()` say where one phase
+            gives way to the next.
 
         Raises:
-            PromptError: No task words, or none has a token of its own; or a prompt without label.
+            PromptError: No task words, or none has a token of its own, or none were found for this task and model; or
+                a prompt without label.
+            ModelError: The lens was trained on another model.
 
         Source: Luo, Darrell and Bar, ICML 2025, section 4.
         """
         batches = self._batches(prompts, "decoding phases")
-        return read_phases(self.engine, self.encoder, prompts, batches, tuple(task_words), slot)
+        words = task_words if isinstance(task_words, TaskWords) else tuple(task_words)
+        return read_phases(self.engine, self.encoder, prompts, batches, words, lens or LogitLens(), slot)
+
+    def find_task_words(
+        self,
+        prompts: Sequence[Prompts],
+        *,
+        slot: str = "last",
+        lens: Lens | None = None,
+        exclude: Sequence[str] = (),
+        k: int = 5,
+        share: float = 0.5,
+        mass: float = 0.02,
+        times: float = 2.0,
+        limit: int = 5,
+    ) -> TaskWords:
+        """Finds words that sum up each task: what its prompts decode to at some depth, and other tasks' do not.
+
+        Words of a task's own inputs, answers and template are never taken for it. Phases should be measured on other
+        prompts (another split) than those the words were found on; answers that only these have go into `exclude`.
+
+        Args:
+            prompts: One or more sets of prompts per task, of at least two tasks.
+            slot: Where to read.
+            lens: The lens, by default the logit lens.
+            exclude: Words never taken for any task: the labels of all items, say.
+            k: How many top tokens of a prompt and depth are looked at; the mass of the others counts as 0.
+            share: Least share of the task's prompts that have the word among these.
+            mass: Least mean probability.
+            times: How many times the mean probability in any other task.
+            limit: Most words per task.
+
+        Returns:
+            The words with the numbers they were chosen by; a task may have none.
+
+        Raises:
+            PromptError: Fewer than two tasks.
+            ModelError: The lens was trained on another model.
+        """
+        rule = {"share": share, "mass": mass, "times": times, "limit": limit}
+        batches = [self._batches(p, "looking for task words") for p in prompts]
+        reader = lens or LogitLens()
+        return find_task_words(self.engine, self.encoder, prompts, batches, reader, slot, exclude, k, **rule)
+
+    def tune_lens(
+        self,
+        prompts: Prompts | Sequence[Prompts],
+        *,
+        slot: str | None = None,
+        steps: int = 500,
+        size: int = 256,
+        rate: float = 1e-3,
+        decay: float = 1e-2,
+        held_out: float = 0.2,
+        seed: int = 0,
+    ) -> TunedLens:
+        """Trains a tuned lens on prompts: per depth an affine map after which the readout foresees the model's output.
+
+        Args:
+            prompts: Prompts, or several sets of them; the model should be read on prompts of the same kinds.
+            slot: Where to train; by default at every token of text.
+            steps: Steps of Adam per depth; with 0 the lens is the logit lens.
+            size: Tokens per step.
+            rate: First learning rate, which falls linearly to 0.
+            decay: Weight decay, towards the logit lens.
+            held_out: Share of the items whose prompts are not trained on, but compared on (they may still be examples
+                in other prompts).
+            seed: Seed of what is held out and of what is drawn; the same seed gives the same lens.
+
+        Returns:
+            The lens; its `to_frame()` has the divergence from the model's output before and after, on the held-out
+            prompts, per depth.
+
+        Raises:
+            PromptError: Prompts of fewer than two items, or numbers that mean nothing.
+            SlotError: A prompt lacks the slot.
+
+        Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, section 3.
+        """
+        several = [prompts] if isinstance(prompts, Prompts) else list(prompts)
+        options = {"steps": steps, "size": size, "rate": rate, "decay": decay, "held_out": held_out, "seed": seed}
+        return tune_lens(
+            self.engine,
+            several,
+            lambda part: self._batches(part, "reading residuals"),
+            slot=slot,
+            versions=versions(),
+            **options,  # type: ignore[arg-type]
+        )
 
     def transfer(
         self,
@@ -342,7 +479,7 @@ class VLM:
         slot: str = "last",
         mode: str = "overwrite",
         strength: float = 1.0,
-        max_new_tokens: int = 1,
+        max_new_tokens: int | None = None,
     ) -> Transfer:
         """Patches vectors into queries, after every layer: by default into the last token of context-free ones.
 
@@ -359,8 +496,9 @@ class VLM:
             mode: `overwrite` the residual, `add` (residual + strength * vector), or `interpolate` ((1 - strength) *
                 residual + strength * vector).
             strength: See `mode`.
-            max_new_tokens: How many tokens to read, greedily, every new one with the patch in place. With more than
-                one, `continuations` holds the texts and `accuracy(score="whole")` scores whole labels.
+            max_new_tokens: How many tokens to read, greedily, every new one with the patch in place; then
+                `continuations` holds the texts and `accuracy(score="whole")` scores whole labels. By default one, and
+                no texts.
 
         Returns:
             The answers of every source at every layer, and without a patch.
@@ -387,6 +525,129 @@ class VLM:
             max_new_tokens=max_new_tokens,
         )
 
+    def compare_base(self, base: VLM, prompts: PromptLike | None = None) -> Lineage:
+        """Says what differs between this model and the base LLM it was fine-tuned from.
+
+        Args:
+            base: The base LLM.
+            prompts: Text prompts that both must read alike; by default examples and instructions of xmi's own tasks.
+
+        Returns:
+            Attention, rotary, norm, readout and vocabulary settings side by side, how the prompts are tokenised, and
+            how far each block's weights moved (0 = equal weights); `warnings` puts what differs in words.
+
+        Raises:
+            VectorError: Another width or number of layers: no vector of the base LLM can be patched.
+            PromptError: A prompt that one of the models cannot encode.
+
+        Source: Luo, Darrell and Bar, ICML 2025, section 4.
+        """
+        chosen = as_prompts(prompts) if prompts is not None else usual_prompts()
+
+        def ids(vlm: VLM) -> list[list[int]]:
+            inputs = vlm.encode(chosen).inputs
+            rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+            return [row[mask].tolist() for row, mask in rows]
+
+        check_shapes(self.engine, base.engine)
+        return lineage(self.engine, base.engine, ids(self), ids(base))
+
+    def ensembling(
+        self,
+        tasks: Task | Sequence[Task],
+        modality: str = "text",
+        *,
+        query: str = "image",
+        prompts: Sequence[int] = (1, 2, 3, 5, 10, 20, 30),
+        shots: int = 1,
+        seeds: Sequence[int] = (0, 1, 2),
+        layer: int | None = None,
+        n: int | None = None,
+    ) -> EnsembleCurve:
+        """Accuracy against the number of examples behind a task vector, with and without the instruction's vector.
+
+        The vectors of one seed are nested: each is the mean over the first of the largest one's prompts. All vectors
+        of a task share one sweep per split.
+
+        Args:
+            tasks: One task, or several of which the mean is taken.
+            modality: `text` or `image`, of the examples.
+            query: `text` or `image`, of the context-free queries.
+            prompts: How many prompts to average, rising.
+            shots: Examples per prompt.
+            seeds: Seeds of the examples.
+            layer: Where to patch; by default the layer that is best on validation queries, mean over all vectors,
+                seeds and tasks, so that the curves differ in their vectors only.
+            n: Queries per task and split; by default all.
+
+        Returns:
+            The curve on test queries; its `gain()` is what the instruction adds at each number of examples.
+
+        Raises:
+            VectorError: Numbers of prompts that do not rise, or tasks or seeds that repeat.
+            TaskError: A task lacks an instruction, items or images.
+
+        Source: Luo, Darrell and Bar, ICML 2025, section 5.
+        """
+        return ensembling(
+            [tasks] if isinstance(tasks, Task) else list(tasks),
+            self.residuals,
+            lambda vectors, to, layers: self.transfer(vectors, to, layers=layers),
+            modality=modality,
+            query=query,
+            prompts=prompts,
+            shots=shots,
+            seeds=seeds,
+            layer=layer,
+            n=n,
+        )
+
+    def override(
+        self,
+        task: Task,
+        other: Task,
+        *,
+        context: str = "text",
+        query: str | None = None,
+        vector: TaskVector | None = None,
+        shots: int = 5,
+        n: int = 30,
+        seed: int = 0,
+        layers: Sequence[int] | None = None,
+    ) -> Overriding:
+        """Puts one task into the prompt, patches another at the last token, and sees whose label is answered.
+
+        Asked are the validation and test items of `task` whose inputs `other` has too (`xmi.vector.shared_pairs`
+        finds such tasks). Baselines: no patch, the instruction of `other` before the prompt as a system prompt, and a
+        random vector of the patched one's norm.
+
+        Args:
+            task: The task in the prompt.
+            other: The task that is patched in.
+            context: What specifies the prompt's task: `text` or `image` examples, or the `instruction`.
+            query: Modality of the query; by default that of the examples, `text` after an instruction.
+            vector: The vector of `other`; by default read from text examples, none of which is asked. A vector of
+                your own should not know them either.
+            shots: Examples per prompt.
+            n: Prompts that the default vector is the mean of.
+            seed: Seed of the examples and of the random control.
+            layers: After which blocks to patch; by default all.
+
+        Returns:
+            Who wins per layer, on validation items (for `best_layer`) and test items (reported).
+
+        Raises:
+            TaskError: The tasks share no validation or no test items, or `other` has no instruction.
+            VectorError: A vector of another task, or one that does not fit.
+
+        Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
+        """
+        mine, theirs = contest(task, other)
+        target = query or ("text" if context == "instruction" else context)
+        prompts = asked_prompts(mine, context, target, shots, seed)
+        written = vector or self.task_vector(theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples))
+        return override(self.engine, self.encoder, task, other, mine, prompts, self._batches, written, layers, seed)
+
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
         starts = range(0, len(prompts), self.batch_size)
         if not starts:
@@ -405,6 +666,29 @@ class VLM:
                 f"{self.name} skips its blocks {list(skipped)} without an image, so their residuals do not exist: give "
                 "every prompt an image, or read other blocks with run_with_cache."
             )
+
+
+def untrained(source: str | Path, *, seed: int = 0, **options: Any) -> VLM:
+    """Loads a model with random weights in place of its own: what the architecture and the prompts give by themselves.
+
+    Args:
+        source: As in `load`.
+        seed: Seed of the weights, which are drawn as transformers draws them for training from nothing.
+        **options: As in `load`.
+
+    Returns:
+        The model, in the precision and on the device of the trained one.
+
+    Raises:
+        ModelError: As in `load`.
+    """
+    trained = load(source, **options)
+    model: Any = trained.model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = type(model)(model.config)
+    fresh = fresh.to(trained.engine.device, trained.engine.dtype).eval()
+    return load(fresh, processor=trained.encoder.processor or trained.encoder.tokenizer, batch_size=trained.batch_size)
 
 
 def load(

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 import xmi
-from tests.command import listen_to_interrupts
+from tests.study.kill import SCRIPT, files, kill, start
 from tests.zoo.world import make_world
 from xmi.study import StudyResults
+from xmi.study.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
 def test_records_hold_every_answer(finished: StudyResults) -> None:
     records = finished.records()
     assert len({r["key"] for r in records}) == len(records)
-    tasks, seeds, items, sources = 2, 2, 2, 10
+    tasks, seeds, items, sources = 2, 2, 2, 15
     prompted = [r for r in records if r["method"] != "patch"]
     assert len(prompted) == tasks * seeds * items * 8
     patched = [r for r in records if r["method"] == "patch"]
@@ -61,6 +62,9 @@ def test_summary_follows_from_the_records(finished: StudyResults) -> None:
     table = finished.summary("eye")
     records = finished.records()
     for row in table.itertuples():
+        if row.method == "majority":
+            assert row.accuracy == 0, "no label of a test item occurs among the training items"
+            continue
         same = [r for r in records if (r["method"], r["source"], r["target"]) == (row.method, row.source, row.target)]
         assert same
         layer = 0
@@ -72,6 +76,19 @@ def test_summary_follows_from_the_records(finished: StudyResults) -> None:
             assert layer == row.layer
         assert row.accuracy == pytest.approx(mean_of([r for r in same if r["split"] == "test"], layer))
         assert row.n == 4
+
+
+def test_contrasts_follow_from_the_records(finished: StudyResults) -> None:
+    table, summary = finished.comparisons("eye"), finished.summary("eye")
+    assert {"xPatch vs xBase", "patch vs control", "ensemble vs part", "base LLM vs own"} <= set(table.contrast)
+    for row in table.itertuples():
+        assert row.low <= row.difference <= row.high
+        assert row.p <= row.p_bh <= row.p_holm
+    accuracy = summary.set_index(["method", "source", "target"]).accuracy
+    (cross,) = table[(table.contrast == "xPatch vs xBase") & table.a.str.startswith("text ICL")].itertuples()
+    assert cross.difference == pytest.approx(
+        accuracy["patch", "text ICL", "image"] - accuracy["prompt", "text ICL", "image"]
+    )
 
 
 def mean_of(records: list[dict[str, object]], layer: int) -> float:
@@ -104,41 +121,21 @@ def test_a_finished_run_is_not_computed_again(
     assert run(world, finished.path).models == finished.models
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but study.json, which holds the time it was begun."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "study.json"
-    }
-
-
-SCRIPT = """
-import sys, xmi
-from tests.study.test_study import run
-from pathlib import Path
-run(Path(sys.argv[1]), Path(sys.argv[2]), say=lambda line: print(line, flush=True))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_killed_run_continues_and_ends_equal(world: Path, finished: StudyResults, tmp_path: Path, how: int) -> None:
     out = tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", SCRIPT, str(world), str(out)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, env=environment, preexec_fn=listen_to_interrupts, **pipes) as process:
+    with start(world, out) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("[2/4]"):
+            if line.startswith("[ 4/11]"):
                 time.sleep(0.05)
                 process.send_signal(how)
                 break
         process.wait()
     assert process.returncode != 0
     done = sorted(p.name for p in (out / "cells").glob("*.json"))
-    assert 2 <= len(done) < 4
+    assert 4 <= len(done) < 11
     assert not (out / "results").exists()
     with pytest.raises(xmi.RunError, match="unfinished"):
         StudyResults(out)
@@ -146,6 +143,67 @@ def test_killed_run_continues_and_ends_equal(world: Path, finished: StudyResults
     run(world, out, say=said.append)
     assert sum("done before" in line for line in said) == len(done)
     assert files(out) == files(finished.path)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_equal(world: Path, finished: StudyResults, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    assert kill(world, out, times=3, longest=1.5) >= 2
+    run(world, out)
+    assert files(out) == files(finished.path)
+
+
+def test_a_second_process_is_refused(world: Path, finished: StudyResults) -> None:
+    store = Store(finished.path)
+    with store.locked(), pytest.raises(xmi.RunError, match="Another process is at work"):
+        run(world, finished.path)
+    run(world, finished.path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(world: Path, finished: StudyResults, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the writes fail in the same place."""
+    out = tmp_path / "full"
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, resource.RLIM_INFINITY));"
+    )
+    code = f"{limit}{SCRIPT}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(world), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "RunError: Cannot write" in done.stderr
+    assert "What was finished is kept" in done.stderr
+    assert list((out / "cells").glob("*.json"))
+    run(world, out)
+    kept = {name: content for name, content in files(out).items() if not name.endswith(".tmp")}
+    assert kept == files(finished.path)
+
+
+def test_a_changed_plan_can_start_another_run_beside(world: Path, finished: StudyResults, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.path, out)
+    with pytest.raises(xmi.RunError, match=r"points: 4 -> 3\n.*--fork"):
+        run(world, out, points=3, seeds=(0, 1))
+    beside = run(world, out, points=3, seeds=(0,), controls=(), sources=("text ICL",), fork=True)
+    assert beside.path.parent == tmp_path
+    assert beside.path.name.startswith("run-")
+    assert run(world, out, points=3, seeds=(0,), controls=(), sources=("text ICL",), fork=True).path == beside.path
+    assert files(out) == files(finished.path)
+    assert set(beside.summary("eye").source) == {"no context", "text ICL", "image ICL", "instruction"}
+    assert run(world, out, fork=True).path == out, "the plan has not changed"
+
+
+def test_a_changed_task_is_refused(world: Path, finished: StudyResults, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.path, out)
+    next((out / "cells").glob("*.json")).unlink()
+    study = json.loads((out / "study.json").read_text())
+    study["provenance"]["tasks"]["<b>name"]["content"] = "other"
+    (out / "study.json").write_text(json.dumps(study))
+    with pytest.raises(xmi.RunError, match="The task <b>name is not the one"):
+        run(world, out)
 
 
 def test_another_plan_is_refused(world: Path, finished: StudyResults) -> None:

@@ -1,27 +1,64 @@
 """Numbers from results: answers, phases, similarity, geometry, scoring, statistics. No model is known here."""
 
+from xmi.measure.alignment import Alignment, alignment
 from xmi.measure.answers import Answers, Transfer
+from xmi.measure.boundaries import Boundaries
+from xmi.measure.compare import (
+    Comparison,
+    LayerComparison,
+    answers_at,
+    compare,
+    compare_all,
+    layerwise,
+    majority_answers,
+)
+from xmi.measure.contrasts import comparisons
+from xmi.measure.ensembling import EnsembleCurve
 from xmi.measure.geometry import Projection, Silhouette, project, silhouette
-from xmi.measure.phases import PHASES, Phases, merge
+from xmi.measure.lineage import Kinship, Lineage, kinship
+from xmi.measure.overriding import Overriding
+from xmi.measure.paired import benjamini_hochberg, holm
+from xmi.measure.phases import PHASES, Phases, boundaries, merge
 from xmi.measure.reading import LensReading
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit, strict_hit
 from xmi.measure.similarity import Similarity, cosine_per_layer
 from xmi.measure.stats import Proportion, accuracy, wilson
+from xmi.measure.task_words import TaskWords
 
 __all__ = [
     "PHASES",
+    "Alignment",
     "Answers",
+    "Boundaries",
+    "Comparison",
+    "EnsembleCurve",
+    "Kinship",
+    "LayerComparison",
     "LensReading",
+    "Lineage",
+    "Overriding",
     "Phases",
     "Projection",
     "Proportion",
     "Result",
     "Silhouette",
     "Similarity",
+    "TaskWords",
     "Transfer",
     "accuracy",
+    "alignment",
+    "answers_at",
+    "benjamini_hochberg",
+    "boundaries",
+    "compare",
+    "compare_all",
+    "comparisons",
     "cosine_per_layer",
+    "holm",
+    "kinship",
+    "layerwise",
+    "majority_answers",
     "merge",
     "paper_hit",
     "project",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,18 @@ from xmi.measure.stats import Proportion, accuracy
 def _joined(parts: Sequence[Any], name: str, axis: int | None = None) -> Any:
     values = [getattr(part, name) for part in parts]
     return np.concatenate(values, axis=axis) if axis is not None else tuple(v for value in values for v in value)
+
+
+def _pooled(parts: Sequence[Answers] | Sequence[Transfer]) -> tuple[tuple[str, ...], ...] | None:
+    """The alternatives of all parts, of which some may have none."""
+    if all(part.alternatives is None for part in parts):
+        return None
+    return tuple(labels[1:] for part in parts for labels in part.accepted)
+
+
+def _accepted(result: Answers | Transfer) -> tuple[tuple[str, ...], ...]:
+    further = result.alternatives or ((),) * len(result.answers)
+    return tuple((label, *others) for label, others in zip(result.answers, further, strict=True))
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Answers(Result):
         paper: Hits by the paper's two-way prefix rule.
         strict: Hits by exact first token.
         continuations: What the model wrote, if more than one token was asked for.
+        alternatives: Further labels of each prompt, a hit on which counts too; None if there are none at all.
     """
 
     prompts: tuple[str, ...]
@@ -47,6 +60,12 @@ class Answers(Result):
     paper: Bool[np.ndarray, " prompt"]
     strict: Bool[np.ndarray, " prompt"]
     continuations: tuple[str, ...] | None = None
+    alternatives: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def accepted(self) -> tuple[tuple[str, ...], ...]:
+        """All labels of each prompt, the canonical one first."""
+        return _accepted(self)
 
     def accuracy(self, score: str = "paper") -> Proportion:
         """Returns the accuracy under `paper`, `strict` or `whole` scoring, with its Wilson interval over units."""
@@ -58,6 +77,7 @@ class Answers(Result):
         words = {k: _joined(parts, k) for k in ("prompts", "tasks", "units", "answers", "predicted")}
         if all(p.continuations is not None for p in parts):
             words["continuations"] = _joined(parts, "continuations")
+        words["alternatives"] = _pooled(parts)
         return cls(**words, **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")})
 
     def to_frame(self) -> pd.DataFrame:
@@ -94,6 +114,7 @@ class Transfer(Result):
         strict: Hits by exact first token.
         clean: The same queries without a patch (no context).
         continuations: What the model wrote, if more than one token was asked for.
+        alternatives: Further labels of each query, a hit on which counts too; None if there are none at all.
     """
 
     sources: tuple[str, ...]
@@ -108,6 +129,12 @@ class Transfer(Result):
     strict: Bool[np.ndarray, "source layer query"]
     clean: Answers
     continuations: tuple[tuple[tuple[str, ...], ...], ...] | None = None
+    alternatives: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def accepted(self) -> tuple[tuple[str, ...], ...]:
+        """All labels of each query, the canonical one first."""
+        return _accepted(self)
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -131,10 +158,23 @@ class Transfer(Result):
             layers=layers,
             predicted=texts("predicted"),
             continuations=texts("continuations") if all(p.continuations is not None for p in parts) else None,
+            alternatives=_pooled(parts),
             clean=Answers.concat([p.clean for p in parts]),
             **{k: _joined(parts, k) for k in ("tasks", "units", "answers")},
             **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")},
         )
+
+    def of_task(self, task: str) -> Self:
+        """Returns the queries of one task.
+
+        Raises:
+            KeyError: There are none.
+        """
+        keep = [i for i, name in enumerate(self.tasks) if name == task]
+        if not keep:
+            raise KeyError(f"No queries of the task {task!r}; the tasks are {sorted(set(self.tasks))}.")
+        found: Self = _some(self, keep)
+        return found
 
     def accuracy(self, source: str | None = None, layer: int | None = None, score: str = "paper") -> Proportion:
         """Accuracy of one source at one layer.
@@ -160,23 +200,36 @@ class Transfer(Result):
         """Returns the accuracy of one source at every layer, in the order of `layers`."""
         return [self.accuracy(source, layer, score) for layer in self.layers]
 
-    def best_layer_of(self, source: str | None = None, score: str = "paper") -> int:
+    def best_layer_of(self, source: str | None = None, score: str = "paper", *, ties: str = "likelihood") -> int:
         """The layer at which a source is most accurate.
 
+        Args:
+            source: Which vector; may be left out if there is only one.
+            score: `paper`, `strict` or `whole`.
+            ties: Which of equally accurate layers: that with the highest mean `likelihood` (log-probability of the
+                labels), which still tells layers apart when few items make accuracies tie; or the `first`, as in the
+                published code.
+
         Returns:
-            The layer; among equally accurate ones that with the highest mean log-probability of the labels, which
-            still tells layers apart when few items make accuracies tie.
+            The layer.
+
+        Raises:
+            ValueError: Unknown rule for ties.
         """
-        return self._best([self._source(source)], score)
+        return self._best([self._source(source)], score, ties)
 
     @property
     def best_layer(self) -> int:
         """The layer with the highest `paper` accuracy, mean over sources; ties as in `best_layer_of`."""
         return self._best(range(len(self.sources)), "paper")
 
-    def _best(self, sources: Sequence[int], score: str) -> int:
+    def _best(self, sources: Sequence[int], score: str, ties: str = "likelihood") -> int:
+        if ties not in ("likelihood", "first"):
+            raise ValueError(f"Unknown rule for ties {ties!r}; use 'likelihood' or 'first'.")
         curves = [[p.mean for p in self.curve(self.sources[s], score)] for s in sources]
         means = np.mean(curves, axis=0).round(12)
+        if ties == "first":
+            return self.layers[int(means.argmax())]
         likelihood = self.log_probability[list(sources)].mean((0, 2))
         return self.layers[int(np.lexsort((likelihood, means))[-1])]
 
@@ -197,6 +250,22 @@ class Transfer(Result):
         return self.sources.index(source)
 
 
+def _some(result: Any, keep: Sequence[int]) -> Any:
+    """Keeps some queries, whose axis is the last one of arrays and of nested texts."""
+    if isinstance(result, (Answers, Transfer)):
+        asked = {f.name: getattr(result, f.name) for f in fields(result)}
+        fixed = ("sources", "layers")
+        few = {k: v if k in fixed else _some(v, keep) for k, v in asked.items() if k != "alternatives"}
+        if result.alternatives is not None:  # nested, but its axis is the first
+            few["alternatives"] = tuple(result.alternatives[i] for i in keep)
+        return type(result)(**few)
+    if isinstance(result, np.ndarray):
+        return result[..., list(keep)]
+    if isinstance(result, tuple) and result and isinstance(result[0], tuple):
+        return tuple(_some(part, keep) for part in result)
+    return tuple(result[i] for i in keep) if result is not None else None
+
+
 def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
     """The hits of a result under a named score.
 
@@ -210,12 +279,12 @@ def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
     if score == "whole":
         if result.continuations is None:
             raise ValueError("Whole labels can be scored only if several tokens were read: max_new_tokens=...")
-        return _whole(result.continuations, result.answers)
+        return _whole(result.continuations, result.accepted)
     raise ValueError(f"Unknown score {score!r}; use 'paper', 'strict' or 'whole'.")
 
 
-def _whole(texts: Any, answers: Sequence[str]) -> Bool[np.ndarray, ...]:
-    """Whether each text, at any depth of nesting, begins with its label as whole words."""
+def _whole(texts: Any, answers: Sequence[Sequence[str]]) -> Bool[np.ndarray, ...]:
+    """Whether each text, at any depth of nesting, begins with one of its labels as whole words."""
     if texts and isinstance(texts[0], str):
         return np.array([whole_hit(t, a) for t, a in zip(texts, answers, strict=True)])
     return np.array([_whole(part, answers) for part in texts])

@@ -145,8 +145,8 @@ def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "
 
 def method_name(row: Any) -> str:
     """Returns the name of a summary row, as `text ICL: patch → image query`."""
-    if row["method"] == "no context":
-        return f"no context → {row['target']} query"
+    if row["method"] in ("no context", "majority"):
+        return f"{row['method']} → {row['target']} query"
     return f"{row['source']}: {row['method']} → {row['target']} query"
 
 

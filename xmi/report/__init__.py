@@ -1,5 +1,6 @@
-"""A stored study to one self-contained HTML page."""
+"""A stored study to one self-contained HTML page; its geometry alone to another."""
 
 from xmi.report.page import render
+from xmi.report.similarity import similarity_page, similarity_panels
 
-__all__ = ["render"]
+__all__ = ["render", "similarity_page", "similarity_panels"]

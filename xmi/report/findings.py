@@ -43,6 +43,29 @@ def transfer_takeaways(results: StudyResults) -> list[Finding]:
     ]
 
 
+def further_takeaways(results: StudyResults) -> list[Finding]:
+    """What the instruction adds to examples, and whose task is done when two compete."""
+
+    def adds(model: str) -> str:
+        curve = results.ensembling(model, "image")
+        gain = curve.gain().iloc[0]
+        return (
+            f"With {int(gain.examples)} text example{'s' if gain.examples > 1 else ''} the instruction's vector adds "
+            f"{100 * gain.gain:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}] on image queries."
+        )
+
+    def wins(model: str) -> str:
+        result = results.overriding(model)
+        patch, told, random = (result.share("patched", m) for m in ("patch", "system prompt", "control: random vector"))
+        return (
+            f"With one task in the prompt and another patched in after layer {result.best_layer}, the patched task is "
+            f"answered in {percent(patch)} of cases, with its instruction as a system prompt in {percent(told)}, with "
+            f"a random vector in {percent(random)}."
+        )
+
+    return _for_each(results, adds) + _for_each(results, wins)
+
+
 def phase_takeaways(results: StudyResults) -> list[Finding]:
     """At which layers the task word outweighs input and answer, by specification."""
 
@@ -117,7 +140,8 @@ def _transfer_sentence(results: StudyResults, model: str, way: tuple[str, str]) 
     does = "gives" if clean is None else _effect(patch, clean)
     against = []
     if prompt is not None:
-        against.append(f"{percent(prompt)} with the same examples as a prompt (xBase, {_verdict(patch, prompt)})")
+        verdict = _tested(results, model, way) or _verdict(patch, prompt)
+        against.append(f"{percent(prompt)} with the same examples as a prompt (xBase, {verdict})")
     if clean is not None:
         against.append(f"{percent(clean)} without context")
     end = f", against {' and '.join(against)}." if against else "."
@@ -131,6 +155,25 @@ def _effect(patch: Proportion, clean: Proportion) -> str:
     if not _beats(patch, clean):
         return "does not make the model do the task:"
     return "makes the model do the task:" if patch.mean >= 0.5 else "makes the model do the task some of the time:"
+
+
+def _tested(results: StudyResults, model: str, way: tuple[str, str]) -> str:
+    """The verdict of the paired test, where the study holds one."""
+    try:
+        table = results.comparisons(model)
+    except RunError:
+        return ""
+    rows = table[(table.contrast == "xPatch vs xBase") & (table.target == way[1]) & table.a.str.startswith(way[0])]
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    better = "neither is shown to be better" if row.p_holm >= 0.05 else (
+        f"the {'patch' if row.difference > 0 else 'prompt'} is better"
+    )  # fmt: skip
+    return (
+        f"{better}: {100 * row.difference:+.0f}\u00a0points [{100 * row.low:+.0f},\u00a0{100 * row.high:+.0f}], "
+        f"p\u00a0=\u00a0{row.p_holm:.2g} after correction"
+    )
 
 
 def _verdict(patch: Proportion, prompt: Proportion) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from xmi.errors import RunError
+from xmi.report.alignment import alignment_panels, alignment_takeaways
 from xmi.report.drill import drill
-from xmi.report.findings import geometry_takeaways, headline, phase_takeaways, transfer_takeaways
-from xmi.report.panels import panels
+from xmi.report.findings import further_takeaways, geometry_takeaways, headline, phase_takeaways, transfer_takeaways
+from xmi.report.panels import Panel, panels
 from xmi.report.tables import TARGETS, by_task, overview
 from xmi.report.wording import task_columns
 from xmi.study.results import StudyResults
@@ -53,10 +55,10 @@ def render(results: StudyResults, path: str | Path) -> Path:
         raise RunError(f"The study in {results.path} lacks {error.filename}: run it again to complete it.") from error
     html = ""
     for limit in (None, 100, 40, 15, 5, 1, 0):
-        html = _template().render(context, drill=drill(results, limit))
+        html = template("report.html.j2").render(context, drill=drill(results, limit))
         if len(html.encode()) <= MAX_BYTES:
             break
-    return _write(Path(path), html)
+    return write(Path(path), html)
 
 
 def for_script(value: Any) -> str:
@@ -68,13 +70,7 @@ def for_script(value: Any) -> str:
 
 
 def _context(results: StudyResults) -> dict[str, Any]:
-    found = panels(results)
-    figures = {
-        f"{p.name}-{v}-{m}": figure
-        for p in found
-        for v, (_, drawn) in enumerate(p.variants)
-        for m, (_, figure) in enumerate(drawn)
-    }
+    found = [*panels(results), *alignment_panels(results)]
     return {
         "models": results.models,
         "tasks": task_columns(results.summary(results.models[0])),
@@ -83,23 +79,22 @@ def _context(results: StudyResults) -> dict[str, Any]:
         "headline": headline(results),
         "takeaways": {
             "phases": phase_takeaways(results),
-            "geometry": geometry_takeaways(results),
-            "transfer": transfer_takeaways(results),
+            "geometry": geometry_takeaways(results) + alignment_takeaways(results),
+            "transfer": transfer_takeaways(results) + further_takeaways(results),
         },
         "overview": overview(results),
         "by_task": by_task(results),
         "panels": found,
-        "figures": for_script(figures),
+        "figures": figures_of(found),
         "plan": results.study.get("plan", {}),
         "provenance": results.study.get("provenance", {}),
-        "plotly": _plotly(),
-        "style": (ASSETS / "report.css").read_text(encoding="utf-8"),
-        "script": (ASSETS / "report.js").read_text(encoding="utf-8"),
+        **assets(),
     }
 
 
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Returns a page's template; what it is given is escaped."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -107,7 +102,25 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
+
+
+def figures_of(found: Sequence[Panel]) -> str:
+    """Returns the figures of panels as JSON for a script element, by the ids that the panels give them."""
+    return for_script(
+        {
+            f"{p.name}-{v}-{m}": figure
+            for p in found
+            for v, (_, drawn) in enumerate(p.variants)
+            for m, (_, figure) in enumerate(drawn)
+        }
+    )
+
+
+def assets() -> dict[str, str]:
+    """Returns what every page carries with it: plotly, style and script."""
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    return {"plotly": _plotly(), "style": style, "script": script}
 
 
 @cache
@@ -117,8 +130,12 @@ def _plotly() -> str:
     return "\n".join(line for line in lines if not line.startswith("//# sourceMappingURL"))
 
 
-def _write(path: Path, html: str) -> Path:
-    """Writes to a neighbour first, so that an interrupted run leaves no half page."""
+def write(path: Path, html: str) -> Path:
+    """Writes a page, to a neighbour first, so that an interrupted run leaves no half page.
+
+    Raises:
+        RunError: It cannot be written there.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

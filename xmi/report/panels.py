@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,13 @@ _TEXTS = {
         "probability of three sets of tokens: the input, the task word and the answer. Point at a layer to see its "
         "top tokens; choose a task to see it alone.",
     ),
+    "boundaries": (
+        "phases",
+        "Where the phases change",
+        "Depth at which the task outweighs the input, and the answer the task, with bootstrap intervals over items; "
+        "from 0 (embedding) to 1 (last layer), so that models of different depth can be laid side by side. A change "
+        "that does not occur is not drawn.",
+    ),
     "similarity": (
         "geometry",
         "Cosine similarity of the task vectors",
@@ -51,6 +58,32 @@ _TEXTS = {
     ),
     "transfer-image": ("transfer", "Vectors patched into image queries", _TRANSFER),
     "transfer-text": ("transfer", "Vectors patched into text queries", _TRANSFER),
+    "comparisons": (
+        "transfer",
+        "Methods compared on the same items",
+        "The difference of accuracy between two methods that were asked the same test items, with its 95 % bootstrap "
+        "interval; a filled marker holds after Holm's correction over all contrasts (paired permutation test). Each "
+        "source is patched after the layer that its validation items chose, a control where the source is.",
+    ),
+    "ensembling": (
+        "transfer",
+        "Examples, with and without the instruction",
+        "Accuracy of a vector averaged over more and more one-example prompts, alone and averaged with the "
+        "instruction's vector, after one layer chosen on validation items.",
+    ),
+    "overriding": (
+        "transfer",
+        "One task in the prompt, another patched in",
+        "Text examples of one task stand in the prompt, and a vector of another task that shares its inputs is patched "
+        "in after each layer: whose label is answered? Beside it the same prompts without a patch, with the other "
+        "task's instruction put first, and with a random vector.",
+    ),
+    "kinship": (
+        "transfer",
+        "Vectors of the base LLM and of the model",
+        "Cosine per layer between the text ICL vectors of the model and of its base LLM: of the same task, and as the "
+        "control of different tasks.",
+    ),
 }
 
 
@@ -73,8 +106,8 @@ class Panel:
     variants: Variants
 
 
-def panels(results: StudyResults) -> list[Panel]:
-    """Returns the panels of all sections; a measurement that the study left out is left out here too."""
+def panels(results: StudyResults, names: Collection[str] = tuple(_TEXTS)) -> list[Panel]:
+    """Returns the named panels, all by default; a measurement that the study left out is left out here too."""
 
     def similarity(centred: bool) -> Draw:
         return lambda model: plot.similarity(results.similarity(model, centred=centred))
@@ -85,15 +118,29 @@ def panels(results: StudyResults) -> list[Panel]:
     def transfer(target: str) -> Draw:
         return lambda model: _transfer(results, model, target)
 
+    def contrasts(target: str) -> Draw:
+        return lambda model: plot.comparisons(results.comparisons(model).loc[lambda table: table.target == target])
+
+    def ensembling(target: str) -> Draw:
+        return lambda model: plot.ensemble_curve(results.ensembling(model, target))
+
+    def kinship(centred: bool) -> Draw:
+        return lambda model: plot.kinship(results.kinship(model, centred=centred))
+
     draws: dict[str, dict[str, Draw]] = {
         "phases": {"": lambda model: plot.phases(results.phases(model))},
+        "boundaries": {"": lambda model: plot.boundaries(results.boundaries(model))},
         "similarity": {"mean removed": similarity(True), "raw": similarity(False)},
         "projection": {"PCA": projection("pca"), "t-SNE": projection("tsne")},
         "silhouette": {"": lambda model: plot.silhouette(results.silhouette(model))},
         "transfer-image": {"": transfer("image")},
         "transfer-text": {"": transfer("text")},
+        "comparisons": {f"{t} queries": contrasts(t) for t in ("image", "text")},
+        "ensembling": {f"{t} queries": ensembling(t) for t in ("image", "text")},
+        "overriding": {"": lambda model: plot.overriding(results.overriding(model))},
+        "kinship": {"raw": kinship(False), "mean removed": kinship(True)},
     }
-    found = [Panel(name, *_TEXTS[name], _variants(results, views)) for name, views in draws.items()]
+    found = [Panel(name, *_TEXTS[name], variants(results, views)) for name, views in draws.items() if name in names]
     return [p for p in found if p.variants]
 
 
@@ -104,8 +151,9 @@ def _transfer(results: StudyResults, model: str, target: str) -> go.Figure:
     return plot.transfer(sweep, chosen=chosen, title=f"Task vectors patched into {target} queries")
 
 
-def _variants(results: StudyResults, draws: dict[str, Draw]) -> Variants:
-    variants = []
+def variants(results: StudyResults, draws: dict[str, Draw]) -> Variants:
+    """Draws each view of a panel for every model; what was not measured, or has nothing to draw, is left out."""
+    found = []
     for label, draw in draws.items():
         figures = []
         for model in results.models:
@@ -114,5 +162,5 @@ def _variants(results: StudyResults, draws: dict[str, Draw]) -> Variants:
             except (RunError, ValueError):  # not measured, or nothing to draw
                 continue
         if figures:
-            variants.append((label, tuple(figures)))
-    return tuple(variants)
+            found.append((label, tuple(figures)))
+    return tuple(found)

@@ -61,6 +61,8 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
                     "n": int(row["n"]),
                     "mean": _number(row["accuracy"]),
                     "strict": _number(row.get("strict")),
+                    "whole": _number(row.get("whole")),
+                    "by_task": _number(row.get("by_task")),
                     "tasks": [_number(row.get(task)) for task in task_columns(results.summary(model))],
                 }
                 for _, row in results.summary(model).iterrows()

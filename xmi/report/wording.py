@@ -10,7 +10,10 @@ import pandas as pd
 
 from xmi.measure import Proportion
 
-_COLUMNS = ("method", "source", "target", "layer", "accuracy", "low", "high", "n", "strict")
+_COLUMNS = (
+    "method", "source", "target", "layer", "accuracy", "low", "high", "n", "paper", "strict", "whole", "by_task",
+    "layers",
+)  # fmt: skip
 NAMES = {
     ("prompt", "text ICL", "text"): "Base",
     ("prompt", "image ICL", "image"): "Base",

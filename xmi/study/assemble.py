@@ -8,125 +8,179 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from xmi.measure import (
     Answers,
-    Proportion,
+    Overriding,
     Transfer,
+    accuracy,
+    alignment,
+    boundaries,
+    comparisons,
     cosine_per_layer,
+    majority_answers,
     merge,
     project,
     silhouette,
 )
+from xmi.measure.answers import hits_of
 from xmi.measure.result import encode
+from xmi.prompt import Task
 from xmi.study.cell import RANDOM, Cell
-from xmi.study.plan import SOURCES, TARGETS, Plan
+from xmi.study.plan import READ, TARGETS, Plan
 from xmi.study.store import Store
-from xmi.vector import TaskVector
+from xmi.vector import base_similarity
+
+SCORES = ("paper", "strict", "whole")
 
 
-def assemble(store: Store, plan: Plan, cells: Sequence[Cell], names: dict[str, str]) -> None:
+def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, Task]) -> None:
     """Writes records, tables and results of a study whose cells are all finished.
 
     Args:
         store: The run folder.
         plan: The plan.
         cells: All cells, in the plan's order.
-        names: Display name of each task of the plan.
+        tasks: The tasks, by their name in the plan.
     """
+    names = {key: task.name for key, task in tasks.items()}
+    training = {task.name: [item.output for item in task.split("train")] for task in tasks.values()}
     content = {cell: store.get(cell) for cell in cells}
     lines = (json.dumps(r, ensure_ascii=False) for cell in cells for r in content[cell]["records"])
     store.write("records.jsonl", "\n".join(lines) + "\n")
     for model in dict.fromkeys(cell.model for cell in cells):
-        own = [cell for cell in cells if cell.model == model]
+        own = [cell for cell in cells if cell.model == model and cell.kind == "ask"]
         parts = [content[cell] for cell in own]
+        points = {cell: content[cell]["points"] for cell in cells if cell.model == model and cell.kind == "read"}
         answers = {name: Answers.concat([p["answers"][name] for p in parts]) for name in parts[0]["answers"]}
         transfers = {name: Transfer.concat([p["transfers"][name] for p in parts]) for name in parts[0]["transfers"]}
         results: dict[str, Any] = {f"answers.{name}": value for name, value in answers.items()}
         results |= {f"transfer.{name}": value for name, value in transfers.items()}
         results |= _phases(own, parts, names)
-        results |= _geometry(store, plan, own, parts, names)
+        results |= _geometry(store, plan, points, names)
+        results |= _once({cell: content[cell]["result"] for cell in cells if cell.model == model})
+        results |= _kinship(store, list(points))
         for name, value in results.items():
             store.write(f"results/{model}.{name}.json", json.dumps(encode(value)))
-        table = summary(answers, transfers)
+        answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
+        table = summary(answers, transfers, plan.score, plan.ties)
         store.write(f"tables/{model}.summary.csv", table.to_csv(index=False))
+        table = comparisons(answers, transfers, score=plan.score, ties=plan.ties)
+        store.write(f"tables/{model}.comparisons.csv", table.to_csv(index=False))
         for name, transfer in transfers.items():
             store.write(f"tables/{model}.transfer.{name}.csv", transfer.to_frame().to_csv(index=False))
 
 
-def summary(answers: dict[str, Answers], transfers: dict[str, Transfer]) -> pd.DataFrame:
+def summary(
+    answers: dict[str, Answers], transfers: dict[str, Transfer], score: str = "paper", ties: str = "likelihood"
+) -> pd.DataFrame:
     """The specification x modality table: one row per prompting cell and per patched source.
 
     Args:
         answers: Prompting cells by `source > target`.
-        transfers: Sweeps by `target.split`; `validation` chooses the layer (one for all tasks), `test` is reported.
+        transfers: Sweeps by `target.split`; `validation` chooses the layer, `test` is reported.
+        score: What chooses the layer, and what `accuracy`, its interval and the tasks' columns are under.
+        ties: Which of equally good layers, as in `Transfer.best_layer_of`.
 
     Returns:
-        Columns method, source, target, layer, accuracy, low, high, n, strict, and one per task.
+        Columns method, source, target, layer (one for all tasks, as in the paper), accuracy, low, high, n, paper,
+        strict, whole (NaN where labels were not read whole), by_task (the accuracy if every task has the layer that is
+        best on its own validation items), layers (those layers, by task), and one column per task at the one layer.
     """
     rows = []
     for name, cell in answers.items():
         source, target = name.split(" > ")
-        method = "no context" if source == "no context" else "prompt"
-        shares = {t: _of_task(cell, t) for t in dict.fromkeys(cell.tasks)}
-        rows.append(_row(method, source, target, None, cell.accuracy(), cell.accuracy("strict").mean, shares))
-    for target in TARGETS:
+        method = source if source in ("no context", "majority") else "prompt"
+        found = {name: _hits(cell, name) for name in SCORES}
+        rows.append(_row({"method": method, "source": source, "target": target}, cell, found, score))
+    for target in [t for t in TARGETS if f"{t}.test" in transfers]:
         validation, test = transfers[f"{target}.validation"], transfers[f"{target}.test"]
+        hits = {name: _hits(test, name) for name in SCORES}
+        alone = {t: (validation.of_task(t), test.of_task(t)) for t in dict.fromkeys(test.tasks)}
         for source in test.sources:
-            layer = validation.best_layer_of(source)
-            at = test.accuracy(source, layer)
-            strict = test.accuracy(source, layer, "strict").mean
-            hits = test.paper[test.sources.index(source), test.layers.index(layer)]
-            shares = {t: float(hits[np.array(test.tasks) == t].mean()) for t in dict.fromkeys(test.tasks)}
-            rows.append(_row("patch", source, target, layer, at, strict, shares))
-    return pd.DataFrame(rows)
+            number = test.sources.index(source)
+            layer = validation.best_layer_of(source, score, ties=ties)
+            found = {name: None if h is None else h[number, test.layers.index(layer)] for name, h in hits.items()}
+            head = {"method": "patch", "source": source, "target": target, "layer": layer}
+            own = [mine.best_layer_of(source, score, ties=ties) for mine, _ in alone.values()]
+            each = [asked.accuracy(source, at, score).mean for at, (_, asked) in zip(own, alone.values(), strict=True)]
+            apart = {"by_task": float(np.mean(each)), "layers": " ".join(map(str, own))}
+            rows.append(_row(head, test, found, score, apart))
+    first = ["method", "source", "target", "layer", "accuracy", "low", "high", "n", *SCORES, "by_task", "layers"]
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=[*first, *(c for c in table.columns if c not in first)])
+
+
+def _hits(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...] | None:
+    return hits_of(result, score) if score != "whole" or result.continuations is not None else None
 
 
 def _row(
-    method: str,
-    source: str,
-    target: str,
-    layer: int | None,
-    found: Proportion,
-    strict: float,
-    shares: dict[str, float],
+    head: dict[str, Any],
+    asked: Answers | Transfer,
+    hits: dict[str, Any],
+    score: str,
+    apart: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    head = {"method": method, "source": source, "target": target, "layer": layer}
-    body = {"accuracy": found.mean, "low": found.low, "high": found.high, "n": found.n, "strict": strict}
-    return head | body | shares
-
-
-def _of_task(cell: Answers, task: str) -> float:
-    return float(cell.paper[np.array(cell.tasks) == task].mean())
+    """A row of the summary: the chosen score with its interval, every score's mean, and the tasks apart."""
+    chosen = accuracy(hits[score], asked.units, asked.tasks)
+    means = {name: None if h is None else accuracy(h, asked.units, asked.tasks).mean for name, h in hits.items()}
+    body = {"accuracy": chosen.mean, "low": chosen.low, "high": chosen.high, "n": chosen.n}
+    tasks = np.array(asked.tasks)
+    shares = {t: float(hits[score][tasks == t].mean()) for t in dict.fromkeys(asked.tasks)}
+    return head | body | means | (apart or {}) | shares
 
 
 def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
     """Phases of each specification pooled over tasks and seeds, then of each task pooled over seeds."""
     found: dict[str, Any] = {}
-    for number, kind in enumerate(parts[0]["phases"]):
-        found[f"phases.{number:02d}"] = merge(kind, [p["phases"][kind] for p in parts])
+    for number, kind in enumerate(dict.fromkeys(kind for part in parts for kind in part["phases"])):
+        having = [(cell, p["phases"][kind]) for cell, p in zip(cells, parts, strict=True) if kind in p["phases"]]
+        found[f"phases.{number:02d}"] = merge(kind, [phases for _, phases in having])
         for k, (task, name) in enumerate(names.items()):
-            mine = [p["phases"][kind] for cell, p in zip(cells, parts, strict=True) if cell.task == task]
-            found[f"phases.{number:02d}.{k:02d}"] = merge(f"{name} · {kind}", mine)
-    return found
+            if mine := [phases for cell, phases in having if cell.task == task]:
+                found[f"phases.{number:02d}.{k:02d}"] = merge(f"{name} · {kind}", mine)
+    pooled = [phases for name, phases in found.items() if name.count(".") == 1]
+    return found | ({"boundaries": boundaries(pooled)} if pooled else {})
 
 
-def _geometry(
-    store: Store, plan: Plan, cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[str, str]
-) -> dict[str, Any]:
+def _once(found: dict[Cell, Any]) -> dict[str, Any]:
+    """What was done once for a model; overriding pooled over pairs of tasks."""
+    results = {cell.kind: result for cell, result in found.items() if cell.kind in ("words", "lineage")}
+    results |= {f"ensembling.{cell.task}": r for cell, r in found.items() if cell.kind == "ensembling"}
+    if pairs := [result for cell, result in found.items() if cell.kind == "overriding"]:
+        results["overriding"] = Overriding.concat(pairs)
+    return results
+
+
+def _kinship(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Cosines between the text ICL vectors of a model and its base LLM, from the first seed."""
+    first = [cell for cell in cells if cell.seed == cells[0].seed]
+    pairs = [store.vectors(cell, ("text ICL", "base LLM text ICL")) for cell in first]
+    if any(len(pair) < 2 for pair in pairs):
+        return {}
+    own, base = ([pair[name] for pair in pairs] for name in ("text ICL", "base LLM text ICL"))
+    centred = {"kinship.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
+    return {"kinship": base_similarity(own, base), **centred}
+
+
+def _geometry(store: Store, plan: Plan, read: dict[Cell, dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
     """Similarity of the task vectors and the geometry of single-prompt vectors, from the first seed."""
-    first = [(c, p) for c, p in zip(cells, parts, strict=True) if c.seed == plan.seeds[0]]
+    first = {cell: points for cell, points in read.items() if cell.seed == plan.seeds[0]}
     labels, groups, vectors = [], [], []
-    for source in SOURCES:
-        for cell, _ in first:
-            labels.append(f"{names[cell.task]} · {source}")
-            groups.append(names[cell.task])
-            vectors.append(TaskVector.load(store.vector_path(cell, source)).values.numpy())
-    points = np.concatenate([p["points"][m] for _, p in first for m in TARGETS])
-    tasks = [names[c.task] for c, p in first for m in TARGETS for _ in p["points"][m]]
-    modalities = [m for _, p in first for m in TARGETS for _ in p["points"][m]]
+    for source in READ[:3]:
+        for cell in first:
+            for vector in store.vectors(cell, [source]).values():
+                labels.append(f"{names[cell.task]} · {source}")
+                groups.append(names[cell.task])
+                vectors.append(vector.values.numpy())
+    points = np.concatenate([p[m] for p in first.values() for m in TARGETS])
+    tasks = [names[c.task] for c, p in first.items() for m in TARGETS for _ in p[m]]
+    modalities = [m for p in first.values() for m in TARGETS for _ in p[m]]
     stack = np.stack(vectors)
-    return {
+    together = {"alignment": alignment(points, tasks, modalities)} if len(first) > 1 else {}
+    return together | {
         "similarity": cosine_per_layer(stack, labels, groups),
         "similarity.centred": cosine_per_layer(stack, labels, groups, centred=True),
         "projection.pca": project(points, tasks, modalities, method="pca"),

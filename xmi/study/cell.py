@@ -1,31 +1,45 @@
-"""One cell of a study: one model, one task, one seed, everything measured."""
+"""The cells of a study: one model, one task, one seed, read or asked."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
-from xmi.measure import Answers, Phases, Transfer
+from xmi.lens import TunedLens
+from xmi.measure import Answers, Phases, Result, TaskWords, Transfer
+from xmi.measure.answers import hits_of
 from xmi.prompt import Prompt, Prompts, Task
-from xmi.study.plan import SOURCES, TARGETS, Plan
-from xmi.vector import Residuals, TaskVector, ensemble, random_like
+from xmi.study.plan import ENSEMBLES, Plan
+from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, icl, lens_prompts, reads, sweeps
+from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
 from xmi.vlm import VLM
 
-RANDOM = "control: random vector"
+RANDOM, OTHER, MEAN = "control: random vector", "control: another task", "control: mean over tasks"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Which model, task and seed."""
+    """A piece of a study that is done whole or not at all.
 
+    Attributes:
+        kind: `read` (residuals of one task), `ask` (prompts, sweeps and phases of one task, once all are read), or what
+            is done once per model: `lens` (trained), `words` (found), `lineage` (the base LLM compared), `ensembling`
+            (per target), `overriding` (per pair of tasks).
+        model: Which model.
+        task: Which task, as the plan names it; for `ensembling` the target, for `overriding` two names.
+        seed: Which seed.
+    """
+
+    kind: str
     model: str
     task: str
     seed: int
@@ -33,7 +47,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The cell's file name."""
-        return f"{self.model}.{self.seed}.{slug(self.task)}"
+        return f"{self.model}.{self.seed}.{slug(self.task)}.{self.kind}"
 
 
 @dataclass(frozen=True)
@@ -46,92 +60,175 @@ class CellResult:
         phases: Phases by specification.
         vectors: Task vectors by source.
         points: Single-prompt vectors by modality, for the geometry.
+        lens: A lens that was trained.
+        result: What a cell of another kind than `read` and `ask` found.
         records: Every model answer, as it is stored.
         images: The images that the records name, as PNG files.
     """
 
-    answers: dict[str, Answers]
-    transfers: dict[str, Transfer]
-    phases: dict[str, Phases]
-    vectors: dict[str, TaskVector]
-    points: dict[str, Residuals]
-    records: list[dict[str, Any]]
-    images: dict[str, bytes]
+    answers: dict[str, Answers] = field(default_factory=dict)
+    transfers: dict[str, Transfer] = field(default_factory=dict)
+    phases: dict[str, Phases] = field(default_factory=dict)
+    vectors: dict[str, TaskVector] = field(default_factory=dict)
+    points: dict[str, Residuals] = field(default_factory=dict)
+    lens: TunedLens | None = None
+    result: Result | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
 
 
-def run_cell(cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None) -> CellResult:
-    """Measures one cell.
+def read_cell(cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None) -> CellResult:
+    """Reads the vectors of one task.
 
     Args:
         cell: Which one.
         plan: The plan.
         task: The cell's task.
         vlm: The cell's model.
-        base: The base LLM of the model, or None.
+        base: Its base LLM, or None; the control has none.
+
+    Returns:
+        Vectors and points.
+    """
+    vectors, points = {}, {}
+    for step in reads(plan, task, cell.seed):
+        reader = base if step.base else vlm
+        if reader is None:
+            continue
+        found = reader.residuals_at(step.prompts, list(step.slots.values()))
+        for source, slot in step.slots.items():
+            vectors[source] = found[slot].mean()
+            if modality := {"text ICL": "text", "image ICL": "image"}.get(source):
+                points[modality] = found[slot][: plan.points]
+    return CellResult(vectors=vectors, points=points)
+
+
+def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base: VLM | None) -> CellResult:
+    """Does what is done once per model.
+
+    Args:
+        cell: Which one.
+        plan: The plan.
+        tasks: All tasks, by their name in the plan.
+        vlm: The cell's model.
+        base: Its base LLM, or None.
+    """
+    all_tasks = list(tasks.values())
+    if cell.kind == "lens":
+        return CellResult(lens=vlm.tune_lens(lens_prompts(plan, all_tasks), seed=cell.seed))
+    if cell.kind == "words":
+        known = [word for task in all_tasks for item in task.items for word in (item.input, *item.outputs)]
+        return CellResult(result=vlm.find_task_words(lens_prompts(plan, all_tasks), exclude=known))
+    if cell.kind == "lineage" and base is not None:
+        return CellResult(
+            result=vlm.compare_base(base, [p for t in all_tasks for p in icl(plan, t, "text", cell.seed)])
+        )
+    if cell.kind == "ensembling":
+        counts = ensemble_sizes(plan)
+        return CellResult(result=vlm.ensembling(all_tasks, query=cell.task, prompts=counts, seeds=plan.seeds))
+    one, two = (task for pair in [pair_of(cell, all_tasks)] for task in pair)
+    return CellResult(
+        result=vlm.override(one, two, shots=plan.shots, n=plan.prompts, seed=cell.seed, layers=plan.layers)
+    )
+
+
+def pair_name(one: Task, two: Task) -> str:
+    """What a cell of overriding calls its tasks."""
+    return f"{one.name} > {two.name}"
+
+
+def pair_of(cell: Cell, tasks: Sequence[Task]) -> tuple[Task, Task]:
+    """The tasks of a cell of overriding: in the prompt, and patched in."""
+    return next((a, b) for a, b in shared_pairs(tasks) if pair_name(a, b) == cell.task)
+
+
+def ensemble_sizes(plan: Plan) -> tuple[int, ...]:
+    """How many one-example prompts are averaged: 1, 2, 3, 5, 10, ... up to the plan's number of prompts."""
+    return tuple(n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100) if n <= plan.prompts)
+
+
+def ask_cell(
+    cell: Cell,
+    plan: Plan,
+    task: Task,
+    vlm: VLM,
+    read: Mapping[str, Mapping[str, TaskVector]],
+    lens: TunedLens | None = None,
+    words: TaskWords | None = None,
+) -> CellResult:
+    """Asks one task's queries, by prompting and by patching, and follows its phases.
+
+    Args:
+        cell: Which one.
+        plan: The plan.
+        task: The cell's task.
+        vlm: The cell's model.
+        read: The vectors that were read, by task (in the plan's order) and source.
+        lens: The lens that phases are read with; None for the logit lens.
+        words: Task words that were found, for tasks that have none (or for all, if the plan says so).
 
     Returns:
         Everything measured.
     """
     book = _Book(cell)
-    points = {m: vlm.residuals(_icl(task, m, plan, cell.seed)) for m in TARGETS}
-    vectors = _vectors(points, plan, task, vlm, base, cell.seed)
-    answers, transfers, phases = {}, {}, {}
-    for (source, target), prompts in _prompting(task, plan, cell.seed):
-        name = f"{source} > {target}"
-        answers[name] = vlm.answers(prompts)
-        book.prompted(source, target, prompts, answers[name])
-    for target in TARGETS:
-        for split in ("validation", "test"):
-            queries = task.queries(target, split=split)
-            result = vlm.transfer(vectors, to=queries)
-            transfers[f"{target}.{split}"] = result
-            book.patched(target, queries, result)
-            if split == "test":
-                answers[f"no context > {target}"] = result.clean
-                book.prompted("no context", target, queries, result.clean)
-    for modality in TARGETS:
-        prompts = _icl(task, modality, plan, cell.seed, split="test")
-        phases[prompts.specification] = vlm.phases(prompts)
-    for modality in TARGETS:
-        told = task.queries(modality, instruction=True)
-        phases[f"instruction, {modality} query"] = vlm.phases(told)
-    kept = {m: r[: plan.points] for m, r in points.items()}
-    return CellResult(answers, transfers, phases, vectors, kept, book.records, book.images)
+    vectors = patched_vectors(plan, cell, read)
+    new = longest_label(vlm, task) if plan.whole else None
+    answers, transfers = {}, {}
+    for ask in asks(plan, task, cell.seed):
+        name = f"{ask.source} > {ask.target}"
+        answers[name] = vlm.answers(ask.prompts, max_new_tokens=new)
+        book.prompted(ask.source, ask.target, ask.prompts, answers[name])
+    for step in sweeps(plan, task):
+        result = vlm.transfer(vectors, to=step.prompts, layers=plan.layers, max_new_tokens=new)
+        transfers[f"{step.target}.{step.split}"] = result
+        book.patched(step.target, step.prompts, result)
+        if step.split == "test":
+            answers[f"no context > {step.target}"] = result.clean
+            book.prompted("no context", step.target, step.prompts, result.clean)
+    phases = {}
+    chosen = _words(plan, task, words)
+    for label, prompts in follows(plan, task, cell.seed) if chosen else ():
+        phases[label] = vlm.phases(prompts, task_words=chosen, lens=lens)
+    return CellResult(answers, transfers, phases, dict(vectors), records=book.records, images=book.images)
 
 
-def _icl(
-    task: Task, modality: str, plan: Plan, seed: int, *, split: str = "train", query: str | None = None
-) -> Prompts:
-    n = plan.prompts if split == "train" else None
-    return task.icl(modality, shots=plan.shots, n=n, seed=seed, split=split, query=query)
+def _words(plan: Plan, task: Task, found: TaskWords | None) -> tuple[str, ...] | TaskWords:
+    """What a task's phase follows; nothing if no words are given or found, and then its phases are left out."""
+    if task.task_words and (plan.task_words == "given" or found is None):
+        return task.task_words
+    return found if found is not None and found.of(task.name) else ()
 
 
-def _vectors(
-    points: Mapping[str, Residuals], plan: Plan, task: Task, vlm: VLM, base: VLM | None, seed: int
-) -> dict[str, TaskVector]:
-    """Task vectors of every specification, their ensembles, a few-example vector, and the control."""
-    text, image = points["text"].mean(), points["image"].mean()
-    told = vlm.task_vector(task.instruction())
-    few = vlm.task_vector(task.icl("text", shots=1, n=1, seed=seed))
-    found = dict(zip(SOURCES, (text, image, told), strict=True))
-    found["text ICL + instruction"] = ensemble(text, told)
-    found["image ICL + instruction"] = ensemble(image, told)
-    found["1 example"] = few
-    found["1 example + instruction"] = ensemble(few, told)
-    if base is not None:
-        found["base LLM text ICL"] = base.task_vector(_icl(task, "text", plan, seed))
-        found["base LLM instruction"] = base.task_vector(task.instruction())
-    found[RANDOM] = random_like(text, seed)
-    return found
+def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, TaskVector]]) -> dict[str, TaskVector]:
+    """The vectors of one task that are patched in: those read, their ensembles, and the controls.
+
+    Controls are made in the image of the text ICL vector. Those that need other tasks are left out where there are
+    none.
+    """
+    own = read[cell.task]
+    text = own["text ICL"]
+    found = {name: own[name] for name in plan.sources if name in own}
+    found |= {name: ensemble(*(own[p] for p in parts)) for name, parts in ENSEMBLES.items() if name in plan.sources}
+    found = {name: found[name] for name in plan.sources if name in found}
+    tasks = list(read)
+    if "random vector" in plan.controls:
+        found[RANDOM] = random_like(text, cell.seed)
+    if len(tasks) > 1:
+        if "another task" in plan.controls:
+            found[OTHER] = read[tasks[(tasks.index(cell.task) + 1) % len(tasks)]]["text ICL"]
+        if "mean over tasks" in plan.controls:
+            values = torch.stack([vectors["text ICL"].values for vectors in read.values()]).mean(0)
+            card = text.card.model_copy(
+                update={"specification": MEAN, "n": sum(v["text ICL"].card.n for v in read.values())}
+            )
+            found[MEAN] = TaskVector(values, card)
+    return found | {name: own[name] for name in (SHUFFLED, UNRELATED) if name in own}
 
 
-def _prompting(task: Task, plan: Plan, seed: int) -> Iterator[tuple[tuple[str, str], Prompts]]:
-    """The prompting baselines on test items: Base, xBase and instruction."""
-    for source in TARGETS:
-        for target in TARGETS:
-            yield (f"{source} ICL", target), _icl(task, source, plan, seed, split="test", query=target)
-    for target in TARGETS:
-        yield ("instruction", target), task.queries(target, instruction=True)
+def longest_label(vlm: VLM, task: Task) -> int:
+    """How many tokens the longest label of a task's validation and test items has."""
+    labels = [label for split in ("validation", "test") for item in task.split(split) for label in item.outputs]
+    return max(vlm.encoder.length(task.template.delimiter, label) for label in labels)
 
 
 class _Book:
@@ -145,6 +242,7 @@ class _Book:
 
     def prompted(self, source: str, target: str, prompts: Prompts, result: Answers) -> None:
         """Records the answers to prompts, or to context-free queries."""
+        whole = hits_of(result, "whole") if result.continuations else ()
         for i, prompt in enumerate(prompts):
             method = "no context" if source == "no context" else "prompt"
             self._add(
@@ -155,10 +253,12 @@ class _Book:
                 rank=int(result.rank[i]),
                 paper=bool(result.paper[i]),
                 strict=bool(result.strict[i]),
+                **({"whole": bool(whole[i]), "continuation": result.continuations[i]} if result.continuations else {}),
             )
 
     def patched(self, target: str, prompts: Prompts, result: Transfer) -> None:
         """Records a sweep: one record per source and query, its answers as lists over layers."""
+        whole = hits_of(result, "whole") if result.continuations else None
         for s, source in enumerate(result.sources):
             for i, prompt in enumerate(prompts):
                 self._add(
@@ -170,6 +270,7 @@ class _Book:
                     rank=result.rank[s, :, i].tolist(),
                     paper=result.paper[s, :, i].tolist(),
                     strict=result.strict[s, :, i].tolist(),
+                    **({} if whole is None else {"whole": whole[s, :, i].tolist()}),
                 )
 
     def _add(self, prompt: Prompt, what: dict[str, Any], **measured: Any) -> None:
@@ -178,6 +279,7 @@ class _Book:
             "unit": prompt.unit,
             "input": prompt.input,
             "answer": prompt.answer,
+            **({"alternatives": list(prompt.alternatives)} if prompt.alternatives else {}),
             "prompt": self._segments(prompt),
         }
         identity = json.dumps([head, shown], sort_keys=True, ensure_ascii=False)

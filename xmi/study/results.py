@@ -13,7 +13,21 @@ from typing import Any
 import pandas as pd
 
 from xmi.errors import RunError
-from xmi.measure import Answers, Phases, Projection, Silhouette, Similarity, Transfer
+from xmi.measure import (
+    Alignment,
+    Answers,
+    Boundaries,
+    EnsembleCurve,
+    Kinship,
+    Lineage,
+    Overriding,
+    Phases,
+    Projection,
+    Silhouette,
+    Similarity,
+    TaskWords,
+    Transfer,
+)
 
 
 class StudyResults:
@@ -32,6 +46,7 @@ class StudyResults:
         self.path = Path(path)
         if not (self.path / "study.json").is_file():
             raise RunError(f"{self.path} holds no study.json, so it is not a run folder of xmi.")
+        self._tables: dict[str, pd.DataFrame] = {}
         if not (self.path / "results").is_dir():
             raise RunError(f"The study in {self.path} is unfinished: run the same command again to complete it.")
 
@@ -59,7 +74,24 @@ class StudyResults:
             of the query), layer (chosen on validation; NaN for prompts), accuracy, low, high, n, strict, and one
             column per task with its accuracy.
         """
-        return pd.read_csv(self.path / "tables" / f"{model}.summary.csv")
+        if model not in self._tables:
+            self._tables[model] = pd.read_csv(self.path / "tables" / f"{model}.summary.csv")
+        return self._tables[model].copy()
+
+    def comparisons(self, model: str) -> pd.DataFrame:
+        """The study's contrasts: xPatch against xBase, each source against each control, and so on.
+
+        Returns:
+            One row per contrast with the paired difference of accuracies on test items, its 95 % interval, the
+            permutation test's p and p corrected over all contrasts (Holm, Benjamini-Hochberg); see docs/statistics.md.
+
+        Raises:
+            RunError: The run folder has none.
+        """
+        path = self.path / "tables" / f"{model}.comparisons.csv"
+        if not path.is_file():
+            raise RunError(f"{self.path} has no {path.name}: it was made by an earlier xmi. Run the study again.")
+        return pd.read_csv(path)
 
     def answers(self, model: str, cell: str) -> Answers:
         """The answers of one prompting cell on test items, pooled over tasks and seeds."""
@@ -84,6 +116,34 @@ class StudyResults:
     def silhouette(self, model: str) -> Silhouette:
         """Silhouette by task and by modality of the same vectors."""
         return Silhouette.load(self._result(model, "silhouette"))
+
+    def boundaries(self, model: str) -> Boundaries:
+        """Where the phases give way to each other, per specification, pooled over tasks and seeds."""
+        return Boundaries.load(self._result(model, "boundaries"))
+
+    def alignment(self, model: str) -> Alignment:
+        """How far text and image prompts agree on the tasks, per layer."""
+        return Alignment.load(self._result(model, "alignment"))
+
+    def task_words(self, model: str) -> TaskWords:
+        """The task words that were found, if the study looked for them."""
+        return TaskWords.load(self._result(model, "words"))
+
+    def ensembling(self, model: str, target: str = "image") -> EnsembleCurve:
+        """Accuracy on `image` or `text` queries against the number of text examples, with and without instruction."""
+        return EnsembleCurve.load(self._result(model, f"ensembling.{target}"))
+
+    def overriding(self, model: str) -> Overriding:
+        """One task in the prompt, another patched in: who wins, pooled over pairs of tasks that share inputs."""
+        return Overriding.load(self._result(model, "overriding"))
+
+    def lineage(self, model: str) -> Lineage:
+        """What differs between the model and its base LLM."""
+        return Lineage.load(self._result(model, "lineage"))
+
+    def kinship(self, model: str, *, centred: bool = False) -> Kinship:
+        """Cosines between the model's text ICL vectors and its base LLM's."""
+        return Kinship.load(self._result(model, "kinship.centred" if centred else "kinship"))
 
     def records(self) -> list[dict[str, Any]]:
         """Every model answer, in the order of the records file.

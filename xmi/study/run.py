@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xmi.errors import TaskError
-from xmi.prompt import Task, load_task, task_names
+from xmi.errors import RunError, TaskError
+from xmi.prompt import Task, check_task, load_task, task_names
+from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
-from xmi.study.cell import Cell, run_cell
-from xmi.study.plan import Plan, make_plan
+from xmi.study.cell import Cell, ask_cell, once_cell, pair_name, read_cell
+from xmi.study.plan import READ, Plan, make_plan, read_plan
 from xmi.study.results import StudyResults
+from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
 from xmi.study.store import Store
-from xmi.vector import versions
-from xmi.vlm import VLM, load
+from xmi.vector import shared_pairs, versions
+from xmi.vlm import VLM, load, untrained
 
 Say = Callable[[str], None]
 
+BASE, UNTRAINED = " base LLM", " untrained"
+"""What follows a model's name in the name of its base LLM, and of itself with random weights."""
+
+VECTORS = (*READ, SHUFFLED, UNRELATED)
+"""Sources of which vectors are stored by the cells that read."""
+
 
 def run_study(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
+    plan: str | Path | None = None,
+    preset: str | None = None,
     base: str | Path | None = None,
     control: str | Path | None = None,
+    untrained: bool | None = None,
     tasks: Sequence[str] = (),
-    shots: int = 5,
-    prompts: int = 30,
-    seeds: Sequence[int] = (0, 1, 2),
-    points: int = 15,
+    sources: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    controls: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    shots: int | None = None,
+    prompts: int | None = None,
+    vectors_from: str | None = None,
+    seeds: Sequence[int] | None = None,
+    score: str | None = None,
+    whole: bool | None = None,
+    points: int | None = None,
+    task_words: str | None = None,
+    lens: str | None = None,
+    experiments: Sequence[str] | None = None,
+    fork: bool = False,
     say: Say | None = None,
     **options: Any,
 ) -> StudyResults:
@@ -45,13 +69,27 @@ def run_study(
     Args:
         model: The VLM (embedded name, folder, Hub id).
         out: The run folder.
+        plan: A plan file (YAML), whose fields stand unless given here.
+        preset: `paper` for the protocol of Luo, Darrell and Bar (ICML 2025).
         base: Its base LLM.
         control: A second VLM to lay beside it.
+        untrained: Also study the model with random weights.
         tasks: Task names or files; by default all six of xmi.
-        shots: Examples per prompt.
-        prompts: Prompts averaged into a task vector.
-        seeds: Seeds of the drawing.
-        points: Prompts per task and modality in the geometry.
+        sources: What task vectors are read from; by default all of `xmi.study.SOURCES`.
+        targets: Modalities of the queries.
+        controls: Vectors that should not carry the task; by default all of `xmi.study.CONTROLS`.
+        layers: After which blocks vectors are patched; by default all.
+        shots: Examples per prompt (5).
+        prompts: Prompts averaged into a task vector (30).
+        vectors_from: Split that vectors are averaged over: `train`, or `validation` as in the paper.
+        seeds: Seeds of the drawing (0, 1, 2).
+        score: What chooses the layer: `paper`, `strict` or `whole`.
+        whole: Whether labels are also scored whole, which takes as many forwards as the longest has tokens.
+        points: Prompts per task and modality in the geometry (15).
+        task_words: Words that the task phase follows: `given` with the tasks, or `found` among the model's own.
+        lens: What phases are read with: `logit` or `tuned`.
+        experiments: What is done beyond the matrix; by default all of `xmi.study.EXPERIMENTS`.
+        fork: If the folder holds a run of another plan, start one beside it (`<out>-<hash of the plan>`).
         say: Told one line per finished step.
         **options: Passed on to `xmi.load` (dtype, device, batch_size, ...).
 
@@ -59,40 +97,108 @@ def run_study(
         The stored results.
 
     Raises:
-        TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder that cannot be used.
-        All of these are raised before anything is computed.
+        TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder or plan that cannot be
+        used, or a folder that another process is at work in. All of these are raised before anything is computed.
     """
-    tell = say or (lambda line: None)
-    plan = make_plan(
-        model=str(model),
-        base=str(base) if base else None,
-        control=str(control) if control else None,
-        tasks=tuple(str(t) for t in tasks) or task_names(),
-        shots=shots,
-        prompts=prompts,
-        seeds=tuple(seeds),
-        points=min(points, prompts),
-    )
-    loaded = {name: load_task(name) for name in plan.tasks}
-    _check_tasks(loaded.values(), plan)
-    store = Store(out)
-    store.open(plan)
-    _complete(store, plan, loaded, options, tell)
+    study, folder, loading = prepare(
+        plan, model=model, out=out, preset=preset, base=base, control=control, untrained=untrained,
+        tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, shots=shots,
+        prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score, whole=whole, points=points,
+        task_words=task_words, lens=lens, experiments=experiments, **options,
+    )  # fmt: skip
+    loaded = load_tasks(study)
+    store = Store(folder)
+    if fork and store.differs(study):
+        store = Store(folder.with_name(f"{folder.name}-{study.hash}"))
+    store.open(study)
+    with store.locked():
+        _complete(store, study, loaded, loading, say or (lambda line: None))
     return StudyResults(store.path)
+
+
+def prepare(file: str | Path | None = None, /, **given: Any) -> tuple[Plan, Path, dict[str, Any]]:
+    """A plan, the run folder and the options of loading.
+
+    Args:
+        file: A plan file, or None.
+        **given: Fields of the plan, `preset`, `out`, options of `xmi.load`; what is not None stands before the file.
+
+    Raises:
+        RunError: A fault in either, or no model or folder.
+    """
+    wanted = (read_plan(file) if file is not None else {}) | {k: v for k, v in given.items() if v is not None}
+    loading = {k: wanted.pop(k) for k in list(wanted) if k not in (*Plan.model_fields, "preset", "out")}
+    out = wanted.pop("out", None)
+    if not wanted.get("model"):
+        raise RunError("Which model? Name it, or give a plan that does.")
+    if not out:
+        raise RunError("Where to? Name a run folder with out.")
+    wanted.setdefault("tasks", task_names())
+    for name, value in wanted.items():
+        if isinstance(value, Path):
+            wanted[name] = str(value)
+        elif isinstance(value, (list, tuple, range)):
+            wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
+    plan = make_plan(**wanted)
+    return plan.model_copy(update={"points": min(plan.points, plan.prompts)}), Path(out), loading
+
+
+def load_tasks(plan: Plan) -> dict[str, Task]:
+    """The tasks of a plan, each with every prompt of the study built once.
+
+    Raises:
+        TaskError: A faulty task, found before any model is loaded.
+    """
+    tasks = {name: load_task(name) for name in plan.tasks}
+    names = [task.name for task in tasks.values()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give them names of their own.")
+    check_task(*tasks.values(), shots=plan.shots, modalities=MODALITIES, instruction=plan.told)
+    for task in tasks.values():
+        for seed in plan.seeds:
+            reads(plan, task, seed), list(asks(plan, task, seed)), list(follows(plan, task, seed))
+        list(sweeps(plan, task))
+    return tasks
+
+
+def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
+    """All cells of a plan, in the order in which they are done: vectors of all tasks are read before any is asked."""
+    every, first = list(tasks.values()), plan.seeds[0]
+    found = []
+    for name in models_of(plan):
+        before = ["lens"] if plan.lens == "tuned" else []
+        before += ["words"] if words_wanted(plan, every) else []
+        before += ["lineage"] if plan.base and name == short(plan.model) else []
+        found += [Cell(kind, name, "all", first) for kind in before]
+        found += [Cell(k, name, task, s) for s in plan.seeds for k in ("read", "ask") for task in plan.tasks]
+        if "ensembling" in plan.experiments:
+            found += [Cell("ensembling", name, target, first) for target in plan.targets]
+        if "overriding" in plan.experiments:
+            found += [Cell("overriding", name, pair_name(a, b), first) for a, b in shared_pairs(every)]
+    return found
+
+
+def models_of(plan: Plan) -> dict[str, str]:
+    """What is studied: name in files and figures, and where it is loaded from; the main model is first."""
+    found = {short(plan.model): plan.model}
+    if plan.control:
+        found[short(plan.control)] = plan.control
+    if plan.untrained:
+        found[f"{short(plan.model)}{UNTRAINED}"] = plan.model
+    return found
 
 
 def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], tell: Say) -> None:
     """Computes what a run folder lacks."""
-    chosen = {short(plan.model): plan.model} | ({short(plan.control): plan.control} if plan.control else {})
-    cells = [Cell(name, task, seed) for name in chosen for seed in plan.seeds for task in plan.tasks]
+    cells = cells_of(plan, tasks)
     if all(store.has(cell) for cell in cells) and (store.path / "results").is_dir():
         tell(f"{store.path} is complete: nothing to compute.")
         return
-    models = _load_models(plan, chosen, options, tell)
+    models = _load_models(plan, options, tell)
     store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options))
     _run_cells(cells, plan, tasks, models, store, tell)
     with _timed(tell, "tables, similarity, PCA, t-SNE"):
-        assemble(store, plan, cells, {key: task.name for key, task in tasks.items()})
+        assemble(store, plan, cells, tasks)
 
 
 def short(name: str) -> str:
@@ -103,39 +209,38 @@ def short(name: str) -> str:
 def _run_cells(
     cells: Sequence[Cell], plan: Plan, tasks: dict[str, Task], models: dict[str, VLM], store: Store, tell: Say
 ) -> None:
+    doing = {"read": "vectors", "ask": "queries", "words": "finding task words", "lens": "training a lens"}
     for number, cell in enumerate(cells, 1):
-        label = (
-            f"[{number:>{len(str(len(cells)))}}/{len(cells)}] {cell.model} · {tasks[cell.task].name} · seed {cell.seed}"
-        )
+        count = f"[{number:>{len(str(len(cells)))}}/{len(cells)}]"
+        about = tasks[cell.task].name if cell.task in tasks else cell.task
+        label = f"{count} {cell.model} · {about} · seed {cell.seed} · {doing.get(cell.kind, cell.kind)}"
         if store.has(cell):
             tell(f"{label}: done before")
             continue
         with _timed(tell, label):
-            base = models.get(f"{cell.model} base LLM")
-            store.put(cell, run_cell(cell, plan, tasks[cell.task], models[cell.model], base))
+            vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
+            if cell.kind == "read":
+                result = read_cell(cell, plan, tasks[cell.task], vlm, base)
+            elif cell.kind == "ask":
+                read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
+                vectors = {name: store.vectors(other, VECTORS) for name, other in read.items()}
+                once = Cell("words", cell.model, "all", plan.seeds[0])
+                words = store.get(once)["result"] if once in cells else None
+                lens = store.lens(replace(once, kind="lens")) if plan.lens == "tuned" else None
+                result = ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words)
+            else:
+                result = once_cell(cell, plan, tasks, vlm, base)
+            store.put(cell, result)
 
 
-def _check_tasks(tasks: Any, plan: Plan) -> None:
-    """Builds every kind of prompt once, so that a lacking image or split shows before any model is loaded."""
-    for task in tasks:
-        for modality in ("text", "image"):
-            for split in ("train", "validation", "test"):
-                task.icl(modality, shots=plan.shots, n=1, split=split)
-        task.instruction()
-        lacking = [item.input for item in task.items if item.image is None]
-        if lacking:
-            raise TaskError(f"Task {task.name}: {len(lacking)} items have no image ({', '.join(lacking[:5])}, ...).")
-
-
-def _load_models(plan: Plan, chosen: dict[str, str], options: dict[str, Any], tell: Say) -> dict[str, VLM]:
+def _load_models(plan: Plan, options: dict[str, Any], tell: Say) -> dict[str, VLM]:
     models = {}
-    for name, source in chosen.items():
+    for name, source in models_of(plan).items():
         with _timed(tell, f"loading and checking {name}"):
-            models[name] = load(source, **options)
+            models[name] = untrained(source, **options) if name.endswith(UNTRAINED) else load(source, **options)
     if plan.base:
-        first = short(plan.model)
         with _timed(tell, f"loading and checking {short(plan.base)}"):
-            models[f"{first} base LLM"] = load(plan.base, **options)
+            models[f"{short(plan.model)}{BASE}"] = load(plan.base, **options)
     return models
 
 
@@ -151,12 +256,25 @@ def _facts(vlm: VLM) -> dict[str, Any]:
     }
 
 
+def _content(task: Task) -> str:
+    """A hash of what a task asks; images count by their bytes."""
+    digest = hashlib.sha256(
+        repr((task.name, task.instructions, task.task_words, task.template, task.examples)).encode()
+    )
+    for item in task.items:
+        digest.update(repr((item.input, item.outputs, item.split)).encode())
+        digest.update(item.image.read_bytes() if item.image else b"")
+    return digest.hexdigest()[:16]
+
+
 def _provenance(tasks: dict[str, Task], options: dict[str, Any]) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
         "options": {name: str(value) for name, value in options.items()},
-        "tasks": {t.name: {"items": len(t.items), "template": t.template.hash} for t in tasks.values()},
+        "tasks": {
+            t.name: {"items": len(t.items), "template": t.template.hash, "content": _content(t)} for t in tasks.values()
+        },
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

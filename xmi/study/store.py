@@ -10,17 +10,22 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from xmi.errors import RunError
+from xmi.lens import TunedLens
 from xmi.measure.result import decode, encode
 from xmi.study.cell import Cell, CellResult, slug
 from xmi.study.plan import Plan
+from xmi.vector import TaskVector
 
 
 class Store:
@@ -49,19 +54,48 @@ class Store:
             raise RunError(
                 f"Cannot write to the run folder {self.path}: {error.strerror}. Choose another with --out."
             ) from error
-        study = self.path / "study.json"
-        if not study.is_file():
+        stored = self._plan()
+        if stored is None:
             return
-        try:
-            stored = Plan.model_validate(json.loads(study.read_text(encoding="utf-8"))["plan"])
-        except (ValidationError, KeyError, json.JSONDecodeError) as error:
-            raise RunError(f"{study} cannot be read as a plan: {error}. Choose another folder with --out.") from error
-        changed = plan.differences(stored)
-        if changed:
+        if changed := plan.differences(stored):
             listing = "\n".join(f"  {line}" for line in changed)
             raise RunError(
-                f"{self.path} holds a run of another plan:\n{listing}\nChoose another folder with --out, or delete it."
+                f"{self.path} holds a run of another plan:\n{listing}\n"
+                "Choose another folder with --out, or start another run beside it with --fork."
             )
+
+    def differs(self, plan: Plan) -> bool:
+        """Returns whether the folder holds a run of another plan.
+
+        Raises:
+            RunError: What it holds cannot be read as a plan.
+        """
+        stored = self._plan()
+        return stored is not None and bool(plan.differences(stored))
+
+    def _plan(self) -> Plan | None:
+        study = self.path / "study.json"
+        if not study.is_file():
+            return None
+        try:
+            return Plan.model_validate(json.loads(study.read_text(encoding="utf-8"))["plan"])
+        except (ValidationError, KeyError, json.JSONDecodeError) as error:
+            raise RunError(f"{study} cannot be read as a plan: {error}. Choose another folder with --out.") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder; the system lets go of the lock if this one dies.
+
+        Raises:
+            RunError: Another process is at work there.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(
+                f"Another process is at work in {self.path}. Wait for it, or choose another folder with --out."
+            ) from error
 
     def begin(self, plan: Plan, models: dict[str, dict[str, Any]], provenance: dict[str, Any]) -> None:
         """Writes `study.json`, or checks that a continued run meets the same models.
@@ -71,13 +105,15 @@ class Store:
         """
         study = self.path / "study.json"
         if study.is_file():
-            stored = json.loads(study.read_text(encoding="utf-8"))["provenance"]["models"]
-            for name, facts in models.items():
-                if stored.get(name) != facts:
-                    raise RunError(
-                        f"The model {name} is not the one {self.path} was begun with: {stored.get(name)} -> {facts}. "
-                        "Choose another folder with --out, or delete it."
-                    )
+            stored = json.loads(study.read_text(encoding="utf-8"))["provenance"]
+            for kind, now in (("model", models), ("task", provenance["tasks"])):
+                for name, facts in now.items():
+                    before = stored[f"{kind}s"].get(name)
+                    if before != facts:
+                        raise RunError(
+                            f"The {kind} {name} is not the one {self.path} was begun with: {before} -> {facts}. "
+                            "Choose another folder with --out, or delete it."
+                        )
             return
         names = [name for name in models if not name.endswith(" base LLM")]
         content = {
@@ -95,30 +131,42 @@ class Store:
     def put(self, cell: Cell, result: CellResult) -> None:
         """Stores a cell: vectors, images and points first, the cell's own file last."""
         for source, vector in result.vectors.items():
-            final = self.path / "vectors" / f"{cell.key}.{slug(source)}.safetensors"
-            temporary = final.with_suffix(".tmp")
-            vector.save(temporary)
-            temporary.replace(final)
+            self.write(f"vectors/{self.vector_path(cell, source).name}", vector.dumps())
         for name, content in result.images.items():
             if not (self.path / "images" / name).is_file():
                 self.write(f"images/{name}", content)
-        points = {modality: np.ascontiguousarray(r.values.numpy()) for modality, r in result.points.items()}
-        temporary = self.path / "cells" / f"{cell.key}.points.tmp"
-        save_file(points, temporary)
-        temporary.replace(temporary.with_suffix(".safetensors"))
-        measured = {"answers": result.answers, "transfers": result.transfers, "phases": result.phases}
+        if result.points:
+            points = {modality: np.ascontiguousarray(r.values.numpy()) for modality, r in result.points.items()}
+            self.write(f"cells/{cell.key}.safetensors", save(points))
+        if result.lens is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                made = result.lens.save(Path(folder) / "lens.safetensors")
+                self.write(f"cells/{cell.key}.safetensors", made.read_bytes())
+        measured = {
+            "answers": result.answers, "transfers": result.transfers, "phases": result.phases, "result": result.result,
+        }  # fmt: skip
         self.write(f"cells/{cell.key}.json", json.dumps({**encode(measured), "records": result.records}))
 
     def get(self, cell: Cell) -> dict[str, Any]:
-        """Reads a finished cell: `answers`, `transfers`, `phases`, `records`, `points`."""
+        """Reads a finished cell: `answers`, `transfers`, `phases`, `records`, `result`, `points`."""
         content = json.loads((self.path / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
         records = content.pop("records")
-        points = load_file(self.path / "cells" / f"{cell.key}.points.safetensors")
+        stored = self.path / "cells" / f"{cell.key}.safetensors"
+        points = load_file(stored) if cell.kind == "read" else {}
         return {**decode(content), "records": records, "points": points}
+
+    def lens(self, cell: Cell) -> TunedLens:
+        """Reads the lens that a cell trained."""
+        return TunedLens.load(self.path / "cells" / f"{cell.key}.safetensors")
+
+    def vectors(self, cell: Cell, sources: Iterable[str]) -> dict[str, TaskVector]:
+        """Reads those of a cell's vectors that it has."""
+        paths = {source: self.vector_path(cell, source) for source in sources}
+        return {source: TaskVector.load(path) for source, path in paths.items() if path.is_file()}
 
     def vector_path(self, cell: Cell, source: str) -> Path:
         """Returns where a cell's vector is stored."""
-        return self.path / "vectors" / f"{cell.key}.{slug(source)}.safetensors"
+        return self.path / "vectors" / f"{cell.model}.{cell.seed}.{slug(cell.task)}.{slug(source)}.safetensors"
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Writes a file whole or not at all.

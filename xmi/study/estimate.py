@@ -1,0 +1,197 @@
+"""What a study would cost, counted from the same lists of prompts that it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xmi.prompt import Prompts, Task
+from xmi.study.cell import ensemble_sizes, longest_label
+from xmi.study.plan import Plan
+from xmi.study.run import BASE, cells_of, load_tasks, models_of, prepare
+from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
+from xmi.vector import shared_pairs
+from xmi.vector.override import asked_prompts, contest
+from xmi.vlm import VLM, load
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forwards, the tokens that pass through all blocks in them, and the widest forward's tokens and kept logits."""
+
+    forwards: int = 0
+    tokens: int = 0
+    widest: int = 0
+    logits: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Returns both, one after the other."""
+        widest, logits = max(self.widest, other.widest), max(self.logits, other.logits)
+        return Cost(self.forwards + other.forwards, self.tokens + other.tokens, widest, logits)
+
+
+def dry_run(plan: str | Path | None = None, **given: Any) -> str:
+    """Says what a study would do, without weights: the plan, the number of forwards, estimates of time and memory.
+
+    Forwards are counted from the very prompts that the study builds. Time is floating-point operations (two for each
+    parameter and token) over the speed of a matrix product on the device, so it is what a study takes at least; what
+    lies outside of products (small models, attention over long prompts, images) comes on top.
+
+    Args:
+        plan: A plan file, or None.
+        **given: As in `xmi.study`.
+
+    Returns:
+        Several lines of text.
+
+    Raises:
+        RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read.
+    """
+    study, folder, loading = prepare(plan, **given)
+    tasks = load_tasks(study)
+    device = torch.device(loading.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lines = [f"Run folder {folder}. The plan:"]
+    lines += [f"  {name}: {value}" for name, value in study.model_dump().items()]
+    total, seconds = 0, 0.0
+    for name, source in [
+        *models_of(study).items(),
+        *([(f"{next(iter(models_of(study)))}{BASE}", study.base)] if study.base else []),
+    ]:
+        vlm = load(source, **{**loading, "device": "meta"})
+        cost = cost_of(vlm, study, tasks, name)
+        parameters = sum(p.numel() for p in vlm.model.parameters())
+        dtype = _dtype(loading.get("dtype", "auto"), vlm, device)
+        took = 2 * parameters * cost.tokens / speed(device, dtype)
+        model: Any = vlm.model
+        config = model.config.get_text_config()
+        wide = 4 * cost.widest * (6 * vlm.backbone.d_model + 2 * int(getattr(config, "intermediate_size", 0) or 0))
+        memory = parameters * dtype.itemsize + wide + 4 * cost.logits * int(config.vocab_size)
+        lines.append(
+            f"{name}: {cost.forwards} forwards, {cost.tokens / 1e6:.2f} million tokens, at least {_time(took)}, "
+            f"about {memory / 1e9:.2f} GB ({dtype} on {device})"
+        )
+        total, seconds = total + cost.forwards, seconds + took
+    cells = len(cells_of(study, tasks))
+    lines.append(f"In all {cells} cells, {total} forwards, at least {_time(seconds)}. Nothing was computed or written.")
+    return "\n".join(lines)
+
+
+def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
+    """What one of a study's models has to do; every task and seed costs about what its first seed costs.
+
+    Args:
+        vlm: The model, possibly without weights.
+        plan: The plan.
+        tasks: Its tasks.
+        name: The model's name in the study; a base LLM only reads.
+    """
+    cost, seed = Cost(), plan.seeds[0]
+    base = name.endswith(BASE)
+    for task in tasks.values():
+        for step in reads(plan, task, seed):
+            if step.base == base:
+                cost += _plain(vlm, step.prompts)
+        if base:
+            continue
+        new = longest_label(vlm, task) if plan.whole else 1
+        for ask in asks(plan, task, seed):
+            cost += _plain(vlm, ask.prompts, new)
+        sets = len(plan.sources) + len(plan.controls)
+        for sweep in sweeps(plan, task):
+            cost += _packed(vlm, sweep.prompts, sets, len(plan.layers or range(vlm.backbone.n_layers)), new)
+        for _, prompts in follows(plan, task, seed):
+            cost += _plain(vlm, prompts)
+    cost = Cost(cost.forwards * len(plan.seeds), cost.tokens * len(plan.seeds), cost.widest, cost.logits)
+    return cost if base else cost + _once(vlm, plan, list(tasks.values()))
+
+
+def _once(vlm: VLM, plan: Plan, tasks: list[Task]) -> Cost:
+    """What is done once per model. Training a lens is not counted, only reading for it."""
+    cost, layers = Cost(), len(plan.layers or range(vlm.backbone.n_layers))
+    for _ in range((plan.lens == "tuned") + words_wanted(plan, tasks)):
+        for prompts in lens_prompts(plan, tasks):
+            cost += _plain(vlm, prompts)
+    for target in plan.targets if "ensembling" in plan.experiments else ():
+        counts = ensemble_sizes(plan)
+        sets = 1 + 2 * len(counts) * len(plan.seeds)
+        for task in tasks:
+            cost += _plain(vlm, task.instruction())
+            for seed in plan.seeds:
+                cost += _plain(vlm, task.icl("text", shots=1, n=counts[-1], seed=seed))
+            cost += _packed(vlm, task.queries(target, split="validation"), sets, vlm.backbone.n_layers, 1)
+            cost += _packed(vlm, task.queries(target, split="test"), sets, 1, 1)
+    for one, two in shared_pairs(tasks) if "overriding" in plan.experiments else ():
+        mine, theirs = contest(one, two)
+        seed = plan.seeds[0]
+        cost += _plain(vlm, theirs.icl("text", shots=plan.shots, n=plan.prompts, seed=seed, split=theirs.examples))
+        prompts = asked_prompts(mine, "text", "text", plan.shots, seed)
+        cost += _packed(vlm, prompts, 2, layers, 1) + _plain(vlm, prompts)
+    return cost
+
+
+def _batches(vlm: VLM, prompts: Prompts) -> Iterable[tuple[int, int]]:
+    """Rows and tokens of every batch; all prompts of a kind are taken to be as long as the first."""
+    length = int(vlm.encode(prompts[:1]).inputs["input_ids"].shape[1])
+    for start in range(0, len(prompts), vlm.batch_size):
+        yield min(vlm.batch_size, len(prompts) - start), length
+
+
+def _plain(vlm: VLM, prompts: Prompts, new: int = 1) -> Cost:
+    """One forward per batch and new token."""
+    cost = Cost()
+    for rows, length in _batches(vlm, prompts):
+        for step in range(new):
+            cost += Cost(1, rows * (length + step), rows * (length + step), rows)
+    return cost
+
+
+def _packed(vlm: VLM, prompts: Prompts, sets: int, layers: int, new: int) -> Cost:
+    """The packed sweep, split as `xmi.vector.sweep` splits it; a growing one computes half of its copies' tokens."""
+    cost = Cost()
+    for rows, length in _batches(vlm, prompts):
+        for step in range(new):
+            width = step + 1
+            some = max(1, min(layers, vlm.engine.budget // new))
+            groups = max(1, min(sets, vlm.engine.budget // (some * new)))
+            parts = math.ceil(layers / some) * math.ceil(sets / groups)
+            copies = sets * layers * width
+            tokens = parts * (length + step) + (copies // 2 if step == 0 else copies)
+            widest = rows * (length + step + some * groups * width)
+            cost += Cost(parts, rows * tokens, widest, rows * (some * groups + 1))
+    return cost
+
+
+def speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a matrix product, measured for about a fifth of a second."""
+    size = 4096 if device.type == "cuda" else 768
+    left = torch.randn(size, size, device=device).to(dtype)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        (left @ left)[0, 0].item()
+        done += 1
+    return 2 * size**3 * done / (time.perf_counter() - start)
+
+
+def _dtype(asked: Any, vlm: VLM, device: torch.device) -> torch.dtype:
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked != "auto":
+        found: torch.dtype = getattr(torch, str(asked))
+        return found
+    return torch.float32 if device.type == "cpu" else vlm.engine.dtype
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

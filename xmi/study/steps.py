@@ -1,0 +1,147 @@
+"""What is asked of a model in a study, as lists of prompts: the same lists are run, and counted beforehand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from xmi.prompt import Prompt, Prompts, Task
+from xmi.study.plan import ENSEMBLES, READ, TARGETS, Plan
+
+SHUFFLED, UNRELATED = "control: shuffled labels", "control: unrelated slot"
+"""Controls that are read from a model; the others are made from vectors that are there."""
+
+BEFORE = "example[0].delimiter"
+"""The slot of the control `unrelated slot`: the same token as the one that is read, before any label was seen."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Residuals to read.
+
+    Attributes:
+        slots: Where, by the name of the source that it gives.
+        prompts: The prompts.
+        base: Whether the base LLM is read.
+    """
+
+    slots: dict[str, str]
+    prompts: Prompts
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Prompts to answer: how the task is given, the modality of the query, and the prompts."""
+
+    source: str
+    target: str
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Queries to patch every vector into."""
+
+    target: str
+    split: str
+    prompts: Prompts
+
+
+def reads(plan: Plan, task: Task, seed: int) -> list[Read]:
+    """What is read for a task's vectors, and for the geometry (text and image ICL)."""
+    needed = {"text ICL", "image ICL", *plan.sources} | {p for e in plan.sources for p in ENSEMBLES.get(e, ())}
+    text = icl(plan, task, "text", seed)
+    few = task.icl("text", shots=1, n=1, seed=seed)
+    made = {
+        "text ICL": lambda: text,
+        "image ICL": lambda: icl(plan, task, "image", seed),
+        "instruction": task.instruction,
+        "1 example": lambda: few,
+        "base LLM text ICL": lambda: text,
+        "base LLM instruction": task.instruction,
+    }
+    found = [Read({n: "last"}, made[n](), base=n.startswith("base LLM")) for n in READ if n in needed]
+    if "unrelated slot" in plan.controls:
+        found[0].slots[UNRELATED] = BEFORE
+    if "shuffled labels" in plan.controls and plan.shots > 1:
+        found.append(Read({SHUFFLED: "last"}, shuffled(text, seed)))
+    return found
+
+
+def asks(plan: Plan, task: Task, seed: int) -> Iterator[Ask]:
+    """The prompting baselines on test items: Base, xBase and instruction."""
+    for source in TARGETS:
+        for target in plan.targets:
+            yield Ask(f"{source} ICL", target, icl(plan, task, source, seed, split="test", query=target))
+    for target in plan.targets if plan.told else ():
+        yield Ask("instruction", target, task.queries(target, instruction=True))
+
+
+def sweeps(plan: Plan, task: Task) -> Iterator[Sweep]:
+    """Context-free queries: on validation items, which choose the layer, and on test items."""
+    for target in plan.targets:
+        for split in ("validation", "test"):
+            yield Sweep(target, split, task.queries(target, split=split))
+
+
+def follows(plan: Plan, task: Task, seed: int) -> Iterator[tuple[str, Prompts]]:
+    """What phases are read from: examples of either modality, and the instruction before a query."""
+    for modality in TARGETS:
+        prompts = icl(plan, task, modality, seed, split="test")
+        yield prompts.specification, prompts
+    for modality in TARGETS if plan.told else ():
+        yield f"instruction, {modality} query", task.queries(modality, instruction=True)
+
+
+def lens_prompts(plan: Plan, tasks: Iterable[Task]) -> list[Prompts]:
+    """What a tuned lens is trained on and task words are found on: the prompts that vectors are read on."""
+    return [icl(plan, task, modality, plan.seeds[0]) for task in tasks for modality in TARGETS]
+
+
+def words_wanted(plan: Plan, tasks: Collection[Task]) -> bool:
+    """Whether task words must be found: they are asked for, or a task has none. With one task nothing stands out."""
+    return len(tasks) > 1 and (plan.task_words == "found" or not all(task.task_words for task in tasks))
+
+
+def icl(
+    plan: Plan, task: Task, modality: str, seed: int, *, split: str | None = None, query: str | None = None
+) -> Prompts:
+    """ICL prompts of a plan: those that vectors are read from, or those asked on a split."""
+    n = plan.prompts if split is None else None
+    return task.icl(modality, shots=plan.shots, n=n, seed=seed, split=split or plan.vectors_from, query=query)
+
+
+def shuffled(prompts: Prompts, seed: int) -> Prompts:
+    """The same prompts with the labels of their examples dealt out anew, no two equal to their own if that can be.
+
+    The labels keep their words and their number, so that only what they say of the inputs is gone (Min et al.,
+    "Rethinking the Role of Demonstrations", 2022).
+    """
+    rng = random.Random(f"shuffled/{seed}")
+    return replace(prompts, prompts=tuple(_dealt(p, rng) for p in prompts), specification=SHUFFLED)
+
+
+def _dealt(prompt: Prompt, rng: random.Random) -> Prompt:
+    labels = [s.text for s in prompt.segments if s.role == "answer"]
+    dealt = derangement(labels, rng)
+    rest = iter(dealt)
+    return replace(
+        prompt, segments=tuple(replace(s, text=next(rest)) if s.role == "answer" else s for s in prompt.segments)
+    )
+
+
+def derangement(labels: Sequence[str], rng: random.Random) -> list[str]:
+    """The labels in an order in which as few as possible stand at the place of an equal one.
+
+    Equal labels are laid side by side, groups in a drawn order, and all are moved on by the size of the largest group:
+    so every label comes to the place of another one whenever any order achieves that.
+    """
+    rank = {label: rng.random() for label in sorted(set(labels))}
+    places = sorted(range(len(labels)), key=lambda i: (rank[labels[i]], rng.random()))
+    largest = max(labels.count(label) for label in labels)
+    dealt = list(labels)
+    for k, place in enumerate(places):
+        dealt[place] = labels[places[(k + largest) % len(places)]]
+    return dealt
