@@ -10,7 +10,8 @@ least 30 times faster than the published algorithm (`published.py`). Usage::
 What was done is counted in what the run stored. Every record of `records.jsonl` is a prompt, which costs the published
 algorithm one call of `generate`, or a query with a vector patched in after each of N layers, which costs it N. The
 prompts that vectors were averaged over come from the plan, one call each; a set of prompts that is read at two slots or
-under several seeds counts once. Encoding a prompt counts once per record, not once per layer.
+under several seeds counts once. Encoding a prompt counts once per record, not once per layer. Ensembling and
+overriding, of which shares are stored and not answers, are counted from the functions that make their prompts.
 
 The published algorithm would take too long to run as a whole, so cells are sampled: strata are the kinds of records (a
 method, a modality, and for prompts how the task is given), in each of which cells are drawn at random without
@@ -52,10 +53,11 @@ from analyses.benchmarks.overhead import machine, say
 from analyses.benchmarks.published import Published
 from xmi.prompt import Prompt
 from xmi.study import StudyResults
-from xmi.study.cell import slug
+from xmi.study.cell import ensemble_sizes, slug
 from xmi.study.plan import Plan
 from xmi.study.steps import reads
-from xmi.vector import TaskVector
+from xmi.vector import TaskVector, shared_pairs
+from xmi.vector.override import asked_prompts, contest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "study_speed.md"
@@ -172,7 +174,11 @@ def strata_of(results: StudyResults, sides: Sides, seed: int = 0) -> list[Stratu
     if len(results.models) > 1:
         raise RuntimeError(f"One model is compared, the study has {', '.join(results.models)}.")
     jobs: dict[str, list[Job]] = defaultdict(list)
-    for kind, job in [*_of_reads(plan, sides), *_of_records(results, sides.eye)]:
+    for kind, job in [
+        *_of_reads(plan, sides),
+        *_of_records(results, sides.eye),
+        *_of_experiments(results, plan, sides),
+    ]:
         jobs[kind].append(job)
     rng = random.Random(seed)
     return [Stratum(kind, rng.sample(found, len(found))) for kind, found in sorted(jobs.items())]
@@ -194,8 +200,47 @@ def _of_reads(plan: Plan, sides: Sides) -> Iterable[tuple[str, Job]]:
 
 
 def _read(side: Published, prompt: Prompt) -> list[str]:
-    side.read([s.text if s.image is None else Image.open(str(s.image)) for s in prompt.segments])
+    side.read(_pieces(prompt))
     return []
+
+
+def _pieces(prompt: Prompt) -> list[str | Image.Image]:
+    return [s.text if s.image is None else Image.open(str(s.image)) for s in prompt.segments]
+
+
+def _of_experiments(results: StudyResults, plan: Plan, sides: Sides) -> Iterable[tuple[str, Job]]:
+    """Ensembling and overriding, whose answers are not stored one by one: vectors, patches and prompts."""
+    tasks, eye = [xmi.task(name) for name in plan.tasks], sides.eye
+    values = TaskVector.load(next((results.path / "vectors").glob("*.safetensors"))).values
+    every = list(range(len(eye.blocks)))
+
+    def patches(prompts: Iterable[Prompt], sets: int, layers: list[int]) -> Iterable[Job]:
+        for prompt in prompts:
+            job = Job(len(layers), partial(lambda p, at: eye.patch(_pieces(p), values, at), prompt, layers))
+            yield from [job] * sets
+
+    def reading(prompts: Iterable[Prompt]) -> Iterable[Job]:
+        return (Job(1, partial(_read, eye, prompt)) for prompt in dict.fromkeys(prompts))
+
+    counts = ensemble_sizes(plan)
+    for target in plan.targets if "ensembling" in plan.experiments else ():
+        sets = 1 + 2 * len(counts) * len(plan.seeds)
+        for task in tasks:
+            drawn = [p for s in plan.seeds for p in task.icl("text", shots=1, n=counts[-1], seed=s)]
+            yield from (("vector · ensembling", job) for job in reading(drawn))
+            for split, layers in (("validation", every), ("test", every[:1])):
+                asked = patches(task.queries(target, split=split), sets, layers)
+                yield from ((f"patch · ensembling, {split} > {target}", job) for job in asked)
+    for one, two in shared_pairs(tasks) if "overriding" in plan.experiments else ():
+        mine, theirs = contest(one, two)
+        options = {"shots": plan.shots, "seed": plan.seeds[0]}
+        drawn = theirs.icl("text", n=plan.prompts, split=theirs.examples, **options)
+        yield from (("vector · overriding", job) for job in reading(drawn))
+        asked = asked_prompts(mine, "text", "text", **options)
+        layers = list(plan.layers or every)
+        yield from (("patch · overriding", job) for job in patches(asked, 2, layers))
+        for prompt in [p for p in asked for _ in ("no patch", "system prompt")]:
+            yield "prompt · overriding", Job(1, partial(lambda p: [eye.answer(_pieces(p))], prompt))
 
 
 def _of_records(results: StudyResults, side: Published) -> Iterable[tuple[str, Job]]:

@@ -147,3 +147,10 @@ def test_slow_tokenizer_is_refused() -> None:
         load_checkpoint(model, processor=Slow())
     assert isinstance(load_checkpoint(model, processor=tokenizer()), Checkpoint)
     assert tool is not None
+
+
+def test_a_module_without_weights_can_be_looked_at() -> None:
+    model, tool = build(ZOO["llama"])
+    vlm = xmi.load(model.to("meta"), processor=tool, device="meta")
+    assert not vlm.engine.dispatched
+    assert vlm.encode("Q:Oslo\nA:").inputs["input_ids"].shape[0] == 1

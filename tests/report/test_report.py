@@ -250,7 +250,7 @@ def test_missing_parts_are_left_out(run, tmp_path):
     assert "no records" in written
     (tmp_path / "tables" / "organism.summary.csv").unlink()
     with pytest.raises(RunError, match=r"organism\.summary\.csv"):
-        render(results, tmp_path / "report.html")
+        render(StudyResults(tmp_path), tmp_path / "report.html")
 
 
 def test_unwritable_place_is_named(run, tmp_path):

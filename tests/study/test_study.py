@@ -191,7 +191,7 @@ def test_a_changed_plan_can_start_another_run_beside(world: Path, finished: Stud
     assert beside.path.name.startswith("run-")
     assert run(world, out, points=3, seeds=(0,), controls=(), sources=("text ICL",), fork=True).path == beside.path
     assert files(out) == files(finished.path)
-    assert set(beside.summary("eye").source) == {"no context", "text ICL", "image ICL", "instruction"}
+    assert set(beside.summary("eye").source) == {"no context", "majority", "text ICL", "image ICL", "instruction"}
     assert run(world, out, fork=True).path == out, "the plan has not changed"
 
 
@@ -226,7 +226,7 @@ def test_bad_input_is_found_before_a_model_is_loaded(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(xmi.TaskError, match="too few for 4"):
+    with pytest.raises(xmi.TaskError, match="4 shots need 5"):
         run(world, tmp_path / "a", shots=4)
     with pytest.raises(xmi.TaskError, match="country-capital"):
         run(world, tmp_path / "b", tasks=["nonsense"])
