@@ -237,3 +237,9 @@ def test_bad_input_is_found_before_a_model_is_loaded(
         StudyResults(tmp_path)
     with pytest.raises(xmi.RunError, match="seeds"):
         run(world, tmp_path / "c", seeds=(0, 0))
+
+
+def test_layers_that_a_model_lacks_are_refused_before_anything_is_computed(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(xmi.RunError, match=r"eye has the layers 0 to 3; the plan also asks for 4, 5\."):
+        run(world, tmp_path / "run", layers=(3, 4, 5))
+    assert not list((tmp_path / "run" / "cells").iterdir())

@@ -195,6 +195,12 @@ def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[st
         tell(f"{store.path} is complete: nothing to compute.")
         return
     models = _load_models(plan, options, tell)
+    for name, vlm in models.items():
+        if missing := [layer for layer in plan.layers or () if not 0 <= layer < vlm.backbone.n_layers]:
+            raise RunError(
+                f"{name} has the layers 0 to {vlm.backbone.n_layers - 1}; the plan also asks for "
+                f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
+            )
     store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options))
     _run_cells(cells, plan, tasks, models, store, tell)
     with _timed(tell, "tables, similarity, PCA, t-SNE"):
