@@ -27,7 +27,7 @@ _TEXTS = {
     "phases": (
         "phases",
         "What the last token decodes to, layer by layer",
-        "At each layer the residual stream at the final “:” is decoded by the lens of the plan. The curves share out the "
+        "At each layer the residual stream at the final “:” is decoded by the plan's lens. The curves share out the "
         "probability of three sets of tokens: the input, the task word and the answer. Point at a layer to see its "
         "top tokens; choose a task to see it alone.",
     ),
