@@ -9,11 +9,34 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+
+@contextmanager
+def opened(file: Path, *, width: int, height: int = 900) -> Iterator[Page]:
+    """Opens an HTML file in headless Chromium.
+
+    Args:
+        file: The HTML file.
+        width: Width of the window in pixels.
+        height: Its height.
+
+    Yields:
+        The page, of light colours.
+    """
+    with sync_playwright() as play:
+        path = os.environ.get("XMI_CHROMIUM", "/usr/bin/chromium")
+        browser = play.chromium.launch(executable_path=path, args=list(QUIET))
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+        page.goto(file.resolve().as_uri())
+        yield page
+        browser.close()
 
 
 def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phases") -> None:
@@ -26,16 +49,11 @@ def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phase
         last: Id of the last section to show.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as play:
-        path = os.environ.get("XMI_CHROMIUM", "/usr/bin/chromium")
-        browser = play.chromium.launch(executable_path=path, args=list(QUIET))
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
-        page.goto(report.resolve().as_uri())
+    with opened(report, width=width) as page:
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length > 2")
         page.wait_for_timeout(1500)
         height = page.evaluate("id => document.getElementById(id).getBoundingClientRect().bottom", last)
         page.screenshot(path=target, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
-        browser.close()
 
 
 if __name__ == "__main__":

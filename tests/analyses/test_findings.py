@@ -204,6 +204,9 @@ def test_llm_to_vlm(found: dict[str, Finding], results: StudyResults) -> None:
 def test_instructions_and_ensembles(found: dict[str, Finding], results: StudyResults) -> None:
     rows = claims(found["instructions_and_ensembles"])
     for target in ("image", "text"):
+        table = results.summary(MODEL)
+        cell = table[(table.method == "patch") & (table.source == "instruction") & (table.target == target)]
+        assert rows.loc[f"instruction → {target}: above no context", "first"] == pytest.approx(cell.accuracy.item())
         few = results.ensembling(MODEL, target).gain().iloc[0]
         mine = rows.loc[f"{int(few.examples)} example → {target}: better with instruction"]
         expected = few[["with", "without", "low", "high", "n"]].tolist()

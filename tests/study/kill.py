@@ -66,13 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds from its start to the kill at most")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder) / "world", size=(200, 120))
         for name in ("whole", "killed"):
             out = Path(folder) / name
             if name == "killed":
-                hit = kill(world, out, asked.times, asked.seed)
+                hit = kill(world, out, asked.times, asked.seed, asked.longest)
                 print(f"{hit} of {asked.times} kills hit the study at work")
             with start(world, out) as process:
                 process.communicate()

@@ -20,6 +20,7 @@ def transfer(
     *,
     score: str = "paper",
     chosen: Mapping[str, int] | None = None,
+    always: float | None = None,
     title: str = "Task vectors patched into context-free queries",
 ) -> go.Figure:
     """Accuracy of each patched vector per layer, with Wilson intervals (on hover; of the plain lines also as bands).
@@ -31,6 +32,8 @@ def transfer(
         result: The layer sweep.
         score: `paper` or `strict`.
         chosen: A layer per source, such as the one chosen on validation items; it is marked large.
+        always: Accuracy of always giving a task's most frequent label, if the labels of its training items are known;
+            by default the most frequent label of the items asked.
         title: Title of the figure.
 
     Returns:
@@ -54,7 +57,9 @@ def transfer(
             hovertemplate="%{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
         )  # fmt: skip
     _add_level(figure, result.layers, result.clean.accuracy(score).mean, "no context", "dot")
-    _add_level(figure, result.layers, majority(result).mean, "majority label", "longdashdot")
+    _add_level(
+        figure, result.layers, majority(result).mean if always is None else always, "majority label", "longdashdot"
+    )
     note = "large marker: layer chosen on validation items" if chosen else ""
     finish(figure, title, height=600, subtitle=note, hovermode="x unified")
     span = [layers[0] - 0.3, layers[-1] + 0.3]

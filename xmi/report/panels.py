@@ -148,7 +148,9 @@ def _transfer(results: StudyResults, model: str, target: str) -> go.Figure:
     sweep = results.transfer(model, target)
     rows = {s: row_of(results.summary(model), "patch", s, target) for s in sweep.sources}
     chosen = {s: int(row["layer"]) for s, row in rows.items() if row and row["layer"] in sweep.layers}
-    return plot.transfer(sweep, chosen=chosen, title=f"Task vectors patched into {target} queries")
+    majority = row_of(results.summary(model), "majority", None, target)
+    always = float(majority["accuracy"]) if majority else None
+    return plot.transfer(sweep, chosen=chosen, always=always, title=f"Task vectors patched into {target} queries")
 
 
 def variants(results: StudyResults, draws: dict[str, Draw]) -> Variants:

@@ -212,7 +212,8 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
     found = {name: found[name] for name in plan.sources if name in found}
     tasks = list(read)
     if "random vector" in plan.controls:
-        found[RANDOM] = random_like(text, cell.seed)
+        drawn = hashlib.sha256(f"{text.card.task}/{cell.seed}".encode()).digest()  # another direction for each task
+        found[RANDOM] = random_like(text, int.from_bytes(drawn[:4], "big"))
     if len(tasks) > 1:
         if "another task" in plan.controls:
             found[OTHER] = read[tasks[(tasks.index(cell.task) + 1) % len(tasks)]]["text ICL"]
