@@ -58,8 +58,13 @@ def test_everything_that_the_study_stored_is_counted(results: StudyResults, side
     assert read["vector · instruction"] == len(task.instructions), "once, whatever the seed"
     few = 2  # of the source `1 example`
     assert read["vector · text ICL"] == read["vector · base LLM text ICL"] + few, "the slots of a prompt count once"
-    others = sum(s.calls for k, s in strata.items() if not k.startswith("vector"))
+    beyond = ("ensembling", "overriding")
+    others = sum(s.calls for k, s in strata.items() if not k.startswith("vector") and not any(b in k for b in beyond))
     assert others == sum(len(r.get("layers", "1")) for r in records)
+    curve = results.ensembling("organism", "image")
+    sets = 1 + 2 * len(curve.examples) * len(curve.seeds)
+    assert strata["patch · ensembling, test > image"].calls == sets * len(task.split("test"))
+    assert strata["patch · ensembling, validation > image"].calls == sets * len(task.split("validation")) * layers
 
 
 def test_the_published_algorithm_gives_the_stored_answers(results: StudyResults, sides: Sides) -> None:

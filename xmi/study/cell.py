@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -19,9 +19,11 @@ from xmi.measure import Answers, Phases, Result, TaskWords, Transfer
 from xmi.measure.answers import hits_of
 from xmi.prompt import Prompt, Prompts, Task
 from xmi.study.plan import ENSEMBLES, Plan
-from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, icl, lens_prompts, reads, sweeps
+from xmi.study.steps import SHUFFLED, UNRELATED, Read, asks, follows, icl, lens_prompts, reads, sweeps
 from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
 from xmi.vlm import VLM
+
+T = TypeVar("T")
 
 RANDOM, OTHER, MEAN = "control: random vector", "control: another task", "control: mean over tasks"
 
@@ -77,7 +79,24 @@ class CellResult:
     images: dict[str, bytes] = field(default_factory=dict)
 
 
-def read_cell(cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None) -> CellResult:
+class Memory:
+    """What was computed in this process: prompts that no seed changes (instructions) are asked once."""
+
+    def __init__(self) -> None:
+        """Begins empty."""
+        self._found: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Returns what `make` gives, made at the first call with a key."""
+        if key not in self._found:
+            self._found[key] = make()
+        result: T = self._found[key]
+        return result
+
+
+def read_cell(
+    cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None, memory: Memory | None = None
+) -> CellResult:
     """Reads the vectors of one task.
 
     Args:
@@ -86,21 +105,30 @@ def read_cell(cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None) ->
         task: The cell's task.
         vlm: The cell's model.
         base: Its base LLM, or None; the control has none.
+        memory: Spares what was read before.
 
     Returns:
         Vectors and points.
     """
     vectors, points = {}, {}
+    once = memory or Memory()
     for step in reads(plan, task, cell.seed):
         reader = base if step.base else vlm
         if reader is None:
             continue
-        found = reader.residuals_at(step.prompts, list(step.slots.values()))
+        found = _read(once, cell, step, reader)
         for source, slot in step.slots.items():
             vectors[source] = found[slot].mean()
             if modality := {"text ICL": "text", "image ICL": "image"}.get(source):
                 points[modality] = found[slot][: plan.points]
     return CellResult(vectors=vectors, points=points)
+
+
+def _read(once: Memory, cell: Cell, step: Read, reader: VLM) -> dict[str, Residuals]:
+    slots = list(step.slots.values())
+    if step.prompts.split:  # drawn anew by every seed
+        return reader.residuals_at(step.prompts, slots)
+    return once((cell.model, step.base, step.prompts, *slots), lambda: reader.residuals_at(step.prompts, slots))
 
 
 def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base: VLM | None) -> CellResult:
@@ -155,6 +183,7 @@ def ask_cell(
     read: Mapping[str, Mapping[str, TaskVector]],
     lens: TunedLens | None = None,
     words: TaskWords | None = None,
+    memory: Memory | None = None,
 ) -> CellResult:
     """Asks one task's queries, by prompting and by patching, and follows its phases.
 
@@ -166,17 +195,18 @@ def ask_cell(
         read: The vectors that were read, by task (in the plan's order) and source.
         lens: The lens that phases are read with; None for the logit lens.
         words: Task words that were found, for tasks that have none (or for all, if the plan says so).
+        memory: Spares what was asked before.
 
     Returns:
         Everything measured.
     """
-    book = _Book(cell)
+    book, once = _Book(cell), memory or Memory()
     vectors = patched_vectors(plan, cell, read)
     new = longest_label(vlm, task) if plan.whole else None
     answers, transfers = {}, {}
     for ask in asks(plan, task, cell.seed):
         name = f"{ask.source} > {ask.target}"
-        answers[name] = vlm.answers(ask.prompts, max_new_tokens=new)
+        answers[name] = _ask(once, cell, ask.prompts, "answers", partial(vlm.answers, ask.prompts, max_new_tokens=new))
         book.prompted(ask.source, ask.target, ask.prompts, answers[name])
     for step in sweeps(plan, task):
         result = vlm.transfer(vectors, to=step.prompts, layers=plan.layers, max_new_tokens=new)
@@ -188,8 +218,14 @@ def ask_cell(
     phases = {}
     chosen = _words(plan, task, words)
     for label, prompts in follows(plan, task, cell.seed) if chosen else ():
-        phases[label] = vlm.phases(prompts, task_words=chosen, lens=lens)
+        follow = partial(vlm.phases, prompts, task_words=chosen, lens=lens)
+        phases[label] = _ask(once, cell, prompts, "phases", follow)
     return CellResult(answers, transfers, phases, dict(vectors), records=book.records, images=book.images)
+
+
+def _ask(once: Memory, cell: Cell, prompts: Prompts, what: str, make: Callable[[], T]) -> T:
+    """Asks prompts, from memory if they have no examples that a seed draws."""
+    return make() if prompts.shots else once((cell.model, what, prompts), make)
 
 
 def _words(plan: Plan, task: Task, found: TaskWords | None) -> tuple[str, ...] | TaskWords:

@@ -83,7 +83,7 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
 
 
 def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
-    """What one of a study's models has to do; every task and seed costs about what its first seed costs.
+    """What one of a study's models has to do.
 
     Args:
         vlm: The model, possibly without weights.
@@ -91,23 +91,23 @@ def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
         tasks: Its tasks.
         name: The model's name in the study; a base LLM only reads.
     """
-    cost, seed = Cost(), plan.seeds[0]
-    base = name.endswith(BASE)
+    cost, base = Cost(), name.endswith(BASE)
     for task in tasks.values():
-        for step in reads(plan, task, seed):
-            if step.base == base:
-                cost += _plain(vlm, step.prompts)
-        if base:
-            continue
         new = longest_label(vlm, task) if plan.whole else 1
-        for ask in asks(plan, task, seed):
-            cost += _plain(vlm, ask.prompts, new)
         sets = len(plan.sources) + len(plan.controls)
-        for sweep in sweeps(plan, task):
-            cost += _packed(vlm, sweep.prompts, sets, len(plan.layers or range(vlm.backbone.n_layers)), new)
-        for _, prompts in follows(plan, task, seed):
-            cost += _plain(vlm, prompts)
-    cost = Cost(cost.forwards * len(plan.seeds), cost.tokens * len(plan.seeds), cost.widest, cost.logits)
+        for seed in plan.seeds:
+            later = seed != plan.seeds[0]  # what no seed changes is asked once
+            for step in reads(plan, task, seed):
+                if step.base == base and not (later and not step.prompts.split):
+                    cost += _plain(vlm, step.prompts)
+            if base:
+                continue
+            for ask in asks(plan, task, seed):
+                cost += Cost() if later and not ask.prompts.shots else _plain(vlm, ask.prompts, new)
+            for sweep in sweeps(plan, task):
+                cost += _packed(vlm, sweep.prompts, sets, len(plan.layers or range(vlm.backbone.n_layers)), new)
+            for _, prompts in follows(plan, task, seed):
+                cost += Cost() if later and not prompts.shots else _plain(vlm, prompts)
     return cost if base else cost + _once(vlm, plan, list(tasks.values()))
 
 

@@ -17,7 +17,7 @@ from xmi.errors import RunError, TaskError
 from xmi.prompt import Task, check_task, load_task, task_names
 from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
-from xmi.study.cell import Cell, ask_cell, once_cell, pair_name, read_cell
+from xmi.study.cell import Cell, Memory, ask_cell, once_cell, pair_name, read_cell
 from xmi.study.plan import READ, Plan, make_plan, read_plan
 from xmi.study.results import StudyResults
 from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
@@ -215,6 +215,7 @@ def short(name: str) -> str:
 def _run_cells(
     cells: Sequence[Cell], plan: Plan, tasks: dict[str, Task], models: dict[str, VLM], store: Store, tell: Say
 ) -> None:
+    memory = Memory()
     doing = {"read": "vectors", "ask": "queries", "words": "finding task words", "lens": "training a lens"}
     for number, cell in enumerate(cells, 1):
         count = f"[{number:>{len(str(len(cells)))}}/{len(cells)}]"
@@ -226,14 +227,14 @@ def _run_cells(
         with _timed(tell, label):
             vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
             if cell.kind == "read":
-                result = read_cell(cell, plan, tasks[cell.task], vlm, base)
+                result = read_cell(cell, plan, tasks[cell.task], vlm, base, memory)
             elif cell.kind == "ask":
                 read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
                 vectors = {name: store.vectors(other, VECTORS) for name, other in read.items()}
                 once = Cell("words", cell.model, "all", plan.seeds[0])
                 words = store.get(once)["result"] if once in cells else None
                 lens = store.lens(replace(once, kind="lens")) if plan.lens == "tuned" else None
-                result = ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words)
+                result = ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words, memory)
             else:
                 result = once_cell(cell, plan, tasks, vlm, base)
             store.put(cell, result)
