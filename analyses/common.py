@@ -27,6 +27,7 @@ from scipy.stats import ttest_1samp
 import xmi
 from xmi.measure import Answers, Comparison, answers_at
 from xmi.study import StudyResults
+from xmi.study.results import FINISHED
 
 RUN, OUT = Path("runs/findings"), Path("docs/findings")
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told apart", "not found"
@@ -165,7 +166,7 @@ def draw(figure: go.Figure, file: Path, *, width: int = 860) -> None:
 
 def finished(run: Path) -> StudyResults:
     """Opens a run; where there is none yet (or an unfinished one), the embedded model is studied."""
-    if (run / "results").is_dir():
+    if (run / FINISHED).is_file():
         return StudyResults(run)
     return xmi.study("organism", base="organism-llm", control="organism-control", out=run, say=print)
 

@@ -332,6 +332,7 @@ def test_a_run_that_is_not_there_is_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked[0]["models"] == ("organism",)
     assert (asked[0]["base"], asked[0]["control"]) == ("organism-llm", "organism-control")
     (tmp_path / "run" / "results").mkdir(parents=True)
+    (tmp_path / "run" / "results" / "index.json").write_text("[]")
     with pytest.raises(xmi.RunError, match=r"no study\.json"):
         common.finished(tmp_path / "run")
 

@@ -73,6 +73,7 @@ def make_run(
     models = {"organism": GOOD, "control": CONTROL} if models is None else models
     for name in ("results", "tables", "images"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "results" / "index.json").write_text("[]", encoding="utf-8")
     rng = np.random.default_rng(0)
     names = _images(folder / "images", items) if images else []
     records: list[dict[str, Any]] = []

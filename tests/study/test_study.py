@@ -153,6 +153,32 @@ def test_a_run_killed_at_random_moments_ends_equal(world: Path, finished: StudyR
     assert files(out) == files(finished.path)
 
 
+def test_a_run_killed_while_its_tables_are_written_is_unfinished(
+    world: Path, finished: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.path, out)
+    for path in [*out.glob("results/*"), *out.glob("tables/*"), out / "records.jsonl"]:
+        path.unlink()
+    write, done = Store.write, []
+
+    def dies(self: Store, name: str, content: str | bytes) -> Path:
+        if len(done) == 9:
+            raise KeyboardInterrupt
+        done.append(name)
+        return write(self, name, content)
+
+    monkeypatch.setattr(Store, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(world, out)
+    assert any(name.startswith("results/") for name in done)
+    with pytest.raises(xmi.RunError, match="unfinished"):
+        StudyResults(out)
+    monkeypatch.undo()
+    run(world, out)
+    assert files(out) == files(finished.path)
+
+
 def test_a_second_process_is_refused(world: Path, finished: StudyResults) -> None:
     store = Store(finished.path)
     with store.locked(), pytest.raises(xmi.RunError, match="Another process is at work"):

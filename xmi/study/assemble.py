@@ -29,6 +29,7 @@ from xmi.measure.result import encode
 from xmi.prompt import Task
 from xmi.study.cell import RANDOM, Cell
 from xmi.study.plan import READ, TARGETS, Plan
+from xmi.study.results import FINISHED
 from xmi.study.store import Store
 from xmi.vector import base_similarity
 
@@ -44,6 +45,7 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
         cells: All cells, in the plan's order.
         tasks: The tasks, by their name in the plan.
     """
+    written = []
     names = {key: task.name for key, task in tasks.items()}
     training = {task.name: [item.output for item in task.split("train")] for task in tasks.values()}
     content = {cell: store.get(cell) for cell in cells}
@@ -62,7 +64,7 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
         results |= _once({cell: content[cell]["result"] for cell in cells if cell.model == model})
         results |= _kinship(store, list(points))
         for name, value in results.items():
-            store.write(f"results/{model}.{name}.json", json.dumps(encode(value)))
+            written.append(store.write(f"results/{model}.{name}.json", json.dumps(encode(value))).name)
         answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
         table = summary(answers, transfers, plan.score, plan.ties)
         store.write(f"tables/{model}.summary.csv", table.to_csv(index=False))
@@ -70,6 +72,7 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
         store.write(f"tables/{model}.comparisons.csv", table.to_csv(index=False))
         for name, transfer in transfers.items():
             store.write(f"tables/{model}.transfer.{name}.csv", transfer.to_frame().to_csv(index=False))
+    store.write(FINISHED, json.dumps(sorted(written), indent=1))
 
 
 def summary(

@@ -29,6 +29,9 @@ from xmi.measure import (
     Transfer,
 )
 
+FINISHED = "results/index.json"
+"""Written last: a folder without it is unfinished."""
+
 
 class StudyResults:
     """Reads the run folder of a finished study.
@@ -47,7 +50,7 @@ class StudyResults:
         if not (self.path / "study.json").is_file():
             raise RunError(f"{self.path} holds no study.json, so it is not a run folder of xmi.")
         self._tables: dict[str, pd.DataFrame] = {}
-        if not (self.path / "results").is_dir():
+        if not (self.path / FINISHED).is_file():
             raise RunError(f"The study in {self.path} is unfinished: run the same command again to complete it.")
 
     @cached_property

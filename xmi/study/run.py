@@ -19,7 +19,7 @@ from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
 from xmi.study.cell import Cell, Memory, ask_cell, once_cell, pair_name, read_cell
 from xmi.study.plan import READ, Plan, make_plan, read_plan
-from xmi.study.results import StudyResults
+from xmi.study.results import FINISHED, StudyResults
 from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
 from xmi.study.store import Store
 from xmi.vector import shared_pairs, versions
@@ -191,7 +191,7 @@ def models_of(plan: Plan) -> dict[str, str]:
 def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], tell: Say) -> None:
     """Computes what a run folder lacks."""
     cells = cells_of(plan, tasks)
-    if all(store.has(cell) for cell in cells) and (store.path / "results").is_dir():
+    if all(store.has(cell) for cell in cells) and (store.path / FINISHED).is_file():
         tell(f"{store.path} is complete: nothing to compute.")
         return
     models = _load_models(plan, options, tell)
