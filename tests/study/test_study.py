@@ -256,6 +256,8 @@ def test_bad_input_is_found_before_a_model_is_loaded(
         run(world, tmp_path / "a", shots=4)
     with pytest.raises(xmi.TaskError, match="country-capital"):
         run(world, tmp_path / "b", tasks=["nonsense"])
+    with pytest.raises(xmi.RunError, match="both called eye"):
+        run(world, tmp_path / "d", control=tmp_path / "eye")
     (tmp_path / "file").write_text("")
     with pytest.raises(xmi.RunError, match="Cannot write to the run folder"):
         run(world, tmp_path / "file" / "run")

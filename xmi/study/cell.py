@@ -154,7 +154,7 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
     if cell.kind == "ensembling":
         counts = ensemble_sizes(plan)
         return CellResult(result=vlm.ensembling(all_tasks, query=cell.task, prompts=counts, seeds=plan.seeds))
-    one, two = (task for pair in [pair_of(cell, all_tasks)] for task in pair)
+    one, two = pair_of(cell, all_tasks)
     return CellResult(
         result=vlm.override(one, two, shots=plan.shots, n=plan.prompts, seed=cell.seed, layers=plan.layers)
     )

@@ -179,9 +179,18 @@ def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
 
 
 def models_of(plan: Plan) -> dict[str, str]:
-    """What is studied: name in files and figures, and where it is loaded from; the main model is first."""
+    """What is studied: name in files and figures, and where it is loaded from; the main model is first.
+
+    Raises:
+        RunError: Model and control have one name.
+    """
     found = {short(plan.model): plan.model}
     if plan.control:
+        if short(plan.control) in found:
+            raise RunError(
+                f"The model {plan.model} and the control {plan.control} are both called {short(plan.model)}, by "
+                "which results go. Give one of the folders another name."
+            )
         found[short(plan.control)] = plan.control
     if plan.untrained:
         found[f"{short(plan.model)}{UNTRAINED}"] = plan.model
