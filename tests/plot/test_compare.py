@@ -33,12 +33,18 @@ def test_forest_shows_every_contrast() -> None:
         ):
             shown[y] = (x, x - down, x + up, symbol.endswith("-open"))
     assert len(shown) == len(table) == 3
-    for row in table.itertuples():
-        label = f"{row.a} → image query<br>against {row.b}"
+    labels = ("text ICL<br>- the prompt", "text ICL<br>- random", "text ICL<br>- no context")
+    for row, label in zip(table.itertuples(), labels, strict=True):
         assert shown[label][:3] == pytest.approx((row.difference, row.low, row.high), abs=1e-3)
         assert shown[label][3] == (row.p_holm >= 0.05)
     assert list(figure.layout.yaxis.categoryarray) == [y for t in figure.data for y in t.y]
+    assert figure.layout.meta["subtitle"].startswith("image queries; ")
     assert "Holm" in figure.layout.meta["subtitle"]
+    both = plot.comparisons(pd.concat([table, table.assign(target="text")]))
+    assert {y for t in both.data for y in t.y} >= {
+        "text ICL → image query<br>- random",
+        "text ICL → text query<br>- random",
+    }
     json.dumps(figure.to_plotly_json(), default=list)
 
 
@@ -55,7 +61,7 @@ def test_one_comparison_is_a_forest_of_one_and_strings_are_shown_as_written() ->
     one = compare(answers(HITS[0, 0]), answers(HITS[2, 0]), names=("<b>x</b>", "y"))
     figure = one.figure()
     (trace,) = figure.data
-    assert list(trace.y) == ["&lt;b&gt;x&lt;/b&gt;<br>against y"]
+    assert list(trace.y) == ["&lt;b&gt;x&lt;/b&gt;<br>- y"]
     assert trace.x[0] == pytest.approx(one.difference, abs=1e-3)
 
 

@@ -60,9 +60,7 @@ def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where t
         figure, title, height=150 + 34 * len(names), subtitle=f"{result.confidence:.0%} bootstrap intervals over items"
     )
     if x == "relative":
-        figure.update_xaxes(
-            range=[-0.02, 1.02], tickformat=".1f", title_text="relative depth (0 embedding, 1 last layer)"
-        )
+        figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1], title_text="relative depth")
     else:
         figure.update_xaxes(title_text=LAYER_AXIS, range=[-1.2, max(result.n_layers, default=1) - 0.8])
     # As numbers, so that the two marks of a row can stand apart.

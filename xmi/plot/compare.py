@@ -22,7 +22,7 @@ from xmi.plot.theme import (
     text,
 )
 
-DIFFERENCE_AXIS = "difference of accuracy (share of items)"
+DIFFERENCE_AXIS = "difference of accuracy"
 LEVEL = 0.05
 
 
@@ -47,17 +47,19 @@ def comparisons(
         result, p = result.to_frame().assign(contrast="comparison"), "p"
     if p not in result.columns:
         raise ValueError(f"The table has no column {p!r}; its columns are {list(result.columns)}.")
+    one_target = "target" in result.columns and result["target"].nunique() == 1
     figure = go.Figure()
     for i, (contrast, rows) in enumerate(result.groupby("contrast", sort=False)):
-        figure.add_trace(_forest(str(contrast), rows, p, i))
+        figure.add_trace(_forest(str(contrast), rows, p, i, one_target))
+    asked = f"{result['target'].iloc[0]} queries; " if one_target else ""
     note = {"p_holm": ", Holm-corrected", "p_bh": ", Benjamini-Hochberg-corrected"}.get(p, "")
     finish(
         figure, title, height=170 + 36 * max(len(result), 3), above=8,
-        subtitle=f"the first method minus the second; filled: p < {LEVEL}{note}",
+        subtitle=f"{asked}the first method minus the second; filled: p < {LEVEL}{note}",
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": GREY, "width": 1.5, "dash": "dot"})
-    figure.update_xaxes(title_text=DIFFERENCE_AXIS, range=[-1.05, 1.05], tickformat="+.1f")
-    order = [_label(row) for _, row in result.iterrows()]
+    figure.update_xaxes(title_text=DIFFERENCE_AXIS, range=[-1.1, 1.1], tickvals=[-1, 0, 1], ticktext=["-1", "0", "+1"])
+    order = [_label(row, one_target) for _, row in result.iterrows()]
     return figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=order)
 
 
@@ -94,13 +96,13 @@ def layer_comparison(result: LayerComparison, *, title: str | None = None) -> go
     return figure.update_yaxes(title_text=DIFFERENCE_AXIS, range=[-1.05, 1.05])
 
 
-def _forest(contrast: str, rows: pd.DataFrame, p: str, i: int) -> go.Scatter:
+def _forest(contrast: str, rows: pd.DataFrame, p: str, i: int, one_target: bool) -> go.Scatter:
     symbol, level = SYMBOLS[i % len(SYMBOLS)], numbers(rows[p])
     shown = [[*numbers((r["low"], r["high"], r["accuracy_a"], r["accuracy_b"], r["p"], r[p])), int(r["n"])]
              for _, r in rows.iterrows()]  # fmt: skip
     return go.Scatter(
         x=numbers(rows["difference"]),
-        y=[_label(row) for _, row in rows.iterrows()],
+        y=[_label(row, one_target) for _, row in rows.iterrows()],
         orientation="h",
         name=text(contrast),
         mode="markers",
@@ -125,8 +127,11 @@ def _forest(contrast: str, rows: pd.DataFrame, p: str, i: int) -> go.Scatter:
     )
 
 
-def _label(row: Any) -> str:
-    """The two methods on two lines, for narrow figures."""
+def _label(row: Any, one_target: bool) -> str:
+    """The two methods on two lines, for narrow figures; a patch is what goes without saying."""
     target = row.get("target")
-    asked = "" if target is None else f" → {target} query"
-    return f"{text(row['a'])}{text(asked)}<br>against {text(row['b'])}"
+    asked = "" if target is None or one_target else f" → {target} query"
+    one, two = (name.removesuffix(": patch").removeprefix("control: ") for name in (row["a"], row["b"]))
+    if two == f"{one}: prompt":
+        two = "the prompt"
+    return f"{text(one)}{text(asked)}<br>- {text(two)}"

@@ -48,5 +48,8 @@ def ensemble_curve(result: EnsembleCurve, *, score: str = "paper", title: str | 
         subtitle=f"{text(result.source)} to {text(result.target)} queries at layer {result.layer} (validation), "
         f"{len(result.seeds)} seeds",
     )  # fmt: skip
-    figure.update_xaxes(title_text="examples", type="log", tickvals=x, unifiedhovertitle={"text": "%{x} examples"})
+    ticks = [x[0]]
+    for value in x:  # labels closer than this meet on a narrow screen
+        ticks += [value] if value >= 2.5 * ticks[-1] else []
+    figure.update_xaxes(title_text="examples", type="log", tickvals=ticks, unifiedhovertitle={"text": "%{x} examples"})
     return figure.update_yaxes(title_text="accuracy (share of items)", range=[-0.03, 1.03])

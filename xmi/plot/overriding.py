@@ -63,6 +63,6 @@ def overriding(
         subtitle=f"{result.context} in the prompt, {result.source} vector patched; *: layer chosen on validation items",
     )  # fmt: skip
     figure.update_xaxes(
-        type="category", title_text="layer of the patch, and baselines", unifiedhovertitle={"text": "%{x}"}
+        type="category", title_text="layer of the patch", tickangle=-90, unifiedhovertitle={"text": "%{x}"}
     )
     return figure.update_yaxes(title_text="share of answers", range=[0, 1.03])

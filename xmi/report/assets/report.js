@@ -69,10 +69,14 @@
   const apply = (plot, step) => Plotly.update(plot, structuredClone(step.args[0]), structuredClone(step.args[1] || {}), step.args[2]);
 
   // A legend that wraps on a narrow screen makes the figure longer; the plot itself keeps its height.
-  const fit = (plot) => {
-    const { _size: size, height } = plot._fullLayout;
-    const missing = Math.round(figures[plot.dataset.figure].area - size.h);
-    return Math.abs(missing) > 4 ? Plotly.relayout(plot, { height: height + missing }) : undefined;
+  // Plotly bounds a legend by the figure's height, so a long one needs several rounds.
+  const fit = async (plot) => {
+    for (let round = 0; round < 5; round++) {
+      const { _size: size, height } = plot._fullLayout;
+      const missing = Math.round(figures[plot.dataset.figure].area - size.h);
+      if (Math.abs(missing) <= 4) return;
+      await Plotly.relayout(plot, { height: height + missing });
+    }
   };
 
   class Panel {
