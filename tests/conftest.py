@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
 settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("xmi")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """What a benchmark sets stays in its test: sums differ in their last bits by the number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
