@@ -32,8 +32,6 @@ Remote = Annotated[bool, typer.Option(help="Run code that comes with the checkpo
 @app.command()
 def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
     """Studies the embedded model beside its control, and writes an interactive report."""
-    # A model this small gains nothing from threads that wait for each other, and loses much on a busy machine.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=range(seeds))
 
 
@@ -57,6 +55,7 @@ def run(
     score: Annotated[str | None, typer.Option(help="What chooses the layer: paper, strict or whole.")] = None,
     whole: Annotated[bool | None, typer.Option("--whole/--first", help="Score whole labels, too.")] = None,
     fork: Annotated[bool, typer.Option("--fork", help="If the plan has changed, start another run beside.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU (as fits the model).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, or auto.")] = None,
@@ -68,7 +67,7 @@ def run(
         "plan": plan, "preset": preset, "base": base, "control": control, "untrained": untrained or None,
         "tasks": task, "sources": source, "targets": target, "controls": _names(controls), "layers": _layers(layers),
         "shots": shots, "prompts": prompts, "seeds": tuple(range(seeds)) if seeds else None, "score": score,
-        "whole": whole, "device": device, "dtype": dtype, "batch_size": batch_size,
+        "whole": whole, "workers": workers, "device": device, "dtype": dtype, "batch_size": batch_size,
         "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     folder = out or (None if plan else Path("runs/study"))

@@ -15,20 +15,16 @@ from xmi.measure import (
     Overriding,
     Transfer,
     accuracy,
-    alignment,
     boundaries,
     comparisons,
-    cosine_per_layer,
     majority_answers,
     merge,
-    project,
-    silhouette,
 )
 from xmi.measure.answers import hits_of
 from xmi.measure.result import encode
 from xmi.prompt import Task
 from xmi.study.cell import RANDOM, Cell
-from xmi.study.plan import READ, TARGETS, Plan
+from xmi.study.plan import TARGETS, Plan
 from xmi.study.results import FINISHED
 from xmi.study.store import Store
 from xmi.vector import base_similarity
@@ -54,15 +50,13 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
     for model in dict.fromkeys(cell.model for cell in cells):
         own = [cell for cell in cells if cell.model == model and cell.kind == "ask"]
         parts = [content[cell] for cell in own]
-        points = {cell: content[cell]["points"] for cell in cells if cell.model == model and cell.kind == "read"}
         answers = {name: Answers.concat([p["answers"][name] for p in parts]) for name in parts[0]["answers"]}
         transfers = {name: Transfer.concat([p["transfers"][name] for p in parts]) for name in parts[0]["transfers"]}
         results: dict[str, Any] = {f"answers.{name}": value for name, value in answers.items()}
         results |= {f"transfer.{name}": value for name, value in transfers.items()}
         results |= _phases(own, parts, names)
-        results |= _geometry(store, plan, points, names)
         results |= _once({cell: content[cell]["result"] for cell in cells if cell.model == model})
-        results |= _kinship(store, list(points))
+        results |= _kinship(store, [c for c in cells if c.model == model and c.kind == "read"])
         for name, value in results.items():
             written.append(store.write(f"results/{model}.{name}.json", json.dumps(encode(value))).name)
         answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
@@ -151,6 +145,8 @@ def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[
 def _once(found: dict[Cell, Any]) -> dict[str, Any]:
     """What was done once for a model; overriding pooled over pairs of tasks."""
     results = {cell.kind: result for cell, result in found.items() if cell.kind in ("words", "lineage")}
+    for measured in (result for cell, result in found.items() if cell.kind == "geometry"):
+        results |= measured
     results |= {f"ensembling.{cell.task}": r for cell, r in found.items() if cell.kind == "ensembling"}
     if pairs := [result for cell, result in found.items() if cell.kind == "overriding"]:
         results["overriding"] = Overriding.concat(pairs)
@@ -166,30 +162,6 @@ def _kinship(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
     own, base = ([pair[name] for pair in pairs] for name in ("text ICL", "base LLM text ICL"))
     centred = {"kinship.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
     return {"kinship": base_similarity(own, base), **centred}
-
-
-def _geometry(store: Store, plan: Plan, read: dict[Cell, dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
-    """Similarity of the task vectors and the geometry of single-prompt vectors, from the first seed."""
-    first = {cell: points for cell, points in read.items() if cell.seed == plan.seeds[0]}
-    labels, groups, vectors = [], [], []
-    for source in READ[:3]:
-        for cell in first:
-            for vector in store.vectors(cell, [source]).values():
-                labels.append(f"{names[cell.task]} · {source}")
-                groups.append(names[cell.task])
-                vectors.append(vector.values.numpy())
-    points = np.concatenate([p[m] for p in first.values() for m in TARGETS])
-    tasks = [names[c.task] for c, p in first.items() for m in TARGETS for _ in p[m]]
-    modalities = [m for p in first.values() for m in TARGETS for _ in p[m]]
-    stack = np.stack(vectors)
-    together = {"alignment": alignment(points, tasks, modalities)} if len(first) > 1 else {}
-    return together | {
-        "similarity": cosine_per_layer(stack, labels, groups),
-        "similarity.centred": cosine_per_layer(stack, labels, groups, centred=True),
-        "projection.pca": project(points, tasks, modalities, method="pca"),
-        "projection.tsne": project(points, tasks, modalities, method="tsne"),
-        "silhouette": silhouette(points, tasks, modalities),
-    }
 
 
 __all__ = ["RANDOM", "assemble", "summary"]

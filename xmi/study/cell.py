@@ -35,7 +35,7 @@ class Cell:
     Attributes:
         kind: `read` (residuals of one task), `ask` (prompts, sweeps and phases of one task, once all are read), or what
             is done once per model: `lens` (trained), `words` (found), `lineage` (the base LLM compared), `ensembling`
-            (per target), `overriding` (per pair of tasks).
+            (per target), `overriding` (per pair of tasks), `geometry` (of what was read with the first seed).
         model: Which model.
         task: Which task, as the plan names it; for `ensembling` the target, for `overriding` two names.
         seed: Which seed.
@@ -63,7 +63,7 @@ class CellResult:
         vectors: Task vectors by source.
         points: Single-prompt vectors by modality, for the geometry.
         lens: A lens that was trained.
-        result: What a cell of another kind than `read` and `ask` found.
+        result: What a cell of another kind than `read` and `ask` found; the geometry's results by name.
         records: Every model answer, as it is stored.
         images: The images that the records name, as PNG files.
     """
@@ -74,7 +74,7 @@ class CellResult:
     vectors: dict[str, TaskVector] = field(default_factory=dict)
     points: dict[str, Residuals] = field(default_factory=dict)
     lens: TunedLens | None = None
-    result: Result | None = None
+    result: Result | dict[str, Result] | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, bytes] = field(default_factory=dict)
 

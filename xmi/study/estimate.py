@@ -54,6 +54,7 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
         RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read.
     """
     study, folder, loading = prepare(plan, **given)
+    loading.pop("workers", None)
     tasks = load_tasks(study)
     device = torch.device(loading.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu"))
     lines = [f"Run folder {folder}. The plan:"]

@@ -169,7 +169,7 @@ def make_plan(preset: str | None = None, **fields: Any) -> Plan:
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
-    """Reads a plan file: YAML with the fields of `Plan`, `preset`, `out`, and options of `xmi.load`.
+    """Reads a plan file: YAML with the fields of `Plan`, `preset`, `out`, `workers`, and options of `xmi.load`.
 
     Paths of tasks and models are relative to where the command runs, as on the command line.
 
@@ -185,7 +185,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
         raise RunError(f"Cannot read the plan {path}: {error}") from error
     if not isinstance(content, Mapping):
         raise RunError(f"{path} is no plan: expected keys such as model and tasks, found {type(content).__name__}.")
-    known = (*Plan.model_fields, "preset", "out", *LOADING)
+    known = (*Plan.model_fields, "preset", "out", "workers", *LOADING)
     if unknown := [str(key) for key in content if key not in known]:
         raise RunError(f"{path} has unknown keys: {', '.join(unknown)}. Known are {', '.join(known)}.")
     return dict(content)

@@ -17,11 +17,13 @@ from xmi.errors import RunError, TaskError
 from xmi.prompt import Task, check_task, load_task, task_names
 from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
-from xmi.study.cell import Cell, Memory, ask_cell, once_cell, pair_name, read_cell
+from xmi.study.cell import Cell, CellResult, Memory, ask_cell, once_cell, pair_name, read_cell
+from xmi.study.geometry import geometry
 from xmi.study.plan import READ, Plan, make_plan, read_plan
 from xmi.study.results import FINISHED, StudyResults
 from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
 from xmi.study.store import Store
+from xmi.study.workers import count_workers, each
 from xmi.vector import shared_pairs, versions
 from xmi.vlm import VLM, load, untrained
 
@@ -59,6 +61,7 @@ def run_study(
     lens: str | None = None,
     experiments: Sequence[str] | None = None,
     fork: bool = False,
+    workers: int | None = None,
     say: Say | None = None,
     **options: Any,
 ) -> StudyResults:
@@ -90,6 +93,8 @@ def run_study(
         lens: What phases are read with: `logit` or `tuned`.
         experiments: What is done beyond the matrix; by default all of `xmi.study.EXPERIMENTS`.
         fork: If the folder holds a run of another plan, start one beside it (`<out>-<hash of the plan>`).
+        workers: Processes that do cells at the same time, on a CPU under Linux, each with one thread; by default as
+            many as torch may use threads (at most 4) for small models, and 1 for others.
         say: Told one line per finished step.
         **options: Passed on to `xmi.load` (dtype, device, batch_size, ...).
 
@@ -104,20 +109,21 @@ def run_study(
         plan, model=model, out=out, preset=preset, base=base, control=control, untrained=untrained,
         tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, shots=shots,
         prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score, whole=whole, points=points,
-        task_words=task_words, lens=lens, experiments=experiments, **options,
+        task_words=task_words, lens=lens, experiments=experiments, workers=workers, **options,
     )  # fmt: skip
+    count = loading.pop("workers", None)
     loaded = load_tasks(study)
     store = Store(folder)
     if fork and store.differs(study):
         store = Store(folder.with_name(f"{folder.name}-{study.hash}"))
     store.open(study)
     with store.locked():
-        _complete(store, study, loaded, loading, say or (lambda line: None))
+        _complete(store, study, loaded, loading, count, say or (lambda line: None))
     return StudyResults(store.path)
 
 
 def prepare(file: str | Path | None = None, /, **given: Any) -> tuple[Plan, Path, dict[str, Any]]:
-    """A plan, the run folder and the options of loading.
+    """A plan, the run folder and the options of loading (and `workers`, if it is given).
 
     Args:
         file: A plan file, or None.
@@ -175,6 +181,7 @@ def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
             found += [Cell("ensembling", name, target, first) for target in plan.targets]
         if "overriding" in plan.experiments:
             found += [Cell("overriding", name, pair_name(a, b), first) for a, b in shared_pairs(every)]
+        found.append(Cell("geometry", name, "all", first))
     return found
 
 
@@ -197,8 +204,11 @@ def models_of(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], tell: Say) -> None:
+def _complete(
+    store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], workers: int | None, tell: Say
+) -> None:
     """Computes what a run folder lacks."""
+    store.tidy()
     cells = cells_of(plan, tasks)
     if all(store.has(cell) for cell in cells) and (store.path / FINISHED).is_file():
         tell(f"{store.path} is complete: nothing to compute.")
@@ -211,8 +221,9 @@ def _complete(store: Store, plan: Plan, tasks: dict[str, Task], options: dict[st
                 f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
             )
     store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options))
-    _run_cells(cells, plan, tasks, models, store, tell)
-    with _timed(tell, "tables, similarity, PCA, t-SNE"):
+    count = count_workers(workers, [vlm.model for vlm in models.values()])
+    _run_cells(cells, plan, tasks, models, store, tell, count)
+    with _timed(tell, "tables"):
         assemble(store, plan, cells, tasks)
 
 
@@ -222,31 +233,69 @@ def short(name: str) -> str:
 
 
 def _run_cells(
-    cells: Sequence[Cell], plan: Plan, tasks: dict[str, Task], models: dict[str, VLM], store: Store, tell: Say
+    cells: Sequence[Cell],
+    plan: Plan,
+    tasks: dict[str, Task],
+    models: dict[str, VLM],
+    store: Store,
+    tell: Say,
+    workers: int,
 ) -> None:
     memory = Memory()
     doing = {"read": "vectors", "ask": "queries", "words": "finding task words", "lens": "training a lens"}
-    for number, cell in enumerate(cells, 1):
-        count = f"[{number:>{len(str(len(cells)))}}/{len(cells)}]"
+    total = len(cells)
+
+    def say(number: int, cell: Cell, took: str) -> None:
         about = tasks[cell.task].name if cell.task in tasks else cell.task
-        label = f"{count} {cell.model} · {about} · seed {cell.seed} · {doing.get(cell.kind, cell.kind)}"
-        if store.has(cell):
-            tell(f"{label}: done before")
-            continue
-        with _timed(tell, label):
-            vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
-            if cell.kind == "read":
-                result = read_cell(cell, plan, tasks[cell.task], vlm, base, memory)
-            elif cell.kind == "ask":
-                read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
-                vectors = {name: store.vectors(other, VECTORS) for name, other in read.items()}
-                once = Cell("words", cell.model, "all", plan.seeds[0])
-                words = store.get(once)["result"] if once in cells else None
-                lens = store.lens(replace(once, kind="lens")) if plan.lens == "tuned" else None
-                result = ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words, memory)
-            else:
-                result = once_cell(cell, plan, tasks, vlm, base)
-            store.put(cell, result)
+        what = f"{cell.model} · {about} · seed {cell.seed} · {doing.get(cell.kind, cell.kind)}"
+        tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
+
+    def do(cell: Cell) -> float:
+        start = time.perf_counter()
+        store.put(cell, _do(cell, cells, plan, tasks, models, store, memory))
+        return time.perf_counter() - start
+
+    before = [cell for cell in cells if store.has(cell)]
+    for number, cell in enumerate(before, 1):
+        say(number, cell, ": done before")
+    missing = [cell for cell in cells if cell not in before]
+    finished = each(missing, lambda cell: _needs(cell, cells, plan), do, min(workers, max(1, len(missing))))
+    for number, (cell, seconds) in enumerate(finished, len(before) + 1):
+        say(number, cell, f"  {seconds:.1f} s")
+
+
+def _needs(cell: Cell, cells: Sequence[Cell], plan: Plan) -> list[Cell]:
+    """The cells whose results another one takes."""
+    if cell.kind not in ("ask", "geometry"):
+        return []
+    read = [replace(cell, kind="read", task=name) for name in plan.tasks]
+    once = [replace(cell, kind=kind, task="all", seed=plan.seeds[0]) for kind in ("lens", "words")]
+    return read + ([other for other in once if other in cells] if cell.kind == "ask" else [])
+
+
+def _do(
+    cell: Cell,
+    cells: Sequence[Cell],
+    plan: Plan,
+    tasks: dict[str, Task],
+    models: dict[str, VLM],
+    store: Store,
+    memory: Memory,
+) -> CellResult:
+    vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
+    if cell.kind == "read":
+        return read_cell(cell, plan, tasks[cell.task], vlm, base, memory)
+    if cell.kind not in ("ask", "geometry"):
+        return once_cell(cell, plan, tasks, vlm, base)
+    read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
+    vectors = {name: store.vectors(other, VECTORS) for name, other in read.items()}
+    if cell.kind == "geometry":
+        points = {tasks[name].name: store.get(other)["points"] for name, other in read.items()}
+        return CellResult(result=geometry({tasks[name].name: own for name, own in vectors.items()}, points))
+    once = Cell("words", cell.model, "all", plan.seeds[0])
+    words = store.get(once)["result"] if once in cells else None
+    lens = store.lens(replace(once, kind="lens")) if plan.lens == "tuned" else None
+    return ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words, memory)
 
 
 def _load_models(plan: Plan, options: dict[str, Any], tell: Say) -> dict[str, VLM]:

@@ -28,6 +28,10 @@ from xmi.study.plan import Plan
 from xmi.vector import TaskVector
 
 
+UNFINISHED = ".tmp"
+"""How the names of files end that are being written."""
+
+
 class Store:
     """The files of one run.
 
@@ -96,6 +100,11 @@ class Store:
             raise RunError(
                 f"Another process is at work in {self.path}. Wait for it, or choose another folder with --out."
             ) from error
+
+    def tidy(self) -> None:
+        """Removes what processes that were killed did not write to the end; only for who holds the lock."""
+        for path in self.path.rglob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     def begin(self, plan: Plan, models: dict[str, dict[str, Any]], provenance: dict[str, Any]) -> None:
         """Writes `study.json`, or checks that a continued run meets the same models.
@@ -178,7 +187,7 @@ class Store:
         data = content.encode("utf-8") if isinstance(content, str) else content
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
+            temporary = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
             with temporary.open("wb") as stream:
                 stream.write(data)
                 stream.flush()

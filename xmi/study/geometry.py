@@ -1,0 +1,45 @@
+"""The geometry of a model's vectors, from the first seed: similarity, projections, silhouette, alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from xmi.measure import Result, alignment, cosine_per_layer, project, silhouette
+from xmi.study.plan import READ, TARGETS
+from xmi.vector import TaskVector
+
+SOURCES = READ[:3]
+"""Specifications whose task vectors are laid side by side."""
+
+
+def geometry(
+    vectors: Mapping[str, Mapping[str, TaskVector]],
+    points: Mapping[str, Mapping[str, Float[np.ndarray, "prompt layer d_model"]]],
+) -> dict[str, Result]:
+    """Similarity of the task vectors and the geometry of single-prompt vectors.
+
+    Args:
+        vectors: Task vectors by task and source.
+        points: Single-prompt vectors by task and modality.
+
+    Returns:
+        Results by name.
+    """
+    shown = [(task, s, own[s].values.numpy()) for s in SOURCES for task, own in vectors.items() if s in own]
+    labels, groups = [f"{task} · {source}" for task, source, _ in shown], [task for task, _, _ in shown]
+    stack = np.stack([values for _, _, values in shown])
+    each = [(task, m, own[m]) for task, own in points.items() for m in TARGETS]
+    cloud = np.concatenate([values for _, _, values in each])
+    tasks = [task for task, _, values in each for _ in values]
+    modalities = [modality for _, modality, values in each for _ in values]
+    together = {"alignment": alignment(cloud, tasks, modalities)} if len(points) > 1 else {}
+    return together | {
+        "similarity": cosine_per_layer(stack, labels, groups),
+        "similarity.centred": cosine_per_layer(stack, labels, groups, centred=True),
+        "projection.pca": project(cloud, tasks, modalities, method="pca"),
+        "projection.tsne": project(cloud, tasks, modalities, method="tsne"),
+        "silhouette": silhouette(cloud, tasks, modalities),
+    }
