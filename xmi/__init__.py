@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         HookError,
         ModelError,
         PromptError,
+        RemoteError,
         RunError,
         SlotError,
         TaskError,
@@ -67,6 +68,7 @@ _HOME = {
             "PromptError",
             "SlotError",
             "VectorError",
+            "RemoteError",
             "RunError",
         )
     },
@@ -79,6 +81,7 @@ __all__ = [
     "HookError",
     "ModelError",
     "PromptError",
+    "RemoteError",
     "RunError",
     "SlotError",
     "StudyResults",

@@ -35,3 +35,7 @@ class HookError(XmiError):
 
 class RunError(XmiError):
     """A run folder that cannot be written, read, or continued."""
+
+
+class RemoteError(XmiError):
+    """A remote host that cannot be reached or refuses, or a job there that failed, was lost, or may be paid twice."""

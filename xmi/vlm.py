@@ -18,6 +18,7 @@ from xmi.eager.run import Hooks, Names, run
 from xmi.errors import ModelError, PromptError
 from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
+from xmi.lens.read import Said
 from xmi.measure import Answers, LensReading, Phases, Transfer
 from xmi.measure.ensembling import EnsembleCurve
 from xmi.measure.lineage import Lineage
@@ -26,7 +27,7 @@ from xmi.measure.task_words import TaskWords
 from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
 from xmi.progress import track
 from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Task, as_prompts, free_prompt, patch_grid
-from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, transfer, versions
+from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
 from xmi.vector.ensembling import ensembling
 from xmi.vector.lineage import check_shapes, lineage, usual_prompts
 from xmi.vector.override import asked_prompts, contest, override
@@ -279,12 +280,14 @@ class VLM:
         Raises:
             SlotError: A prompt lacks a slot.
         """
-        parts = []
-        for batch in self._batches(prompts, "reading residuals"):
-            columns = torch.stack([batch.columns(slot) for slot in slots], 1)
-            inputs, back = self.engine.reading(batch.inputs, columns)
-            parts.append(residual_kernel(self.engine.envoy, inputs, self.engine.paths, back))
-        values = torch.cat(parts)
+
+        def arguments() -> Iterator[tuple[Any, ...]]:
+            for batch in self._batches(prompts, "reading residuals"):
+                columns = torch.stack([batch.columns(slot) for slot in slots], 1)
+                inputs, back = self.engine.reading(batch.inputs, columns)
+                yield inputs, self.engine.paths, back
+
+        values = torch.cat(self.engine.map(residual_kernel, arguments()))
         return {slot: Residuals(values[:, i], self._card(prompts, slot)) for i, slot in enumerate(slots)}
 
     def _card(self, prompts: Prompts, slot: str) -> VectorCard:
@@ -379,9 +382,28 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 4.
         """
+        return self._phases(prompts, task_words, slot, lens)[0]
+
+    def phases_and_answers(
+        self,
+        prompts: Prompts,
+        *,
+        task_words: Sequence[str] | TaskWords = (),
+        slot: str = "last",
+        lens: Lens | None = None,
+        max_new_tokens: int | None = None,
+    ) -> tuple[Phases, Answers]:
+        """What `phases` and `answers` return of the same prompts, read in the same forwards."""
+        new = max_new_tokens or 1
+        phases, (said, wanted) = self._phases(prompts, task_words, slot, lens, new)
+        return phases, score_answers(self.encoder, prompts, said, wanted, max_new_tokens)
+
+    def _phases(
+        self, prompts: Prompts, task_words: Sequence[str] | TaskWords, slot: str, lens: Lens | None, new: int = 0
+    ) -> tuple[Phases, Said]:
         batches = self._batches(prompts, "decoding phases")
         words = task_words if isinstance(task_words, TaskWords) else tuple(task_words)
-        return read_phases(self.engine, self.encoder, prompts, batches, words, lens or LogitLens(), slot)
+        return read_phases(self.engine, self.encoder, prompts, batches, words, lens or LogitLens(), slot, new)
 
     def find_task_words(
         self,

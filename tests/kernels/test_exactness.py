@@ -18,7 +18,7 @@ import xmi.measure
 from tests.zoo import grids
 from tests.zoo.models import VISION, ZOO, build
 from tests.zoo.oracle import CITIES, brute_force, family_vlm, plain, prompts_for
-from xmi.kernels import packing, sweep_kernel
+from xmi.kernels import packing, swept
 from xmi.kernels.packing import cut, spare_copies
 from xmi.model.readout import readout
 from xmi.prompt import Prompts
@@ -227,7 +227,7 @@ def test_later_residuals_of_every_copy_are_those_of_its_run(growing: bool) -> No
     batch, named = vlm.encode(prompts), vectors(vlm, prompts)
     values = torch.stack([v.values for v in named.values()])
     layers, keep = [2, 0], [1, 3]
-    found = sweep_kernel(
+    found = swept(
         vlm.engine.envoy, vlm.engine.forward(batch.inputs, keep=5), vlm.engine.paths, values[:, layers], layers,
         torch.full((3,), -1), 1, torch.zeros(3, dtype=torch.long), 1, "overwrite", 1.0, None, None, keep, growing,
     )[3]  # fmt: skip

@@ -23,7 +23,7 @@ import sys, xmi
 from tests.study.test_study import run
 from pathlib import Path
 print("begun", flush=True)
-run(Path(sys.argv[1]), Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+run(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, say=lambda line: print(line, flush=True))
 """
 
 

@@ -1,4 +1,4 @@
-"""Kernels that read: residuals at one position per row or at any tokens, their lens decoding, and the next token."""
+"""Kernels that read: residuals at one position per row or at any tokens, their lens decoding, and the next tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from nnsight import save
+
+from xmi.kernels.inputs import grown, place
 
 
 def at(model: Any, path: str) -> Any:
@@ -58,6 +60,7 @@ def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], c
     """
     rows = torch.arange(len(columns))[:, None]
     count = int(paths["n_layers"])
+    inputs = place(model, inputs)
     with torch.no_grad(), model.trace(**inputs):
         kept = []
         for layer in range(count):
@@ -83,6 +86,7 @@ def stream_kernel(
     Returns:
         In the model's precision on the CPU, shape [token, depth, d_model].
     """
+    inputs = place(model, inputs)
     with torch.no_grad(), model.trace(**inputs):
         blocks = at(model, paths["layers"])
         kept = [blocks[0].input[rows, columns].cpu()]
@@ -115,7 +119,9 @@ def lens_kernel(
     k: int,
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    answers: torch.Tensor | None = None,
+    new: int = 1,
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """A lens at one column per row: every depth decoded by the model's own norm and unembedding.
 
     Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1.
@@ -132,13 +138,17 @@ def lens_kernel(
         weight: What `translate` takes at each depth but the last, shape [depth - 1, d_model, d_model]; without it the
             lens is the logit lens.
         bias: The same, shape [depth - 1, d_model].
+        answers: Id of each row's answer token, shape [row], to score the next tokens in the same forward, too.
+        new: How many of these.
 
     Returns:
         Probability mass of each set [row, depth, set], best rank in each set [row, depth, set] (an empty set has
-        mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k].
+        mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k]; and what
+        `next_token_kernel` returns, or nothing without `answers`.
     """
     rows = torch.arange(len(columns))
     count = int(paths["n_layers"])
+    inputs = place(model, inputs)
     with torch.no_grad(), model.trace(**inputs):
         blocks = at(model, paths["layers"])
         entering = blocks[0].input
@@ -160,9 +170,10 @@ def lens_kernel(
             set_mass, set_rank = over_sets(probability, sets)
             mass.append(set_mass)
             rank.append(set_rank)
-        all_mass, all_rank = save(torch.stack(mass, 1)), save(torch.stack(rank, 1))
-        all_ids, all_probabilities = save(torch.stack(ids, 1)), save(torch.stack(probabilities, 1))
-    return all_mass, all_rank, all_ids, all_probabilities
+        read = save((torch.stack(mass, 1), torch.stack(rank, 1), torch.stack(ids, 1), torch.stack(probabilities, 1)))
+        if answers is not None:
+            said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
+    return read, () if answers is None else continued(model, inputs, answers, said, new)
 
 
 def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,23 +194,32 @@ def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[t
 
 
 def next_token_kernel(
-    model: Any, inputs: dict[str, Any], answers: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The next token after each left-padded row.
+    model: Any, inputs: dict[str, Any], answers: torch.Tensor, new: int = 1
+) -> tuple[torch.Tensor, ...]:
+    """The next tokens after each left-padded row, greedily.
 
     Args:
         model: nnsight model.
         inputs: What the model's forward takes.
         answers: Id of each row's answer token, shape [row].
-        k: How many top tokens to return.
+        new: How many tokens.
 
     Returns:
-        Top ids [row, k], and log-probability (nats) and rank (0 = top) of the answer [row].
+        Their ids [row, new], and log-probability (nats) and rank (0 = top) of the answer as the first [row].
     """
+    inputs = place(model, inputs)
     with torch.no_grad(), model.trace(**inputs):
-        logits = model.output.logits[:, -1:]
-        ids, log_probability, rank = score(logits, answers, k)
-        ids, log_probability, rank = save(ids[:, 0]), save(log_probability[:, 0]), save(rank[:, 0])
+        said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
+    return continued(model, inputs, answers, said, new)
+
+
+def continued(
+    model: Any, inputs: dict[str, Any], answers: torch.Tensor, said: tuple[torch.Tensor, ...], new: int
+) -> tuple[torch.Tensor, ...]:
+    """What `next_token_kernel` returns, from what was said first."""
+    ids, log_probability, rank = said
+    for _ in range(new - 1):
+        ids = torch.cat([ids, next_token_kernel(model, grown(inputs, ids), answers)[0]], 1)
     return ids, log_probability, rank
 
 

@@ -1,4 +1,4 @@
-"""The packed layer sweep: every vector at every layer, and the clean run, in one forward."""
+"""The packed layer sweep: every vector at every layer, and the clean run, in one forward per new token."""
 
 from __future__ import annotations
 
@@ -7,11 +7,69 @@ from typing import Any
 import torch
 from nnsight import save
 
+from xmi.kernels.inputs import grown, place
 from xmi.kernels.packing import cut, pack_inputs, spare_copies
 from xmi.kernels.residuals import at, hidden, score
 
 
 def sweep_kernel(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    vectors: torch.Tensor,
+    layers: list[int],
+    slots: torch.Tensor,
+    answers: torch.Tensor,
+    mode: str,
+    strength: float,
+    new: int,
+    keeps_logits: bool,
+    growing: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patches vectors at a slot after each layer and continues greedily, one forward per new token.
+
+    In every forward each copy is patched again and carries what it said so far.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes, rows padded on the left.
+        paths: `decoder`, `layers`, `n_layers`.
+        vectors: What to write, shape [set, len(layers), d_model].
+        layers: After which blocks.
+        slots: The slot's column in each row, counted from the prompt's end (-1 is its last token), shape [row].
+        answers: Id of each row's answer token, shape [row].
+        mode: See `swept`.
+        strength: See `swept`.
+        new: How many tokens.
+        keeps_logits: Whether the model takes `logits_to_keep`.
+        growing: See `swept`; continued copies have tokens of their own and do not grow.
+
+    Returns:
+        Ids [row, 1 + set * layer, new], log-probability (nats) and rank of the answer as the first [row, 1 + set *
+        layer]; entry 0 is the clean run, entry 1 + s * len(layers) + i is set s patched after layers[i].
+    """
+    copies = vectors.shape[0] * vectors.shape[1]
+    inputs = place(model, inputs)
+    written: list[torch.Tensor] = []
+    first: list[torch.Tensor] = []
+    for step in range(new):
+        width = -int(slots.min()) + step
+        said = torch.cat(written, 2) if written else None
+        given = inputs if said is None else grown(inputs, said[:, 0])
+        if keeps_logits:
+            ends = torch.arange(copies + 1, device=given["input_ids"].device) * width - copies * width - 1
+            given = {**given, "logits_to_keep": copies + 1 if width == 1 else ends}
+        own, other = (None, None) if said is None else (said[:, 0], said[:, 1:])
+        ids, log_probability, rank, _ = swept(
+            model, given, paths, vectors, layers, slots - step, width, answers, 1, mode, strength, own, other, [],
+            growing and said is None,
+        )  # fmt: skip
+        first = first or [log_probability, rank]
+        written.append(ids)
+    return torch.cat(written, 2), first[0], first[1]
+
+
+def swept(
     model: Any,
     inputs: dict[str, Any],
     paths: dict[str, str],

@@ -6,8 +6,9 @@ class with a `name` and `translators`; it need not derive from anything here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,37 +58,52 @@ class LensValues:
     probabilities: Float[np.ndarray, "row depth k"]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is read of one batch.
+
+    Attributes:
+        inputs: Encoded prompts.
+        columns: The column to read in each row.
+        sets: Token sets to follow in each row.
+        answers: Id of each row's answer token, if the next tokens are read, too.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    columns: Int[torch.Tensor, " row"]
+    sets: list[list[list[int]]]
+    answers: Int[torch.Tensor, " row"] | None = None
+
+
 def read_depths(
-    lens: Lens,
-    engine: Engine,
-    inputs: dict[str, torch.Tensor],
-    columns: torch.Tensor,
-    sets: list[list[list[int]]],
-    k: int,
-) -> LensValues:
-    """Decodes one column per row at every depth.
+    lens: Lens, engine: Engine, asked: Iterable[Asked], k: int, new: int = 1
+) -> tuple[list[LensValues], list[tuple[torch.Tensor, ...]]]:
+    """Decodes one column per row at every depth, and answers in the same forward where that is wanted.
 
     Args:
         lens: The lens.
         engine: The model.
-        inputs: An encoded batch.
-        columns: The column to read in each row.
-        sets: Token sets to follow in each row.
+        asked: What to read of each batch.
         k: How many top tokens to return.
+        new: How many next tokens, for batches with answers.
 
     Returns:
-        The readings of the batch.
+        The readings of each batch, and what `next_token_kernel` gives of it, or nothing.
 
     Raises:
         ModelError: The lens was made for another model.
     """
     backbone = engine.backbone
     weight, bias = lens.translators(engine) or (None, None)
-    arguments, back = engine.reading(inputs, columns)
-    values = lens_kernel(
-        engine.envoy, arguments, engine.paths, back, sets, backbone.scale, backbone.softcap, k, weight, bias
-    )
-    return LensValues(*(v.numpy() for v in values))
+
+    def arguments() -> Iterator[tuple[Any, ...]]:
+        for one in asked:
+            inputs, back = engine.reading(one.inputs, one.columns)
+            read = backbone.scale, backbone.softcap, k, weight, bias
+            yield inputs, engine.paths, back, one.sets, *read, one.answers, new
+
+    found = engine.map(lens_kernel, arguments())
+    return [LensValues(*(v.numpy() for v in values)) for values, _ in found], [said for _, said in found]
 
 
 def depths(n_layers: int) -> tuple[str, ...]:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from xmi.errors import PromptError
-from xmi.lens.base import Lens, depths, read_depths
+from xmi.lens.base import Asked, Lens, depths, read_depths
 from xmi.measure import LensReading, Phases
 from xmi.measure.task_words import TaskWords
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompts
 
+Said = tuple[list[tuple[torch.Tensor, ...]], list[Int[torch.Tensor, " row"]]]
+"""What `next_token_kernel` gave for each batch, and the answer's first token in each of its rows."""
+
 
 def read_lens(engine: Engine, encoder: Encoder, batches: Iterable[Batch], lens: Lens, slot: str, k: int) -> LensReading:
     """Top tokens of every depth; see `VLM.lens`."""
-    tokens: list[tuple[tuple[str, ...], ...]] = []
-    probabilities = []
-    for batch in batches:
-        values = read_depths(lens, engine, batch.inputs, batch.columns(slot), [[] for _ in batch.prompts], k)
-        tokens += [tuple(tuple(encoder.decode(i) for i in depth) for depth in row) for row in values.ids.tolist()]
-        probabilities.append(values.probabilities)
+    asked = (Asked(batch.inputs, batch.columns(slot), [[] for _ in batch.prompts]) for batch in batches)
+    values, _ = read_depths(lens, engine, asked, k)
+    rows = [row for value in values for row in value.ids.tolist()]
+    tokens = tuple(tuple(tuple(encoder.decode(i) for i in depth) for depth in row) for row in rows)
     named = depths(engine.backbone.n_layers)
-    return LensReading(named, tuple(tokens), np.concatenate(probabilities), slot, lens.name)
+    return LensReading(named, tokens, np.concatenate([v.probabilities for v in values]), slot, lens.name)
 
 
 def read_phases(
@@ -36,28 +38,31 @@ def read_phases(
     task_words: Sequence[str] | TaskWords,
     lens: Lens,
     slot: str,
-) -> Phases:
-    """Input, task and answer tokens through the layers; see `VLM.phases`."""
+    new: int = 0,
+) -> tuple[Phases, Said]:
+    """Input, task and answer tokens through the layers (see `VLM.phases`), and so many next tokens."""
     template = prompts.template
     task = _task_ids(engine, encoder, prompts, task_words)
-    mass, rank, tops = [], [], []
-    for batch in batches:
-        columns = batch.columns(slot)
-        sets = []
-        for row, answer in enumerate(encoder.answer_ids(batch.prompts, template).tolist()):
-            own = int(batch.inputs["input_ids"][row, columns[row]])
-            given = {own, *encoder.word_ids((batch.prompts[row].input,), template.prefix)}
-            sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer]])
-        values = read_depths(lens, engine, batch.inputs, columns, sets, 1)
-        mass.append(values.mass)
-        rank.append(values.rank)
-        tops.append(values.ids[..., 0])
-    top = np.concatenate(tops)
-    return Phases(
+    wanted: list[torch.Tensor] = []
+
+    def asked() -> Iterator[Asked]:
+        for batch in batches:
+            columns = batch.columns(slot)
+            wanted.append(encoder.answer_ids(batch.prompts, template))
+            sets = []
+            for row, answer in enumerate(wanted[-1].tolist()):
+                own = int(batch.inputs["input_ids"][row, columns[row]])
+                given = {own, *encoder.word_ids((batch.prompts[row].input,), template.prefix)}
+                sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer]])
+            yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
+
+    values, said = read_depths(lens, engine, asked(), 1, new)
+    top = np.concatenate([v.ids[..., 0] for v in values])
+    phases = Phases(
         f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification,
         depths(engine.backbone.n_layers),
-        np.concatenate(mass),
-        np.concatenate(rank),
+        np.concatenate([v.mass for v in values]),
+        np.concatenate([v.rank for v in values]),
         tuple(_shares(encoder, top[:, i]) for i in range(top.shape[1])),
         units=tuple(p.unit if p.input else str(i) for i, p in enumerate(prompts)),
         tasks=tuple(p.task for p in prompts),
@@ -66,6 +71,7 @@ def read_phases(
         model=engine.checkpoint.name,
         slot=slot,
     )
+    return phases, (said, wanted)
 
 
 def _task_ids(engine: Engine, encoder: Encoder, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:

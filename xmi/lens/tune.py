@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -194,14 +195,19 @@ def _states(
     engine: Engine, batches: Iterable[Batch], slot: str | None, aside: frozenset[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The residuals of each batch's tokens at all depths, and whether each is of an item that is held out."""
-    for batch in batches:
-        if slot is None:
-            rows, columns = (torch.tensor(v) for v in zip(*_text(batch), strict=True))
-        else:
-            rows, columns = torch.arange(len(batch)), batch.columns(slot)
-        inputs, back = engine.reading(batch.inputs, columns)
-        held = torch.tensor([item(prompt) in aside for prompt in batch.prompts])
-        yield stream_kernel(engine.envoy, inputs, engine.paths, rows, back), held[rows]
+    kept: list[torch.Tensor] = []
+
+    def arguments() -> Iterator[tuple[Any, ...]]:
+        for batch in batches:
+            if slot is None:
+                rows, columns = (torch.tensor(v) for v in zip(*_text(batch), strict=True))
+            else:
+                rows, columns = torch.arange(len(batch)), batch.columns(slot)
+            inputs, back = engine.reading(batch.inputs, columns)
+            kept.append(torch.tensor([item(prompt) in aside for prompt in batch.prompts])[rows])
+            yield inputs, engine.paths, rows, back
+
+    yield from zip(engine.map(stream_kernel, arguments()), kept, strict=True)
 
 
 def _text(batch: Batch) -> list[tuple[int, int]]:

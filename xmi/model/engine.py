@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from nnsight import TransformersModel
@@ -16,6 +16,8 @@ from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
 from xmi.model.load import Checkpoint
 from xmi.model.remember import remembered
+
+T = TypeVar("T")
 
 CRASHES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 """What a model's own code raises when it is given something it cannot compute."""
@@ -217,6 +219,29 @@ class Engine:
     def arguments(self) -> frozenset[str]:
         """Names of the arguments that the model's forward declares."""
         return frozenset(inspect.signature(self.checkpoint.model.forward).parameters)
+
+    def map(self, kernel: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
+        """Runs a kernel, once for each of several sets of arguments after the model.
+
+        Args:
+            kernel: A function of `xmi.kernels`.
+            arguments: What it is given; made one by one as it runs, so that one batch at a time is in memory.
+
+        Returns:
+            What it gave.
+        """
+        return [kernel(self.envoy, *given) for given in arguments]
+
+    def together(self, tasks: Iterable[Callable[[], T]]) -> list[T]:
+        """Does several things that do not need one another's results, so that they may share a request.
+
+        Args:
+            tasks: Functions that call `map`.
+
+        Returns:
+            What they return.
+        """
+        return [task() for task in tasks]
 
     def place(self, inputs: Inputs) -> Inputs:
         """An encoded batch on the model's device and in its precision."""

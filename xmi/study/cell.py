@@ -204,9 +204,16 @@ def ask_cell(
     vectors = patched_vectors(plan, cell, read)
     new = longest_label(vlm, task) if plan.whole else None
     answers, transfers = {}, {}
+    chosen = _words(plan, task, words)
+    followed = dict(follows(plan, task, cell.seed)) if chosen else {}
+    phases: dict[str, Phases] = {}
     for ask in asks(plan, task, cell.seed):
         name = f"{ask.source} > {ask.target}"
-        answers[name] = _ask(once, cell, ask.prompts, "answers", partial(vlm.answers, ask.prompts, max_new_tokens=new))
+        if label := next((label for label, prompts in followed.items() if prompts == ask.prompts), None):
+            both = partial(vlm.phases_and_answers, ask.prompts, task_words=chosen, lens=lens, max_new_tokens=new)
+            phases[label], answers[name] = _ask(once, cell, ask.prompts, both)
+        else:
+            answers[name] = _ask(once, cell, ask.prompts, partial(vlm.answers, ask.prompts, max_new_tokens=new))
         book.prompted(ask.source, ask.target, ask.prompts, answers[name])
     for step in sweeps(plan, task):
         result = vlm.transfer(vectors, to=step.prompts, layers=plan.layers, max_new_tokens=new)
@@ -215,17 +222,16 @@ def ask_cell(
         if step.split == "test":
             answers[f"no context > {step.target}"] = result.clean
             book.prompted("no context", step.target, step.prompts, result.clean)
-    phases = {}
-    chosen = _words(plan, task, words)
-    for label, prompts in follows(plan, task, cell.seed) if chosen else ():
-        follow = partial(vlm.phases, prompts, task_words=chosen, lens=lens)
-        phases[label] = _ask(once, cell, prompts, "phases", follow)
+    for label in [label for label in followed if label not in phases]:  # of queries that are not asked
+        follow = partial(vlm.phases, followed[label], task_words=chosen, lens=lens)
+        phases[label] = _ask(once, cell, followed[label], follow)
+    phases = {label: phases[label] for label in followed}
     return CellResult(answers, transfers, phases, dict(vectors), records=book.records, images=book.images)
 
 
-def _ask(once: Memory, cell: Cell, prompts: Prompts, what: str, make: Callable[[], T]) -> T:
+def _ask(once: Memory, cell: Cell, prompts: Prompts, make: Callable[[], T]) -> T:
     """Asks prompts, from memory if they have no examples that a seed draws."""
-    return make() if prompts.shots else once((cell.model, what, prompts), make)
+    return make() if prompts.shots else once((cell.model, prompts), make)
 
 
 def _words(plan: Plan, task: Task, found: TaskWords | None) -> tuple[str, ...] | TaskWords:

@@ -103,12 +103,14 @@ def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
                     cost += _plain(vlm, step.prompts)
             if base:
                 continue
-            for ask in asks(plan, task, seed):
+            asked = list(asks(plan, task, seed))
+            for ask in asked:
                 cost += Cost() if later and not ask.prompts.shots else _plain(vlm, ask.prompts, new)
             for sweep in sweeps(plan, task):
                 cost += _packed(vlm, sweep.prompts, sets, len(plan.layers or range(vlm.backbone.n_layers)), new)
             for _, prompts in follows(plan, task, seed):
-                cost += Cost() if later and not prompts.shots else _plain(vlm, prompts)
+                shared = any(prompts == ask.prompts for ask in asked)  # answered in the same forwards
+                cost += Cost() if shared or (later and not prompts.shots) else _plain(vlm, prompts)
     return cost if base else cost + _once(vlm, plan, list(tasks.values()))
 
 

@@ -27,7 +27,6 @@ from xmi.study.cell import Cell, CellResult, slug
 from xmi.study.plan import Plan
 from xmi.vector import TaskVector
 
-
 UNFINISHED = ".tmp"
 """How the names of files end that are being written."""
 

@@ -82,24 +82,25 @@ def each(
         return
     todo = list(cells)
     workers = [_Worker.start(do) for _ in range(count)]
+    busy: dict[Connection, tuple[_Worker, Cell]] = {}
     try:
-        while todo or any(w.cell for w in workers):
+        while todo or busy:
             for worker in workers:
-                if worker.cell is None and (ready := _ready(todo, needs, workers)):
-                    worker.give(min(ready, key=lambda cell: _rank(cell, worker, workers)))
-                    todo.remove(worker.cell)
-            for pipe in wait([w.pipe for w in workers if w.cell]):
-                yield next(w for w in workers if w.pipe is pipe).take()
+                going = [cell for _, cell in busy.values()]
+                ready = [cell for cell in todo if {*todo, *going}.isdisjoint(needs(cell))]
+                if ready and worker.pipe not in busy:
+                    cell = min(ready, key=lambda cell: _rank(cell, worker, workers))
+                    todo.remove(cell)
+                    worker.give(cell)
+                    busy[worker.pipe] = worker, cell
+            for pipe in wait(list(busy)):
+                worker, cell = busy.pop(pipe)  # type: ignore[call-overload]
+                yield cell, worker.take(cell)
     finally:
         for worker in workers:
             worker.process.kill()
         for worker in workers:
             worker.process.join()
-
-
-def _ready(todo: Sequence[Cell], needs: Callable[[Cell], Collection[Cell]], workers: Sequence[_Worker]) -> list[Cell]:
-    missing = {*todo, *(w.cell for w in workers if w.cell)}
-    return [cell for cell in todo if missing.isdisjoint(needs(cell))]
 
 
 def _rank(cell: Cell, worker: _Worker, workers: Sequence[_Worker]) -> int:
@@ -110,11 +111,10 @@ def _rank(cell: Cell, worker: _Worker, workers: Sequence[_Worker]) -> int:
 
 @dataclass
 class _Worker:
-    """A process and what it is doing."""
+    """A process, and the tasks it has met."""
 
     process: Any
     pipe: Connection
-    cell: Cell | None = None
     known: set[tuple[str, str]] = field(default_factory=set)
 
     @classmethod
@@ -129,13 +129,10 @@ class _Worker:
         return cls(process, here)
 
     def give(self, cell: Cell) -> None:
-        self.cell = cell
         self.known.add((cell.model, cell.task))
         self.pipe.send(cell)
 
-    def take(self) -> tuple[Cell, float]:
-        cell = self.cell
-        assert cell is not None
+    def take(self, cell: Cell) -> float:
         try:
             seconds, error, trace = self.pipe.recv()
         except EOFError:
@@ -147,8 +144,7 @@ class _Worker:
         if error is not None:
             error.add_note(f"In the process at work on {cell.key}:\n{trace}")
             raise error
-        self.cell = None
-        return cell, seconds
+        return float(seconds)
 
 
 def _serve(pipe: Connection, other: Connection, do: Do) -> None:

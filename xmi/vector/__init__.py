@@ -3,7 +3,7 @@
 from xmi.vector.compare import similarity
 from xmi.vector.lineage import base_similarity
 from xmi.vector.override import shared_pairs
-from xmi.vector.patch import answer, name_vectors, transfer
+from xmi.vector.patch import answer, name_vectors, score_answers, transfer
 from xmi.vector.task_vector import (
     Residuals,
     TaskVector,
@@ -24,6 +24,7 @@ __all__ = [
     "ensemble",
     "name_vectors",
     "random_like",
+    "score_answers",
     "shared_pairs",
     "similarity",
     "transfer",

@@ -141,9 +141,9 @@ def override(
     baseline = []
     for batch in batches(told, "asking with a system prompt"):
         targets = encoder.answer_ids(batch.prompts, told.template)
-        baseline.append(next_token_kernel(engine.envoy, engine.forward(batch.inputs), targets, 1)[0])
+        baseline += engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
     patched = torch.cat(ids)
-    runs = torch.cat([patched[:, :1], torch.cat(baseline), patched[:, 1:]], 1).T
+    runs = torch.cat([patched[:, :1], torch.cat([ids for ids, *_ in baseline]), patched[:, 1:]], 1).T
     texts = tuple(tuple(encoder.decode(i) for i in run) for run in runs.tolist())
     labels = {i.input: {"answer": i.output, "alternatives": i.alternatives} for i in other.items}
     theirs = replace(prompts, prompts=tuple(replace(p, **labels[p.input]) for p in prompts))  # type: ignore[arg-type]

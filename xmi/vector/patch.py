@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit, strict_hit
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompts
-from xmi.vector.sweep import Patch, grown, sweep
+from xmi.vector.sweep import Patch, Swept, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
 
 
@@ -25,17 +26,35 @@ def answer(
     max_new_tokens: int | None = None,
 ) -> Answers:
     """The next tokens after each prompt; see `VLM.answers`."""
-    new = _tokens(max_new_tokens)
-    kept: list[tuple[torch.Tensor, ...]] = []
-    for batch in batches:
-        targets = encoder.answer_ids(batch.prompts, prompts.template)
-        said, log_probability, rank = next_token_kernel(engine.envoy, engine.forward(batch.inputs), targets, 1)
-        for _ in range(new - 1):
-            longer = engine.forward(grown(batch.inputs, said))
-            said = torch.cat([said, next_token_kernel(engine.envoy, longer, targets, 1)[0]], 1)
-        kept.append((said, log_probability, rank, targets))
-    ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*kept, strict=True))
-    return _answers(encoder, prompts, ids, log_probability, rank, wanted, longer=max_new_tokens is not None)
+    new, wanted = _tokens(max_new_tokens), []
+
+    def arguments() -> Iterator[tuple[Any, ...]]:
+        for batch in batches:
+            wanted.append(encoder.answer_ids(batch.prompts, prompts.template))
+            yield engine.forward(batch.inputs), wanted[-1], new
+
+    said = engine.map(next_token_kernel, arguments())
+    return score_answers(encoder, prompts, said, wanted, max_new_tokens)
+
+
+def score_answers(
+    encoder: Encoder,
+    prompts: Prompts,
+    said: Sequence[tuple[torch.Tensor, ...]],
+    wanted: Sequence[torch.Tensor],
+    max_new_tokens: int | None,
+) -> Answers:
+    """Scores next tokens that were read.
+
+    Args:
+        encoder: The model's.
+        prompts: What was asked.
+        said: What `next_token_kernel` gave for each batch.
+        wanted: The answer's first token in each row of each batch.
+        max_new_tokens: How many tokens were asked for; None for one, and no texts.
+    """
+    values = (torch.cat(column) for column in zip(*said, strict=True))
+    return _answers(encoder, prompts, *values, torch.cat(list(wanted)), longer=max_new_tokens is not None)
 
 
 def transfer(
@@ -59,12 +78,15 @@ def transfer(
     new = _tokens(max_new_tokens)
     chosen = _layers(layers, backbone.n_layers)
     patch = Patch(torch.stack([v.values[list(chosen)] for v in vectors.values()]), chosen, slot, mode, strength)
-    rows: list[tuple[torch.Tensor, ...]] = []
-    for batch in batches:
-        targets = encoder.answer_ids(batch.prompts, to.template)
-        found = sweep(engine, encoder, batch, patch, targets, new)
-        rows.append((found.ids, found.log_probability, found.rank, targets))
-    ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*rows, strict=True))
+    targets: list[torch.Tensor] = []
+
+    def sweeps() -> Iterator[Callable[[], Swept]]:
+        for batch in batches:
+            targets.append(encoder.answer_ids(batch.prompts, to.template))
+            yield partial(sweep, engine, encoder, batch, patch, targets[-1], new)
+
+    rows = [(found.ids, found.log_probability, found.rank) for found in engine.together(sweeps())]
+    (ids, log_probability, rank), wanted = (torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
     longer = max_new_tokens is not None
     clean = _answers(encoder, to, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted, longer=longer)
     shape = (len(to), len(vectors), len(chosen))

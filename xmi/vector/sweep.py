@@ -169,72 +169,45 @@ def _packed(
     sets, count = patch.vectors.shape[:2]
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
     width = -int(back.min()) + new - 1
+    fixed = targets, patch.mode, patch.strength, new, engine.backbone.keeps_logits, way == "growing"
     while True:
         some = max(1, min(count, engine.budget // width))
         groups = min(sets, max(1, engine.budget // (some * width)))
+        inputs = engine.forward(batch.inputs)
+        rows = [
+            [patch.part(slice(s, s + groups), slice(i, i + some)) for i in range(0, count, some)]
+            for s in range(0, sets, groups)
+        ]
         try:
-            parts = [
-                [
-                    _forwards(
-                        engine, batch, patch.part(slice(s, s + groups), slice(i, i + some)), back, targets, new, way
-                    )
-                    for i in range(0, count, some)
-                ]
-                for s in range(0, sets, groups)
-            ]
+            with _masked(engine):
+                found = engine.map(
+                    sweep_kernel,
+                    ((inputs, engine.paths, p.vectors, list(p.layers), back, *fixed) for row in rows for p in row),
+                )
             break
         except torch.cuda.OutOfMemoryError:
             if some * groups == 1:
                 raise
             torch.cuda.empty_cache()
             engine.__dict__["budget"] = max(width, some * groups * width // 2)
-    clean = parts[0][0]
-
-    def by_layer(value: torch.Tensor, size: int) -> torch.Tensor:
-        return value.reshape(value.shape[0], -1, size, *value.shape[2:])
-
-    def joined(pick: Callable[[Swept], torch.Tensor]) -> torch.Tensor:
-        """Entries of all parts as [set, layer] in one axis, after the clean run."""
-        rows = []
-        for row in parts:
-            sizes = [min(some, count - i) for i in range(0, count, some)]
-            split = [by_layer(pick(p)[:, 1:], size) for p, size in zip(row, sizes, strict=True)]
-            rows.append(torch.cat(split, 2))
-        return torch.cat([pick(clean)[:, :1], torch.cat(rows, 1).flatten(1, 2)], 1)
-
-    return Swept(joined(lambda p: p.ids), joined(lambda p: p.log_probability), joined(lambda p: p.rank))
+    across = len(rows[0])
+    return Swept(*(_joined([part[i] for part in found], across, some) for i in range(3)))
 
 
-def _forwards(
-    engine: Engine,
-    batch: Batch,
-    patch: Patch,
-    back: Int[torch.Tensor, " row"],
-    targets: Int[torch.Tensor, " row"],
-    new: int,
-    way: str,
-) -> Swept:
-    """One forward per new token: every copy is patched again and carries what it said so far."""
-    copies = patch.vectors.shape[0] * patch.vectors.shape[1]
-    written: list[torch.Tensor] = []
-    first: tuple[torch.Tensor, torch.Tensor] | None = None
-    for step in range(new):
-        width = -int(back.min()) + step
-        said = torch.cat(written, 2) if written else None
-        own, other = (said[:, 0], said[:, 1:]) if said is not None else (None, None)
-        inputs = engine.forward(grown(batch.inputs, own) if own is not None else batch.inputs)
-        if engine.backbone.keeps_logits:
-            ends = torch.arange(copies + 1) * width - copies * width - 1
-            inputs["logits_to_keep"] = copies + 1 if width == 1 else ends.to(engine.device)
-        with _masked(engine):
-            ids, log_probability, rank, _ = sweep_kernel(
-                engine.envoy, inputs, engine.paths, patch.vectors, list(patch.layers), back - step, width, targets, 1,
-                patch.mode, patch.strength, own, other, [], way == "growing" and other is None,
-            )  # fmt: skip
-        first = first or (log_probability, rank)
-        written.append(ids)
-    log_probability, rank = first if first is not None else (torch.empty(0), torch.empty(0))
-    return Swept(torch.cat(written, 2), log_probability, rank)
+def _joined(parts: Sequence[torch.Tensor], across: int, some: int) -> torch.Tensor:
+    """Entries of all parts as [set, layer] in one axis, after the clean run.
+
+    Args:
+        parts: Of each group of sets, of each range of layers: [row, entry, ...].
+        across: How many ranges of layers there are.
+        some: Layers in each but the last.
+    """
+    clean, groups = parts[0][:, :1], []
+    for start in range(0, len(parts), across):
+        row = [part[:, 1:] for part in parts[start : start + across]]
+        sets = row[0].shape[1] // some
+        groups.append(torch.cat([part.reshape(len(part), sets, -1, *part.shape[2:]) for part in row], 2))
+    return torch.cat([clean, torch.cat(groups, 1).flatten(1, 2)], 1)
 
 
 @contextmanager
@@ -249,22 +222,6 @@ def _masked(engine: Engine) -> Iterator[None]:
         warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=6)
     with attention(engine.model, engine.backbone, "sdpa"):
         yield
-
-
-def grown(inputs: dict[str, torch.Tensor], ids: Int[torch.Tensor, "row new"]) -> dict[str, torch.Tensor]:
-    """A left-padded encoded batch with more tokens at its end; of them is said what is said of the last token."""
-    shape = inputs["input_ids"].shape
-    more = ids.shape[1]
-    found = {}
-    for name, value in inputs.items():
-        if name == "input_ids":
-            value = torch.cat([value, ids.to(value)], 1)
-        elif name == "position_ids":
-            value = torch.cat([value, value[:, -1:] + torch.arange(1, more + 1)], 1)
-        elif value.dim() > 1 and value.shape[:2] == shape:
-            value = torch.cat([value, *[value[:, -1:]] * more], 1)
-        found[name] = value
-    return found
 
 
 def _rows(

@@ -1,0 +1,131 @@
+"""A job's bytes: calls of kernels to an nnsight payload, and what came back to results.
+
+The kernels travel as source code, because the host cannot import xmi. Images make most of a payload, and the same ones
+stand in many prompts and many calls, so equal rows of image-like tensors are sent once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import zstandard
+from nnsight import register, save
+from nnsight.schema.config import CONFIG
+from nnsight.schema.request import RequestModel
+from nnsight.tracing.backend import Backend
+
+from xmi.errors import RemoteError
+from xmi.remote.aboard import run_calls
+from xmi.remote.identity import Call
+from xmi.remote.nesting import raw, split
+
+TRAVELLING = ("xmi.kernels", "xmi.remote")
+"""Packages whose functions are sent as source code."""
+
+for package in TRAVELLING:
+    register(package)
+
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""How compressed bytes begin."""
+
+
+class _Keep(Backend):  # type: ignore[misc]
+    """Keeps the payload of a session instead of running it."""
+
+    payload = b""
+
+    def __call__(self, tracer: Any = None) -> None:
+        self.payload = RequestModel.serialize(tracer, CONFIG.API.COMPRESS)
+
+
+def build(envoy: Any, calls: Sequence[Call]) -> bytes:
+    """The payload of one session that runs calls in order and saves what they return.
+
+    Args:
+        envoy: nnsight model, which may be on the meta device: it is named, not sent.
+        calls: Functions of `xmi.kernels`, and their arguments after the model.
+
+    Returns:
+        What nnsight's server takes, compressed if nnsight's configuration says so.
+
+    Raises:
+        RemoteError: A function or an argument cannot travel.
+    """
+    kernels, arguments, tensors = [], [], list[torch.Tensor]()
+    for kernel, args in calls:
+        _check_kernel(kernel)
+        kernels.append(kernel)
+        arguments.append(split(list(args), tensors, kernel.__name__))
+    sent, pools = pool_rows(tensors)
+    keep = _Keep()
+    with envoy.session(backend=keep):
+        results = save(run_calls(envoy, kernels, arguments, sent, pools))  # noqa: F841 (the host saves it by this name)
+    return keep.payload
+
+
+def _check_kernel(kernel: Any) -> None:
+    home = getattr(kernel, "__module__", None) or ""
+    name = getattr(kernel, "__qualname__", repr(kernel))
+    inside = any(home == package or home.startswith(f"{package}.") for package in TRAVELLING)
+    if not inside or getattr(sys.modules.get(home), name, None) is not kernel:
+        raise RemoteError(
+            f"{home}.{name} cannot be sent to a host: only functions on the top level of the modules of "
+            f"{TRAVELLING[0]} can."
+        )
+
+
+def pool_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[torch.Tensor]]:
+    """Finds equal rows (bit by bit, along the first dimension) of floating tensors with three dimensions or more.
+
+    Args:
+        tensors: Dense tensors on the CPU.
+
+    Returns:
+        For each tensor itself, or `[pool, rows]` if `pools[pool][rows]` is that tensor; and the pools, one per dtype
+        and shape of a row, each with distinct rows, shape [row, ...].
+    """
+    pools: dict[tuple[torch.dtype, torch.Size], dict[bytes, tuple[int, torch.Tensor]]] = {}
+    sent: list[Any] = []
+    for tensor in tensors:
+        if not tensor.is_floating_point() or tensor.dim() < 3 or not tensor.numel():
+            sent.append(tensor)
+            continue
+        kind = (tensor.dtype, tensor.shape[1:])
+        rows = pools.setdefault(kind, {})
+        places = [rows.setdefault(hashlib.sha256(raw(row)).digest(), (len(rows), row))[0] for row in tensor]
+        sent.append([list(pools).index(kind), places])
+    return sent, [torch.stack([row for _, row in rows.values()]) for rows in pools.values()]
+
+
+def unpack(content: bytes) -> list[Any]:
+    """The results of a job, one per call.
+
+    The bytes come from a host that others run, so only tensors and builtins are loaded from them, never code.
+
+    Args:
+        content: What the host stored, compressed or not.
+
+    Returns:
+        What each kernel returned, tensors on the CPU.
+
+    Raises:
+        RemoteError: They are no results, are cut short, or hold something else than tensors and builtins.
+    """
+    try:
+        if content[:4] == ZSTD:
+            content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        results = saved["results"]
+        if not isinstance(results, list):
+            raise TypeError(f"a {type(results).__name__} instead of a list")
+        return results
+    except (pickle.UnpicklingError, zstandard.ZstdError, RuntimeError, OSError, EOFError, LookupError, TypeError,
+            ValueError, AttributeError) as error:  # fmt: skip
+        found = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    raise RemoteError(f"The host's result ({len(content)} bytes) cannot be read as tensors and numbers: {found}")
