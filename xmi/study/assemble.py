@@ -45,8 +45,7 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
     names = {key: task.name for key, task in tasks.items()}
     training = {task.name: [item.output for item in task.split("train")] for task in tasks.values()}
     content = {cell: store.get(cell) for cell in cells}
-    lines = (json.dumps(r, ensure_ascii=False) for cell in cells for r in content[cell]["records"])
-    store.write("records.jsonl", "\n".join(lines) + "\n")
+    store.write("records.jsonl", "".join(store.records(cell) for cell in cells))
     for model in dict.fromkeys(cell.model for cell in cells):
         own = [cell for cell in cells if cell.model == model and cell.kind == "ask"]
         parts = [content[cell] for cell in own]

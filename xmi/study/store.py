@@ -137,7 +137,7 @@ class Store:
         return (self.path / "cells" / f"{cell.key}.json").is_file()
 
     def put(self, cell: Cell, result: CellResult) -> None:
-        """Stores a cell: vectors, images and points first, the cell's own file last."""
+        """Stores a cell: vectors, images, points and records first, the cell's own file last."""
         for source, vector in result.vectors.items():
             self.write(f"vectors/{self.vector_path(cell, source).name}", vector.dumps())
         for name, content in result.images.items():
@@ -153,15 +153,22 @@ class Store:
         measured = {
             "answers": result.answers, "transfers": result.transfers, "phases": result.phases, "result": result.result,
         }  # fmt: skip
-        self.write(f"cells/{cell.key}.json", json.dumps({**encode(measured), "records": result.records}))
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
+        if lines:
+            self.write(f"cells/{cell.key}.records.jsonl", lines)
+        self.write(f"cells/{cell.key}.json", json.dumps(encode(measured)))
 
     def get(self, cell: Cell) -> dict[str, Any]:
-        """Reads a finished cell: `answers`, `transfers`, `phases`, `records`, `result`, `points`."""
+        """Reads a finished cell: `answers`, `transfers`, `phases`, `result`, `points`."""
         content = json.loads((self.path / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
-        records = content.pop("records")
         stored = self.path / "cells" / f"{cell.key}.safetensors"
         points = load_file(stored) if cell.kind == "read" else {}
-        return {**decode(content), "records": records, "points": points}
+        return {**decode(content), "points": points}
+
+    def records(self, cell: Cell) -> str:
+        """Reads the model's answers in a finished cell, one line of JSON each."""
+        stored = self.path / "cells" / f"{cell.key}.records.jsonl"
+        return stored.read_text(encoding="utf-8") if stored.is_file() else ""
 
     def lens(self, cell: Cell) -> TunedLens:
         """Reads the lens that a cell trained."""
