@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,19 @@ from xmi.measure.lineage import Lineage
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
+from xmi.model.engine import wrap
 from xmi.progress import track
 from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Task, as_prompts, free_prompt, patch_grid
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
 from xmi.vector.ensembling import ensembling
 from xmi.vector.lineage import check_shapes, lineage, usual_prompts
 from xmi.vector.override import asked_prompts, contest, override
+
+if TYPE_CHECKING:
+    from xmi.remote import Served
+
+ON_HOST = ("device", "dtype", "device_map", "quantization", "attn_implementation")
+"""Options of `load` that a host decides."""
 
 
 class VLM:
@@ -55,6 +62,11 @@ class VLM:
             token_types="token_type_ids" in engine.arguments,
             patch_grid=patch_grid(engine.model.config),
         )
+
+    @property
+    def served(self) -> Served | None:
+        """The host that runs the model, if it is not this machine."""
+        return cast("Served | None", self.engine.host)
 
     @property
     def name(self) -> str:
@@ -93,6 +105,8 @@ class VLM:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`)."""
         inputs = self.engine.forward(self.encode(prompt).inputs)
         inputs.pop("logits_to_keep", None)
+        if self.served is not None:  # without it nnsight would load the weights here
+            options.setdefault("remote", self.served.host.url)
         return self.engine.envoy.trace(**inputs, **options)
 
     def run_with_cache(
@@ -227,7 +241,10 @@ class VLM:
             f"backbone {b.decoder or 'model'}: {b.n_layers} layers ({b.layers}), width {b.d_model}",
             f"readout {b.norm} -> {b.head}, scale {b.scale:g}, soft-capping {b.softcap}",
         ]
-        if not self.engine.dispatched:
+        if self.served is not None:
+            facts = ", ".join(f"{name} {value}" for name, value in self.served.facts.items() if value)
+            lines.append(f"runs on {self.served.host.url} ({facts})")
+        elif not self.engine.dispatched:
             return "\n".join([*lines, "weights not loaded (meta device): not checked"])
         return "\n".join([*lines, *self.report.lines()])
 
@@ -280,15 +297,47 @@ class VLM:
         Raises:
             SlotError: A prompt lacks a slot.
         """
+        values, _ = self._read(prompts, slots, len(prompts))
+        return {slot: Residuals(values[:, i], self._card(prompts, slot)) for i, slot in enumerate(slots)}
+
+    def vectors_at(
+        self, prompts: Prompts, slots: Sequence[str], *, keep: int = 0
+    ) -> dict[str, tuple[TaskVector, Residuals]]:
+        """Task vectors at several slots from the same forwards; means are taken where the model runs.
+
+        Args:
+            prompts: Prompts that specify one task.
+            slots: Named positions.
+            keep: How many of the prompts' own residuals to return beside their mean.
+
+        Returns:
+            By slot: the mean over all prompts, [layer, d_model], and the residuals of the first prompts.
+
+        Raises:
+            SlotError: A prompt lacks a slot.
+        """
+        values, total = self._read(prompts, slots, keep)
+        mean, some = total / len(prompts), prompts[: len(values)]
+        return {
+            slot: (TaskVector(mean[i], self._card(prompts, slot)), Residuals(values[:, i], self._card(some, slot)))
+            for i, slot in enumerate(slots)
+        }
+
+    def _read(
+        self, prompts: Prompts, slots: Sequence[str], keep: int
+    ) -> tuple[Float[torch.Tensor, "prompt slot layer d_model"], Float[torch.Tensor, "slot layer d_model"]]:
+        """Residuals of the first prompts, and their sum over all."""
 
         def arguments() -> Iterator[tuple[Any, ...]]:
+            seen = 0
             for batch in self._batches(prompts, "reading residuals"):
                 columns = torch.stack([batch.columns(slot) for slot in slots], 1)
                 inputs, back = self.engine.reading(batch.inputs, columns)
-                yield inputs, self.engine.paths, back
+                yield inputs, self.engine.paths, back, max(0, keep - seen)
+                seen += len(batch)
 
-        values = torch.cat(self.engine.map(residual_kernel, arguments()))
-        return {slot: Residuals(values[:, i], self._card(prompts, slot)) for i, slot in enumerate(slots)}
+        values, sums = zip(*self.engine.map(residual_kernel, arguments()), strict=True)
+        return torch.cat(values), torch.stack(sums).sum(0)
 
     def _card(self, prompts: Prompts, slot: str) -> VectorCard:
         return VectorCard(
@@ -317,7 +366,7 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 3.
         """
-        return self.residuals(prompts, slot=slot).mean()
+        return self.vectors_at(prompts, [slot])[slot][0]
 
     def answers(self, prompts: Prompts, *, max_new_tokens: int | None = None) -> Answers:
         """The model's next token after each prompt, scored against the labels.
@@ -704,6 +753,8 @@ def untrained(source: str | Path, *, seed: int = 0, **options: Any) -> VLM:
     Raises:
         ModelError: As in `load`.
     """
+    if options.get("remote"):
+        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
     trained = load(source, **options)
     model: Any = trained.model
     with torch.random.fork_rng():
@@ -726,6 +777,9 @@ def load(
     trust_remote_code: bool = False,
     check: bool = True,
     batch_size: int = 16,
+    remote: bool | str = False,
+    wait: float = 3600.0,
+    resubmit: bool = False,
 ) -> VLM:
     """Loads a vision-language model or a plain causal language model.
 
@@ -744,13 +798,29 @@ def load(
         check: Prove on a few tokens, and on one image, that everything was found rightly. Remembered per checkpoint
             and library versions, so it costs time once; `False` puts it off until something needs its findings.
         batch_size: Prompts per forward.
+        remote: Run on an NDIF host: its address, or True for the one that nnsight is configured for. Configuration and
+            processor are loaded, no weights. The API key is the environment's (NDIF_API_KEY) or nnsight's.
+        wait: Seconds to wait for one job at most; it goes on without us, and the same call waits for it again.
+        resubmit: Send anew, and pay anew for, jobs that failed, were lost, or may have reached the host unanswered.
 
     Returns:
         The model under study.
 
     Raises:
-        ModelError: It cannot be loaded, is no autoregressive decoder, or fails the self-check.
+        ModelError: It cannot be loaded, is no autoregressive decoder, or fails the self-check; or a host is asked for
+            what only it decides (device, dtype, ...).
+        RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
     """
+    if remote:
+        given = {
+            "device": device, "dtype": None if dtype == "auto" else dtype, "device_map": device_map,
+            "quantization": quantization, "attn_implementation": attn_implementation,
+        }  # fmt: skip
+        if decided := [name for name in ON_HOST if given[name] is not None]:
+            raise ModelError(f"{', '.join(decided)}: on a host ({remote=}) that is the host's to decide. Leave it out.")
+        if isinstance(source, torch.nn.Module):
+            raise ModelError(f"A module is here already; a host ({remote=}) knows models by their Hub id.")
+        device = "meta"
     checkpoint = load_checkpoint(
         source,
         processor=processor,
@@ -762,7 +832,14 @@ def load(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
-    vlm = VLM(Engine.start(checkpoint), batch_size=batch_size)
-    if check and vlm.engine.dispatched:
+    served = None
+    if remote:
+        from xmi.remote import Served  # httpx and the like, for this alone
+
+        envoy = wrap(checkpoint)
+        envoy.revision = revision
+        served = Served(remote, envoy, wait=wait, resubmit=resubmit)
+    vlm = VLM(Engine.start(checkpoint, served), batch_size=batch_size)
+    if check and (vlm.engine.dispatched or served is not None):
         _ = vlm.report
     return vlm

@@ -4,20 +4,27 @@ No closures, no dataclasses, no state: the same function can be shipped to anoth
 traces of its own and returns small results on the CPU.
 """
 
+from xmi.kernels.check import proof_kernel, sight_kernel
+from xmi.kernels.eager import cache_kernel, generate_kernel
 from xmi.kernels.inputs import grown
 from xmi.kernels.packing import pack_inputs
 from xmi.kernels.residuals import ResidPost, lens_kernel, next_token_kernel, residual_kernel, score, stream_kernel
-from xmi.kernels.sweep import blend, sweep_kernel, swept
+from xmi.kernels.sweep import blend, rows_kernel, sweep_kernel, swept
 
 __all__ = [
     "ResidPost",
     "blend",
+    "cache_kernel",
+    "generate_kernel",
     "grown",
     "lens_kernel",
     "next_token_kernel",
     "pack_inputs",
+    "proof_kernel",
     "residual_kernel",
+    "rows_kernel",
     "score",
+    "sight_kernel",
     "stream_kernel",
     "sweep_kernel",
     "swept",

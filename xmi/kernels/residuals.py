@@ -45,7 +45,9 @@ class ResidPost:
         self.layers[layer].output = (value, *output[1:]) if isinstance(output, tuple) else value
 
 
-def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor) -> torch.Tensor:
+def residual_kernel(
+    model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor, keep: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Residual stream after every block at some columns of every row, in one forward.
 
     Args:
@@ -54,9 +56,11 @@ def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], c
         paths: `layers` and `n_layers`.
         columns: The columns to read in each row, counted from the end (-1 is the last), shape [row, slot]; some models
             drop tokens of which no logits are kept.
+        keep: How many rows are wanted one by one.
 
     Returns:
-        float32 on the CPU, shape [row, slot, layer, d_model].
+        float32 on the CPU: the first rows, shape [keep, slot, layer, d_model], and the sum over all rows, shape [slot,
+        layer, d_model].
     """
     rows = torch.arange(len(columns))[:, None]
     count = int(paths["n_layers"])
@@ -65,8 +69,8 @@ def residual_kernel(model: Any, inputs: dict[str, Any], paths: dict[str, str], c
         kept = []
         for layer in range(count):
             kept.append(hidden(at(model, paths["layers"])[layer].output)[rows, columns].float().cpu())
-        result: torch.Tensor = save(torch.stack(kept, dim=2))
-    return result
+        values = save(torch.stack(kept, dim=2))
+    return values[:keep].clone(), values.double().sum(0).float()
 
 
 def stream_kernel(

@@ -168,6 +168,58 @@ def swept(
     return ids, log_probability, rank, residuals
 
 
+def rows_kernel(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    vectors: torch.Tensor,
+    layers: list[int],
+    entries: list[list[int]],
+    slots: torch.Tensor,
+    answers: torch.Tensor,
+    mode: str,
+    strength: float,
+    new: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same as `sweep_kernel` with a row for each patched run, which any model computes rightly.
+
+    Args:
+        model: nnsight model.
+        inputs: One prompt, encoded as often as there are runs.
+        paths: `layers`.
+        vectors: What to write, shape [set, len(layers), d_model].
+        layers: After which blocks.
+        entries: For each row the set and the place in `layers` of what is written, or nothing.
+        slots: The slot's column in each row, counted from the end.
+        answers: Id of each row's answer token.
+        mode: See `swept`.
+        strength: See `swept`.
+        new: How many tokens.
+
+    Returns:
+        Ids [row, new], and log-probability (nats) and rank of the answer as the first [row].
+    """
+    inputs = place(model, inputs)
+    said = torch.zeros(len(entries), 0, dtype=torch.long)
+    first: list[torch.Tensor] = []
+    for step in range(new):
+        given = grown(inputs, said) if step else inputs
+        with torch.no_grad(), model.trace(**given):
+            for number in sorted(range(len(layers)), key=lambda i: layers[i]):
+                mine = [row for row, entry in enumerate(entries) if entry and entry[1] == number]
+                if not mine:
+                    continue
+                output = at(model, paths["layers"])[layers[number]].output
+                state = hidden(output)
+                values = torch.stack([vectors[entries[row][0], number] for row in mine])
+                columns = slots[mine] - step
+                state[mine, columns] = blend(state[mine, columns], values.to(state), mode, strength)
+            ids, log_probability, rank = save(score(model.output.logits[:, -1:], answers, 1))
+        said = torch.cat([said, ids[:, 0]], 1)
+        first = first or [log_probability[:, 0], rank[:, 0]]
+    return said, first[0], first[1]
+
+
 def blend(old: torch.Tensor, new: torch.Tensor, mode: str, strength: float) -> torch.Tensor:
     """What takes the residual's place: `new`, or with `add` and `interpolate` a mixture of both."""
     if mode == "add":

@@ -337,7 +337,8 @@ def text_probe(model: torch.nn.Module, backbone: Backbone, usable: Sequence[int]
         backbone: Where the embedding is.
         usable: Token ids to draw from: no image placeholders or other special tokens.
     """
-    device = next(model.get_submodule(backbone.embed).parameters()).device
+    own = next(model.get_submodule(backbone.embed).parameters()).device
+    device = torch.device("cpu") if own.type == "meta" else own
     generator = torch.Generator().manual_seed(0)
     draw = torch.randint(len(usable), (LENGTH,), generator=generator).tolist()
     ids = torch.tensor([[usable[i] for i in draw]], device=device)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from nnsight import TransformersModel
@@ -14,6 +14,8 @@ from nnsight import TransformersModel
 from xmi.errors import HookError, ModelError, PromptError
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
+from xmi.model.gather import Call, request, together
+from xmi.model.hosted import check_hosted, prove
 from xmi.model.load import Checkpoint
 from xmi.model.remember import remembered
 
@@ -28,6 +30,32 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+class Host(Protocol):
+    """Where kernels run, if not in this process."""
+
+    envoy: Any
+    """The nnsight model, without weights."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the host says of itself: `dtype` of the model, versions, ..."""
+
+    def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Runs kernels, given with their arguments after the model, in one request."""
+
+
+def wrap(tool: Checkpoint) -> Any:
+    """The nnsight model around a checkpoint, with its weights or without."""
+    model: Any = tool.model
+    # nnsight 0.8.1 makes a pipeline around a module, which moves it to a device; without weights that fails, so it is
+    # given the id and makes a module of its own. It must be handed the processor: by itself it looks for one in a way
+    # that fails under transformers 5.23 ("Impossible to guess which processor to use").
+    source = model.name_or_path if next(model.parameters()).is_meta else model
+    if tool.processor is None:
+        return TransformersModel(source, tokenizer=tool.tokenizer, task="text-generation")
+    return TransformersModel(source, processor=tool.processor, task="image-text-to-text")
+
+
 @dataclass(frozen=True)
 class Engine:
     """A checkpoint with its backbone and its nnsight envoy.
@@ -35,19 +63,21 @@ class Engine:
     Attributes:
         checkpoint: Model, processor and identity.
         backbone: Where its language backbone is.
+        host: Where kernels run, if not here; the checkpoint has no weights then.
     """
 
     checkpoint: Checkpoint
     backbone: Backbone
+    host: Host | None = None
 
     @classmethod
-    def start(cls, checkpoint: Checkpoint) -> Engine:
+    def start(cls, checkpoint: Checkpoint, host: Host | None = None) -> Engine:
         """Finds the backbone.
 
         Raises:
             ModelError: The backbone cannot be found.
         """
-        return cls(checkpoint, find_backbone(checkpoint.model))
+        return cls(checkpoint, find_backbone(checkpoint.model), host)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -76,6 +106,8 @@ class Engine:
                 pictures = image() if image is not None else None
             except PromptError as error:
                 why = str(error)
+            if self.host is not None:
+                return check_hosted(self, pictures, (why,) if why else ())
             probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
             try:
                 return check_model(self.model, self.backbone, probes)
@@ -86,15 +118,21 @@ class Engine:
                 ) from error
 
         self.require_weights()
-        return remembered(self.checkpoint, check, again=again)
+        # A host may serve another build tomorrow: what it proved is not remembered.
+        return check() if self.host is not None else remembered(self.checkpoint, check, again=again)
+
+    @cached_property
+    def proof(self) -> dict[str, float]:
+        """What a host proved of its model on two texts; see `proof_kernel`."""
+        return prove(self, *text_probe(self.model, self.backbone, self._usable()))
 
     def require_weights(self) -> None:
-        """Refuses to compute with a model whose weights were never loaded.
+        """Refuses to compute with a model whose weights were never loaded, and are on no host either.
 
         Raises:
             ModelError: The model is on the meta device.
         """
-        if not self.dispatched:
+        if not self.dispatched and self.host is None:
             raise ModelError(
                 f"{self.checkpoint.name} was loaded without its weights (device='meta'): it can be looked at and "
                 "prompts can be encoded, but nothing can be computed. Load it on a real device."
@@ -133,6 +171,9 @@ class Engine:
     @property
     def dtype(self) -> torch.dtype:
         """The precision the model computes in (the weights of a quantised model are stored in another)."""
+        if self.host is not None:
+            named: torch.dtype = getattr(torch, str(self.host.facts["dtype"]))
+            return named
         model: Any = self.model
         found: torch.dtype = model.dtype
         return found
@@ -165,10 +206,7 @@ class Engine:
 
     @cached_property
     def _envoy(self) -> Any:
-        tool = self.checkpoint
-        if tool.processor is None:
-            return TransformersModel(tool.model, tokenizer=tool.tokenizer, task="text-generation")
-        return TransformersModel(tool.model, processor=tool.processor, task="image-text-to-text")
+        return self.host.envoy if self.host is not None else wrap(self.checkpoint)
 
     @cached_property
     def paths(self) -> dict[str, Any]:
@@ -184,7 +222,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """Where inputs go; `meta` if the weights are not here."""
         return next(self.checkpoint.model.get_submodule(self.backbone.embed).parameters()).device
 
     @cached_property
@@ -204,6 +242,8 @@ class Engine:
         own = any(hasattr(m, "get_rope_index") for m in (model, getattr(model, "model", None)))
         if own or "position_ids" not in self.arguments:
             return False
+        if self.host is not None:
+            return bool(self.proof["positions"])
         if not self.dispatched:
             return True
         inputs = text_probe(model, self.backbone, self._usable())[0]
@@ -230,10 +270,12 @@ class Engine:
         Returns:
             What it gave.
         """
-        return [kernel(self.envoy, *given) for given in arguments]
+        if self.host is None:
+            return [kernel(self.envoy, *given) for given in arguments]
+        return request(self.host.run, [(kernel, given) for given in arguments])
 
     def together(self, tasks: Iterable[Callable[[], T]]) -> list[T]:
-        """Does several things that do not need one another's results, so that they may share a request.
+        """Does several things that do not need one another's results; on a host they share requests.
 
         Args:
             tasks: Functions that call `map`.
@@ -241,10 +283,12 @@ class Engine:
         Returns:
             What they return.
         """
-        return [task() for task in tasks]
+        return [task() for task in tasks] if self.host is None else together(tasks)
 
     def place(self, inputs: Inputs) -> Inputs:
-        """An encoded batch on the model's device and in its precision."""
+        """An encoded batch on the model's device and in its precision; on a host, kernels see to that."""
+        if self.host is not None:
+            return inputs
         dtype = self.dtype
         return {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)

@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import (
 from xmi.errors import ModelError
 
 EMBEDDED = {"organism": "vlm", "organism-llm": "llm", "organism-control": "control"}
-"""Names of the embedded models and their folders in `xmi/data/organism`."""
+"""Names of the embedded models and their folders in `xmi/data/organism`; hosts know them as `xmi/<name>`."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ def resolve(source: str | Path) -> str:
             f"No model folder {text!r}. Give an existing folder, a Hub id, or one of: {', '.join(EMBEDDED)}."
         )
     return text
+
+
+def embedded_name(location: str) -> str | None:
+    """Returns the name of the embedded model in a folder that `resolve` gave, if it is one."""
+    return next((name for name in EMBEDDED if resolve(name) == location), None)
 
 
 def _checkpoint(model: torch.nn.Module, tool: Any, name: str, revision: str, *, stored: bool) -> Checkpoint:

@@ -5,5 +5,6 @@ from xmi.remote.identity import Call, fingerprint, model_key
 from xmi.remote.jobs import Jobs
 from xmi.remote.ledger import Ledger
 from xmi.remote.preflight import Check, Preflight, preflight
+from xmi.remote.served import Served
 
-__all__ = ["Call", "Check", "Host", "Jobs", "Ledger", "Preflight", "fingerprint", "model_key", "preflight"]
+__all__ = ["Call", "Check", "Host", "Jobs", "Ledger", "Preflight", "Served", "fingerprint", "model_key", "preflight"]

@@ -1,8 +1,8 @@
 """One NDIF host over HTTP: what it says of itself, and how a job gets there and its result back.
 
-The API key is put into a request's headers at the moment of sending and nowhere else. Hosts have been seen to quote it
-in what they answer, so every answer is cleaned of it before anything looks at it; and httpx's own errors, which hold
-the request with its headers, never leave this file.
+The API key is put into a request's headers at the moment of sending and nowhere else. NDIF quotes it in what it says of
+a malformed one, so the texts that a host sends are cleaned of it before anybody sees them; and httpx's own errors,
+which hold the request with its headers, never leave this file.
 """
 
 from __future__ import annotations
@@ -226,12 +226,20 @@ class Host:
             )
         return answer.content
 
+    def _cleaned(self, value: Any) -> Any:
+        """Nested JSON without the API key."""
+        if isinstance(value, dict):
+            return {self.clean(key): self._cleaned(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._cleaned(part) for part in value]
+        return self.clean(value) if isinstance(value, str) else value
+
     def _ask(self, path: str) -> dict[str, Any]:
         answer = self._get(f"{self.url}{path}", auth=_Key(self._key))
         if not answer.is_success:
             raise self._refusal(answer, path)
         try:
-            found = json.loads(self.clean(answer.text))
+            found = json.loads(answer.text)
         except ValueError:
             found = None
         if not isinstance(found, dict):
@@ -240,7 +248,10 @@ class Host:
 
     def _response(self, answer: httpx.Response) -> ResponseModel:
         try:
-            return ResponseModel.model_validate_json(self.clean(answer.text))
+            found = ResponseModel.model_validate_json(answer.text)
+            return found.model_copy(
+                update={"description": self.clean(found.description), "meta": self._cleaned(found.meta)}
+            )
         except ValidationError:
             pass
         raise RemoteError(
@@ -321,7 +332,8 @@ def _address(url: str) -> str:
     if parsed.userinfo:
         raise RemoteError("The host's address holds a user name or password; give it without.")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise RemoteError(f"{url!r} is no host's address: give https://... or http://... without anything behind it.")
+        shown = str(url).partition("?")[0]  # behind it may be a secret
+        raise RemoteError(f"{shown!r} is no host's address: give https://... or http://... with nothing behind it.")
     return str(parsed).rstrip("/")
 
 

@@ -24,6 +24,8 @@ from xmi.remote.payload import build, unpack
 EXPIRED = (403, 404, 410)
 """What the address of a result answers when the result is no longer kept."""
 AGAIN = "To send it again, and pay for it again, ask for it (resubmit=True, or --resubmit)."
+AWAY = 60.0
+"""Seconds for which a host may be away (restarting, say) before a job that it never got is given up."""
 LINES = 12  # last lines of the host's message that an error shows
 
 
@@ -129,28 +131,31 @@ class Jobs:
 
     def _submit(self, name: str, calls: Sequence[Call], label: str) -> str:
         """Sends a job and returns the host's name for it."""
-        blob = build(self.envoy, calls)
+        blob, env = build(self.envoy, calls), self.envoy._remoteable_get_env()
         attempt = Attempt(label=label, host=self.host.url, model_key=self.model_key, begun=now(), up=len(blob))
-        self.ledger.begin(name, attempt)
-        try:
-            answer = self.host.submit(
-                self.model_key,
-                blob,
-                env=self.envoy._remoteable_get_env(),
-                on_sent=lambda: self._sent(name),
-            )
-        except Refused as refusal:
-            if refusal.no_job:
-                self.ledger.change(name, state="refused", message=str(refusal))
-                raise RemoteError(f"{label}: {refusal}") from None
-            raise RemoteError(f"{label}: {refusal} Whether the job reached the host is unknown. {AGAIN}") from None
-        except RemoteError as error:
-            last = self.ledger.last(name)
-            if last is not None and last.state == "sent":
-                raise RemoteError(
-                    f"{label}: the job has left, but no answer came: {error} Whether it runs there is unknown. {AGAIN}"
-                ) from None
-            raise RemoteError(f"{label}: {error} Nothing was run there; run again to send it.") from None
+        begun, pauses = time.monotonic(), _pauses()
+        while True:
+            self.ledger.begin(name, attempt)
+            try:
+                answer = self.host.submit(self.model_key, blob, env=env, on_sent=lambda: self._sent(name))
+                break
+            except Refused as refusal:
+                if refusal.no_job:
+                    self.ledger.change(name, state="refused", message=str(refusal))
+                    raise RemoteError(f"{label}: {refusal}") from None
+                raise RemoteError(f"{label}: {refusal} Whether the job reached the host is unknown. {AGAIN}") from None
+            except Away as error:
+                last = self.ledger.last(name)
+                if last is not None and last.state == "sent":
+                    raise RemoteError(
+                        f"{label}: the job has left, but no answer came: {error} Whether it runs there is unknown. "
+                        f"{AGAIN}"
+                    ) from None
+                if time.monotonic() - begun >= min(AWAY, self.wait):
+                    raise RemoteError(f"{label}: {error} Nothing was run there; run again to send it.") from None
+            except RemoteError as error:
+                raise RemoteError(f"{label}: {error}") from None
+            time.sleep(next(pauses))
         self.ledger.change(name, state="submitted", job_id=answer.id)
         self._tell(f"{label}: submitted as job {answer.id} ({_size(len(blob))} up)")
         if answer.status == Status.ERROR:
@@ -189,7 +194,7 @@ class Jobs:
                     found, heard = f"It is {answer.status.value}.", time.monotonic()
             if time.monotonic() - begun >= self.wait:
                 raise RemoteError(
-                    f"{label}: job {job} has not ended after {self.wait:.0f} s of waiting. {found} It is not lost: run "
+                    f"{label}: job {job} has not ended after {self.wait:g} s of waiting. {found} It is not lost: run "
                     "the same again to go on waiting."
                 )
             time.sleep(next(pauses))

@@ -6,6 +6,7 @@ import difflib
 import json
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -91,7 +92,7 @@ def preflight(host: Host, model: str, envoy: Any = None, *, wait: float = 120.0)
         checks.append(smoke)
         if smoke.verdict == "ok" and checks[1].verdict == "wrong":  # a host that runs jobs asks for no other key
             checks[1] = replace(checks[1], verdict="note")
-    return Preflight(host.url, key, tuple(checks), facts)
+    return Preflight(host.url, key, tuple(replace(check, text=host.clean(check.text)) for check in checks), facts)
 
 
 def _identity(host: Host) -> Check:
@@ -168,7 +169,7 @@ def _difference(wanted: str, found: str) -> str:
 def _versions(host: Host) -> tuple[dict[str, Any], list[Check]]:
     """The host's versions, compared with those here by nnsight's own list of critical packages."""
     try:
-        compared = EnvComparison(get_local_env(), host.env())
+        compared = EnvComparison(_here(), host.env())
     except RemoteError as error:
         return {}, [Check("versions", "note", f"the host does not say: {error}")]
     facts, checks = {"python": compared.remote_python}, []
@@ -187,6 +188,13 @@ def _versions(host: Host) -> tuple[dict[str, Any], list[Check]]:
     agree = compared.python_matches
     text = compared.remote_python if agree else f"{compared.remote_python} there, {compared.local_python} here"
     return facts, [*checks, Check("python", "ok" if agree else "note", text)]
+
+
+@cache
+def _here() -> dict[str, Any]:
+    """The versions here; finding them takes a second."""
+    found: dict[str, Any] = get_local_env()
+    return found
 
 
 def _smoke(host: Host, key: str, envoy: Any, wait: float) -> tuple[dict[str, Any], Check]:

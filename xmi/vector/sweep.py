@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from xmi.errors import VectorError
-from xmi.kernels import blend, score, sweep_kernel
+from xmi.kernels import blend, rows_kernel, score, sweep_kernel
 from xmi.model import Engine, attention
 from xmi.model.engine import CRASHES, first_line
 from xmi.prompt import Batch, Encoder, Prompt
@@ -214,6 +215,9 @@ def _joined(parts: Sequence[torch.Tensor], across: int, some: int) -> torch.Tens
 def _masked(engine: Engine) -> Iterator[None]:
     """Attention that takes a mask: FlashAttention and its like know causal masks only."""
     used = engine.attention
+    if engine.host is not None:  # the attention there is the host's
+        yield
+        return
     if used in ("sdpa", "eager"):
         yield
         return
@@ -235,9 +239,14 @@ def _rows(
     sets, count = patch.vectors.shape[:2]
     entries: list[tuple[int, int] | None] = [None, *((s, i) for s in range(sets) for i in range(count))]
     chunks = [entries[i : i + MAX_ROWS] for i in range(0, len(entries), MAX_ROWS)]
+    runs = engine.together(
+        partial(_run_rows, engine, encoder, prompt, patch, target, new, chunk)
+        for prompt, target in zip(batch.prompts, targets, strict=True)
+        for chunk in chunks
+    )
     rows = []
-    for prompt, target in zip(batch.prompts, targets, strict=True):
-        parts = [_run_rows(engine, encoder, prompt, patch, target, new, chunk) for chunk in chunks]
+    for start in range(0, len(runs), len(chunks)):
+        parts = runs[start : start + len(chunks)]
         rows.append([torch.cat([getattr(p, n) for p in parts]) for n in ("ids", "log_probability", "rank")])
     return Swept(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -255,6 +264,12 @@ def _run_rows(
     batch = encoder.encode([prompt] * len(entries))
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
     inputs = engine.forward(batch.inputs, keep=-int(back.min()))
+    if engine.host is not None:
+        given = list(patch.layers), [list(entry or ()) for entry in entries], back, target.expand(len(entries))
+        [found] = engine.map(
+            rows_kernel, [(inputs, engine.paths, patch.vectors, *given, patch.mode, patch.strength, new)]
+        )
+        return Swept(*found)
     with _patched(engine, patch, entries, back), torch.no_grad():
         if new == 1:
             logits = engine.model(**inputs).logits[:, -1:]
