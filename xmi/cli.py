@@ -26,7 +26,12 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupt
 Device = Annotated[str | None, typer.Option(help="Where the model goes (cpu, cuda, cuda:1).")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward.")]
-Remote = Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")]
+Trust = Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")]
+Remote = Annotated[str | None, typer.Option(help="NDIF host: its address, or 'ndif' for the configured one.")]
+Wait = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for one job on the host (3600).")]
+Resubmit = Annotated[
+    bool, typer.Option("--resubmit", help="Send anew, and pay anew for, jobs that failed or were lost.")
+]
 
 
 @app.command()
@@ -60,7 +65,10 @@ def run(
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, or auto.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per forward (16).")] = None,
-    trust_remote_code: Remote = False,
+    trust_remote_code: Trust = False,
+    remote: Remote = None,
+    wait: Wait = None,
+    resubmit: Resubmit = False,
 ) -> None:
     """Runs the study on any vision-language model and writes an interactive report."""
     given = {
@@ -68,7 +76,8 @@ def run(
         "tasks": task, "sources": source, "targets": target, "controls": _names(controls), "layers": _layers(layers),
         "shots": shots, "prompts": prompts, "seeds": tuple(range(seeds)) if seeds else None, "score": score,
         "whole": whole, "workers": workers, "device": device, "dtype": dtype, "batch_size": batch_size,
-        "trust_remote_code": trust_remote_code or None,
+        "trust_remote_code": trust_remote_code or None, "remote": _host(remote), "wait": wait,
+        "resubmit": resubmit or None,
     }  # fmt: skip
     folder = out or (None if plan else Path("runs/study"))
     arguments: dict[str, Any] = {"model": model, "out": folder, **{k: v for k, v in given.items() if v is not None}}
@@ -88,7 +97,7 @@ def lens(
     k: Annotated[int, typer.Option("--top", "-k", min=1, help="Tokens per layer.")] = 5,
     device: Device = None,
     dtype: Dtype = "auto",
-    trust_remote_code: Remote = False,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Decodes the last token of one prompt at every layer with the logit lens."""
     import xmi
@@ -115,7 +124,7 @@ def check(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
     device: Device = None,
     dtype: Dtype = "auto",
-    trust_remote_code: Remote = False,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Checks what xmi finds in a model: readout, hooks, causality, residual bookkeeping, image path."""
     import xmi
@@ -137,6 +146,37 @@ def report(
     from xmi.study import StudyResults
 
     print(render(StudyResults(folder), out or folder / "report.html"))
+
+
+host = typer.Typer(help="NDIF hosts.", no_args_is_help=True)
+app.add_typer(host, name="remote")
+
+
+@host.command()
+def status(
+    model: Annotated[str, typer.Argument(help="Hub id, or embedded name.")],
+    remote: Remote = "ndif",
+    revision: Annotated[str | None, typer.Option(help="Hub revision; it is part of the model's key.")] = None,
+    wait: Wait = 120.0,
+    smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="Run a forward of one token there.")] = True,
+) -> None:
+    """Says whether a host can run a model's jobs: reached, key valid, model deployed, versions, a forward of one token.
+
+    The API key is read from NDIF_API_KEY or nnsight's configuration. Exit code 1 if jobs would fail.
+    """
+    import xmi
+
+    vlm = xmi.load(model, remote=_host(remote) or True, revision=revision, wait=wait or 120.0, check=False)
+    assert vlm.served is not None  # noqa: S101 (remote was asked for)
+    found = vlm.served.preflight(smoke=smoke)
+    print("\n".join(found.lines()))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _host(given: str | None) -> str | bool | None:
+    """What `xmi.load` takes as `remote`."""
+    return True if given == "ndif" else given
 
 
 def _names(given: str | None) -> tuple[str, ...] | None:

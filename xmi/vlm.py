@@ -45,7 +45,6 @@ class VLM:
 
     Attributes:
         engine: The checked model and its nnsight envoy.
-        encoder: Prompts to inputs.
         batch_size: Prompts per forward.
     """
 
@@ -53,8 +52,12 @@ class VLM:
         """Wraps an engine; users call `xmi.load`."""
         self.engine = engine
         self.batch_size = batch_size
-        tool = engine.checkpoint
-        self.encoder = Encoder(
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Prompts to inputs; made when it is needed, since a host must be asked how it counts positions."""
+        engine, tool = self.engine, self.engine.checkpoint
+        return Encoder(
             tool.tokenizer,
             tool.processor,
             max_length=engine.max_length,
@@ -664,6 +667,7 @@ class VLM:
             [tasks] if isinstance(tasks, Task) else list(tasks),
             self.residuals,
             lambda vectors, to, layers: self.transfer(vectors, to, layers=layers),
+            self.engine.together,
             modality=modality,
             query=query,
             prompts=prompts,

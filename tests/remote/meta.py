@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.remote.loopback import EMBEDDED
-from xmi.kernels import residual_kernel
+from xmi.kernels.residuals import stream_kernel
 
 VLM = "xmi/organism"
 PATHS = {"layers": "model.language_model.layers", "n_layers": 2}
@@ -31,17 +31,18 @@ def on_meta() -> bool:
 
 
 def reading(seed: int = 0, rows: int = 2) -> tuple[Any, tuple[Any, ...]]:
-    """A call: the residual stream of random tokens behind two blocks."""
+    """A call: the residual stream at the end of rows of random tokens, before and behind two blocks."""
     ids = torch.randint(10, 60, (rows, 6), generator=torch.Generator().manual_seed(seed))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    return residual_kernel, (inputs, PATHS, torch.full((rows, 1), -1))
+    return stream_kernel, (inputs, PATHS, torch.arange(rows), torch.full((rows,), -1))
 
 
 def seeing(*colours: str) -> tuple[Any, tuple[Any, ...]]:
     """A call: the residual stream of prompts with a picture each."""
     pictures = [Image.new("RGB", (40, 30), colour) for colour in colours]
     given = meta().processor(text=["<image> x"] * len(colours), images=pictures, return_tensors="pt")
-    return residual_kernel, ({**given, "use_cache": False}, PATHS, torch.full((len(colours), 1), -1))
+    count = len(colours)
+    return stream_kernel, ({**given, "use_cache": False}, PATHS, torch.arange(count), torch.full((count,), -1))
 
 
 def expected(seed: int = 0, rows: int = 2) -> torch.Tensor:
@@ -49,7 +50,7 @@ def expected(seed: int = 0, rows: int = 2) -> torch.Tensor:
     inputs = reading(seed, rows)[1][0]
     with torch.no_grad():
         states = _plain()(**inputs, output_hidden_states=True).hidden_states
-    return torch.stack([states[1][:, -1:], states[2][:, -1:]], dim=2)
+    return torch.stack([state[:, -1] for state in states[:3]], dim=1)
 
 
 @lru_cache(maxsize=1)

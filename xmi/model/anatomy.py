@@ -31,7 +31,8 @@ class Anatomy:
         missing: Hooks that this model cannot have, by name within a block (`attn.hook_q`) or full name; with reasons.
         deviations: What differs from `resid_mid = resid_pre + attn_out`, `resid_post = resid_mid + mlp_out`,
             `resid_pre[l + 1] = resid_post[l]`, `resid_pre[0] = embed`, one statement each.
-        bookkeeping: Largest error of these identities with the deviations applied, relative to the residual.
+        bookkeeping: Largest error of these identities with the deviations applied, relative to the residual; NaN
+            if unknown.
         conditional: Blocks that run only with an image.
     """
 

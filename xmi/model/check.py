@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import Any
 
 import torch
@@ -88,8 +89,9 @@ class CheckReport:
         said = [
             f"readout: equals the model's logits to {self.readout_error:.1e}",
             f"causal: {causal}",
-            f"residual bookkeeping: holds to {a.bookkeeping:.1e}",
         ]
+        if not isnan(a.bookkeeping):
+            said.append(f"residual bookkeeping: holds to {a.bookkeeping:.1e}")
         if self.image_effect is not None:
             said.append(f"image: blanking it moves the logits by {self.image_effect:.1e} of the largest")
         said.append(f"hooks: {len(a.points)} ({named})")

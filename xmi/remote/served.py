@@ -57,9 +57,13 @@ class Served:
     def _in(self, folder: Path, tell: Say | None = None) -> Jobs:
         return Jobs(self.host, self.key, self.envoy, folder, wait=self._wait, tell=tell, resubmit=self._resubmit)
 
-    def preflight(self) -> Preflight:
-        """Looks whether the host can run this model's jobs, with a forward of one token; raises nothing."""
-        return preflight(self.host, self.key, self.envoy, wait=self._wait)
+    def preflight(self, *, smoke: bool = True) -> Preflight:
+        """Looks whether the host can run this model's jobs; raises nothing.
+
+        Args:
+            smoke: Run a forward of one token there.
+        """
+        return preflight(self.host, self.key, self.envoy if smoke else None, wait=self._wait)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -73,6 +77,11 @@ class Served:
             listing = "\n".join(f"  {line}" for line in found.lines())
             raise RemoteError(f"{self.host.url} cannot run jobs of this model:\n{listing}")
         return dict(found.facts)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The host's address, the model's key there, and `facts`: for a study's provenance."""
+        return {"host": self.host.url, "model_key": self.key, **self.facts}
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Runs kernels in one request.

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 
 from xmi.measure import (
     Answers,
-    Overriding,
     Transfer,
     accuracy,
     boundaries,
@@ -142,13 +141,11 @@ def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[
 
 
 def _once(found: dict[Cell, Any]) -> dict[str, Any]:
-    """What was done once for a model; overriding pooled over pairs of tasks."""
-    results = {cell.kind: result for cell, result in found.items() if cell.kind in ("words", "lineage")}
+    """What was done once for a model."""
+    results = {cell.kind: r for cell, r in found.items() if cell.kind in ("words", "lineage", "overriding")}
     for measured in (result for cell, result in found.items() if cell.kind == "geometry"):
         results |= measured
     results |= {f"ensembling.{cell.task}": r for cell, r in found.items() if cell.kind == "ensembling"}
-    if pairs := [result for cell, result in found.items() if cell.kind == "overriding"]:
-        results["overriding"] = Overriding.concat(pairs)
     return results
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from xmi.lens import TunedLens
-from xmi.measure import Answers, Phases, Result, TaskWords, Transfer
+from xmi.measure import Answers, Overriding, Phases, Result, TaskWords, Transfer
 from xmi.measure.answers import hits_of
 from xmi.prompt import Prompt, Prompts, Task
 from xmi.study.plan import ENSEMBLES, Plan
@@ -33,11 +33,12 @@ class Cell:
     """A piece of a study that is done whole or not at all.
 
     Attributes:
-        kind: `read` (residuals of one task), `ask` (prompts, sweeps and phases of one task, once all are read), or what
-            is done once per model: `lens` (trained), `words` (found), `lineage` (the base LLM compared), `ensembling`
-            (per target), `overriding` (per pair of tasks), `geometry` (of what was read with the first seed).
+        kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
+            phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
+            `lineage` (the base LLM compared), `ensembling` (per target), `overriding`, `geometry` (of what was read
+            with the first seed).
         model: Which model.
-        task: Which task, as the plan names it; for `ensembling` the target, for `overriding` two names.
+        task: Which task, as the plan names it; for `ensembling` the target; `all` where it is about all.
         seed: Which seed.
     """
 
@@ -60,7 +61,7 @@ class CellResult:
         answers: Prompting cells on test items, by `source > target`.
         transfers: Sweeps by `target.split`.
         phases: Phases by specification.
-        vectors: Task vectors by source.
+        vectors: Task vectors by task and source.
         points: Single-prompt vectors by modality, for the geometry.
         lens: A lens that was trained.
         result: What a cell of another kind than `read` and `ask` found; the geometry's results by name.
@@ -71,7 +72,7 @@ class CellResult:
     answers: dict[str, Answers] = field(default_factory=dict)
     transfers: dict[str, Transfer] = field(default_factory=dict)
     phases: dict[str, Phases] = field(default_factory=dict)
-    vectors: dict[str, TaskVector] = field(default_factory=dict)
+    vectors: dict[tuple[str, str], TaskVector] = field(default_factory=dict)
     points: dict[str, Residuals] = field(default_factory=dict)
     lens: TunedLens | None = None
     result: Result | dict[str, Result] | None = None
@@ -95,40 +96,40 @@ class Memory:
 
 
 def read_cell(
-    cell: Cell, plan: Plan, task: Task, vlm: VLM, base: VLM | None, memory: Memory | None = None
+    cell: Cell, plan: Plan, tasks: Mapping[str, Task], reader: VLM, memory: Memory | None = None
 ) -> CellResult:
-    """Reads the vectors of one task.
+    """Reads the vectors of one task, or those of a base LLM of all tasks.
 
     Args:
-        cell: Which one.
+        cell: Which one, of kind `read` or `base`.
         plan: The plan.
-        task: The cell's task.
-        vlm: The cell's model.
-        base: Its base LLM, or None; the control has none.
+        tasks: All tasks, by their name in the plan.
+        reader: The cell's model, or its base LLM.
         memory: Spares what was read before.
 
     Returns:
         Vectors and points.
     """
+    once, base = memory or Memory(), cell.kind == "base"
+    names = plan.tasks if base else [cell.task]
+    steps = [(name, step) for name in names for step in reads(plan, tasks[name], cell.seed) if step.base == base]
+    found = reader.engine.together(partial(_read, once, cell, step, reader, plan.points) for _, step in steps)
     vectors, points = {}, {}
-    once = memory or Memory()
-    for step in reads(plan, task, cell.seed):
-        reader = base if step.base else vlm
-        if reader is None:
-            continue
-        found = _read(once, cell, step, reader)
+    for (name, step), read in zip(steps, found, strict=True):
         for source, slot in step.slots.items():
-            vectors[source] = found[slot].mean()
+            vectors[name, source], some = read[slot]
             if modality := {"text ICL": "text", "image ICL": "image"}.get(source):
-                points[modality] = found[slot][: plan.points]
+                points[modality] = some
     return CellResult(vectors=vectors, points=points)
 
 
-def _read(once: Memory, cell: Cell, step: Read, reader: VLM) -> dict[str, Residuals]:
+def _read(once: Memory, cell: Cell, step: Read, reader: VLM, keep: int) -> dict[str, tuple[TaskVector, Residuals]]:
     slots = list(step.slots.values())
+    few = keep if {"text ICL", "image ICL"} & step.slots.keys() else 0
     if step.prompts.split:  # drawn anew by every seed
-        return reader.residuals_at(step.prompts, slots)
-    return once((cell.model, step.base, step.prompts, *slots), lambda: reader.residuals_at(step.prompts, slots))
+        return reader.vectors_at(step.prompts, slots, keep=few)
+    key = (cell.model, step.base, step.prompts, *slots)
+    return once(key, lambda: reader.vectors_at(step.prompts, slots, keep=few))
 
 
 def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base: VLM | None) -> CellResult:
@@ -154,20 +155,9 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
     if cell.kind == "ensembling":
         counts = ensemble_sizes(plan)
         return CellResult(result=vlm.ensembling(all_tasks, query=cell.task, prompts=counts, seeds=plan.seeds))
-    one, two = pair_of(cell, all_tasks)
-    return CellResult(
-        result=vlm.override(one, two, shots=plan.shots, n=plan.prompts, seed=cell.seed, layers=plan.layers)
-    )
-
-
-def pair_name(one: Task, two: Task) -> str:
-    """What a cell of overriding calls its tasks."""
-    return f"{one.name} > {two.name}"
-
-
-def pair_of(cell: Cell, tasks: Sequence[Task]) -> tuple[Task, Task]:
-    """The tasks of a cell of overriding: in the prompt, and patched in."""
-    return next((a, b) for a, b in shared_pairs(tasks) if pair_name(a, b) == cell.task)
+    options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers}
+    pairs = (partial(vlm.override, one, two, **options) for one, two in shared_pairs(all_tasks))  # type: ignore[arg-type]
+    return CellResult(result=Overriding.concat(vlm.engine.together(pairs)))
 
 
 def ensemble_sizes(plan: Plan) -> tuple[int, ...]:
@@ -203,30 +193,43 @@ def ask_cell(
     book, once = _Book(cell), memory or Memory()
     vectors = patched_vectors(plan, cell, read)
     new = longest_label(vlm, task) if plan.whole else None
-    answers, transfers = {}, {}
     chosen = _words(plan, task, words)
+    asked, swept = list(asks(plan, task, cell.seed)), list(sweeps(plan, task))
     followed = dict(follows(plan, task, cell.seed)) if chosen else {}
-    phases: dict[str, Phases] = {}
-    for ask in asks(plan, task, cell.seed):
-        name = f"{ask.source} > {ask.target}"
-        if label := next((label for label, prompts in followed.items() if prompts == ask.prompts), None):
-            both = partial(vlm.phases_and_answers, ask.prompts, task_words=chosen, lens=lens, max_new_tokens=new)
-            phases[label], answers[name] = _ask(once, cell, ask.prompts, both)
-        else:
-            answers[name] = _ask(once, cell, ask.prompts, partial(vlm.answers, ask.prompts, max_new_tokens=new))
-        book.prompted(ask.source, ask.target, ask.prompts, answers[name])
-    for step in sweeps(plan, task):
-        result = vlm.transfer(vectors, to=step.prompts, layers=plan.layers, max_new_tokens=new)
-        transfers[f"{step.target}.{step.split}"] = result
+    labels = [next((label for label, p in followed.items() if p == ask.prompts), None) for ask in asked]
+    rest = [label for label in followed if label not in labels]  # of queries that are not asked
+    follow = {"task_words": chosen, "lens": lens}
+    todo: list[Callable[[], Any]] = []
+    for ask, label in zip(asked, labels, strict=True):
+        both = partial(vlm.phases_and_answers, ask.prompts, max_new_tokens=new, **follow)  # type: ignore[arg-type]
+        plain = partial(vlm.answers, ask.prompts, max_new_tokens=new)
+        todo.append(partial(_ask, once, cell, ask.prompts, both if label else plain))
+    todo += [partial(vlm.transfer, vectors, s.prompts, layers=plan.layers, max_new_tokens=new) for s in swept]
+    todo += [partial(_ask, once, cell, followed[n], partial(vlm.phases, followed[n], **follow)) for n in rest]  # type: ignore[arg-type]
+    found = iter(vlm.engine.together(todo))
+
+    answers, transfers, phases = {}, {}, {}
+    for ask, label in zip(asked, labels, strict=True):
+        given, name = next(found), f"{ask.source} > {ask.target}"
+        if label:
+            phases[label], given = given
+        answers[name] = given
+        book.prompted(ask.source, ask.target, ask.prompts, given)
+    for step in swept:
+        result = transfers[f"{step.target}.{step.split}"] = next(found)
         book.patched(step.target, step.prompts, result)
         if step.split == "test":
             answers[f"no context > {step.target}"] = result.clean
             book.prompted("no context", step.target, step.prompts, result.clean)
-    for label in [label for label in followed if label not in phases]:  # of queries that are not asked
-        follow = partial(vlm.phases, followed[label], task_words=chosen, lens=lens)
-        phases[label] = _ask(once, cell, followed[label], follow)
-    phases = {label: phases[label] for label in followed}
-    return CellResult(answers, transfers, phases, dict(vectors), records=book.records, images=book.images)
+    phases |= dict(zip(rest, found, strict=True))
+    return CellResult(
+        answers,
+        transfers,
+        {label: phases[label] for label in followed},
+        {(cell.task, source): vector for source, vector in vectors.items()},
+        records=book.records,
+        images=book.images,
+    )
 
 
 def _ask(once: Memory, cell: Cell, prompts: Prompts, make: Callable[[], T]) -> T:

@@ -32,7 +32,10 @@ SOURCES = (*READ[:3], *ENSEMBLES, *READ[3:])
 CONTROLS = ("random vector", "another task", "mean over tasks", "shuffled labels", "unrelated slot")
 """What is patched in to see what any vector would do; the untrained model (`untrained`) is one more, on request."""
 
-LOADING = ("device", "dtype", "batch_size", "trust_remote_code", "device_map", "quantization", "attn_implementation")
+LOADING = (
+    "device", "dtype", "batch_size", "trust_remote_code", "device_map", "quantization", "attn_implementation", "remote",
+    "wait", "resubmit",
+)  # fmt: skip
 """Options of `xmi.load` that a plan file may hold."""
 
 EXPERIMENTS = ("ensembling", "overriding")

@@ -32,6 +32,9 @@ from xmi.measure import (
 FINISHED = "results/index.json"
 """Written last: a folder without it is unfinished."""
 
+JOBS = "jobs"
+"""Where a study on a host keeps its jobs."""
+
 
 class StudyResults:
     """Reads the run folder of a finished study.
@@ -158,6 +161,19 @@ class StudyResults:
         # Not splitlines(): a token may hold a line separator of Unicode, which JSON leaves as it is.
         lines = (self.path / "records.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
+
+    def traffic(self) -> pd.DataFrame:
+        """What a study on a host took, by cell in the order of sending.
+
+        Returns:
+            Columns cell, requests, up and down (bytes), and seconds from sending to the end; no rows if it ran here.
+        """
+        folder, rows = self.path / JOBS, []
+        if folder.is_dir():
+            from xmi.remote import Ledger  # httpx and the like, for this alone
+
+            rows = Ledger(folder).traffic()
+        return pd.DataFrame(rows, columns=["cell", "requests", "up", "down", "seconds"])
 
     def _result(self, model: str, name: str) -> Path:
         path = self.path / "results" / f"{model}.{name}.json"

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from xmi.errors import RunError, TaskError
 from xmi.prompt import Task, check_task, load_task, task_names
 from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
-from xmi.study.cell import Cell, CellResult, Memory, ask_cell, once_cell, pair_name, read_cell
+from xmi.study.cell import Cell, CellResult, Memory, ask_cell, once_cell, read_cell
 from xmi.study.geometry import geometry
 from xmi.study.plan import READ, Plan, make_plan, read_plan
-from xmi.study.results import FINISHED, StudyResults
+from xmi.study.results import FINISHED, JOBS, StudyResults
 from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
 from xmi.study.store import Store
 from xmi.study.workers import count_workers, each
@@ -176,11 +176,14 @@ def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
         before += ["words"] if words_wanted(plan, every) else []
         before += ["lineage"] if plan.base and name == short(plan.model) else []
         found += [Cell(kind, name, "all", first) for kind in before]
-        found += [Cell(k, name, task, s) for s in plan.seeds for k in ("read", "ask") for task in plan.tasks]
+        based = name == short(plan.model) and any(source.startswith("base LLM") for source in plan.sources)
+        for seed in plan.seeds:
+            found += [Cell("base", name, "all", seed)] if based else []
+            found += [Cell(kind, name, task, seed) for kind in ("read", "ask") for task in plan.tasks]
         if "ensembling" in plan.experiments:
             found += [Cell("ensembling", name, target, first) for target in plan.targets]
-        if "overriding" in plan.experiments:
-            found += [Cell("overriding", name, pair_name(a, b), first) for a, b in shared_pairs(every)]
+        if "overriding" in plan.experiments and shared_pairs(every):
+            found.append(Cell("overriding", name, "all", first))
         found.append(Cell("geometry", name, "all", first))
     return found
 
@@ -220,9 +223,14 @@ def _complete(
                 f"{name} has the layers 0 to {vlm.backbone.n_layers - 1}; the plan also asks for "
                 f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
             )
-    store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options))
+    hosts = {name: vlm.served.said for name, vlm in models.items() if vlm.served is not None}
+    store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options, hosts))
     count = count_workers(workers, [vlm.model for vlm in models.values()])
-    _run_cells(cells, plan, tasks, models, store, tell, count)
+    with ExitStack() as stack:
+        for vlm in models.values():
+            if vlm.served is not None:
+                stack.enter_context(vlm.served.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
+        _run_cells(cells, plan, tasks, models, store, tell, count)
     with _timed(tell, "tables"):
         assemble(store, plan, cells, tasks)
 
@@ -242,7 +250,13 @@ def _run_cells(
     workers: int,
 ) -> None:
     memory = Memory()
-    doing = {"read": "vectors", "ask": "queries", "words": "finding task words", "lens": "training a lens"}
+    doing = {
+        "read": "vectors",
+        "base": "vectors of the base LLM",
+        "ask": "queries",
+        "words": "finding task words",
+        "lens": "training a lens",
+    }
     total = len(cells)
 
     def say(number: int, cell: Cell, took: str) -> None:
@@ -252,7 +266,13 @@ def _run_cells(
 
     def do(cell: Cell) -> float:
         start = time.perf_counter()
-        store.put(cell, _do(cell, cells, plan, tasks, models, store, memory))
+        served = [vlm.served for vlm in models.values() if vlm.served is not None]
+        with ExitStack() as stack:
+            for host in served:
+                stack.enter_context(host.about(cell.key))
+            store.put(cell, _do(cell, cells, plan, tasks, models, store, memory))
+        for host in served:
+            host.jobs.release(cell.key)
         return time.perf_counter() - start
 
     before = [cell for cell in cells if store.has(cell)]
@@ -270,6 +290,7 @@ def _needs(cell: Cell, cells: Sequence[Cell], plan: Plan) -> list[Cell]:
         return []
     read = [replace(cell, kind="read", task=name) for name in plan.tasks]
     once = [replace(cell, kind=kind, task="all", seed=plan.seeds[0]) for kind in ("lens", "words")]
+    once.append(replace(cell, kind="base", task="all"))
     return read + ([other for other in once if other in cells] if cell.kind == "ask" else [])
 
 
@@ -284,7 +305,9 @@ def _do(
 ) -> CellResult:
     vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
     if cell.kind == "read":
-        return read_cell(cell, plan, tasks[cell.task], vlm, base, memory)
+        return read_cell(cell, plan, tasks, vlm, memory)
+    if cell.kind == "base" and base is not None:
+        return read_cell(cell, plan, tasks, base, memory)
     if cell.kind not in ("ask", "geometry"):
         return once_cell(cell, plan, tasks, vlm, base)
     read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
@@ -315,7 +338,7 @@ def _facts(vlm: VLM) -> dict[str, Any]:
         "source": vlm.name,
         "revision": vlm.revision,
         "class": type(vlm.model).__name__,
-        "dtype": str(next(vlm.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(vlm.engine.dtype).removeprefix("torch."),
         "layers": b.n_layers,
         "width": b.d_model,
     }
@@ -332,7 +355,7 @@ def _content(task: Task) -> str:
     return digest.hexdigest()[:16]
 
 
-def _provenance(tasks: dict[str, Task], options: dict[str, Any]) -> dict[str, Any]:
+def _provenance(tasks: dict[str, Task], options: dict[str, Any], hosts: dict[str, Any]) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
@@ -340,6 +363,7 @@ def _provenance(tasks: dict[str, Task], options: dict[str, Any]) -> dict[str, An
         "tasks": {
             t.name: {"items": len(t.items), "template": t.template.hash, "content": _content(t)} for t in tasks.values()
         },
+        **({"hosts": hosts} if hosts else {}),
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

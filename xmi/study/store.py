@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from xmi.measure.result import decode, encode
 from xmi.study.cell import Cell, CellResult, slug
 from xmi.study.plan import Plan
 from xmi.vector import TaskVector
+
+FORMAT = 2
+"""How run folders are laid out; those of other versions are not continued."""
 
 UNFINISHED = ".tmp"
 """How the names of files end that are being written."""
@@ -60,6 +64,11 @@ class Store:
         stored = self._plan()
         if stored is None:
             return
+        if (found := json.loads((self.path / "study.json").read_text(encoding="utf-8")).get("format")) != FORMAT:
+            raise RunError(
+                f"{self.path} holds a run in format {found}; this version of xmi writes {FORMAT}. Finish it with the "
+                "version that began it, or choose another folder with --out."
+            )
         if changed := plan.differences(stored):
             listing = "\n".join(f"  {line}" for line in changed)
             raise RunError(
@@ -125,7 +134,7 @@ class Store:
             return
         names = [name for name in models if not name.endswith(" base LLM")]
         content = {
-            "format": 1,
+            "format": FORMAT,
             "plan": plan.model_dump(mode="json"),
             "models": names,
             "provenance": {"models": models, **provenance},
@@ -138,8 +147,8 @@ class Store:
 
     def put(self, cell: Cell, result: CellResult) -> None:
         """Stores a cell: vectors, images, points and records first, the cell's own file last."""
-        for source, vector in result.vectors.items():
-            self.write(f"vectors/{self.vector_path(cell, source).name}", vector.dumps())
+        for (task, source), vector in result.vectors.items():
+            self.write(f"vectors/{self.vector_path(replace(cell, task=task), source).name}", vector.dumps())
         for name, content in result.images.items():
             if not (self.path / "images" / name).is_file():
                 self.write(f"images/{name}", content)

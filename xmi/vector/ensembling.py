@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from xmi.vector.task_vector import Residuals, TaskVector, ensemble
 TOLD = "instruction"
 
 Read = Callable[[Prompts], Residuals]
+Together = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 Patch = Callable[[Mapping[str, TaskVector], Prompts, "Sequence[int] | None"], Transfer]
 
 
@@ -23,6 +26,7 @@ def ensembling(
     tasks: Sequence[Task],
     read: Read,
     patch: Patch,
+    together: Together,
     *,
     modality: str,
     query: str,
@@ -38,6 +42,7 @@ def ensembling(
         tasks: The tasks.
         read: Reads residuals.
         patch: Patches named vectors into queries at some layers, by default all.
+        together: Does several of these that do not need one another, `Engine.together`.
         modality: Modality of the examples.
         query: Modality of the queries.
         prompts: Numbers of prompts to average.
@@ -59,10 +64,11 @@ def ensembling(
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names) or not seeds or len(set(seeds)) < len(seeds):
         raise VectorError(f"Need distinct tasks and distinct seeds; got {names} and the seeds {list(seeds)}.")
-    vectors = {t.name: _vectors(t, read, modality, counts, shots, seeds) for t in tasks}
+    sets = together(partial(_vectors, t, read, together, modality, counts, shots, seeds) for t in tasks)
 
     def asked(split: str, layers: Sequence[int] | None) -> list[Transfer]:
-        return [patch(vectors[t.name], t.queries(query, split=split, n=n), layers) for t in tasks]
+        queries = [t.queries(query, split=split, n=n) for t in tasks]
+        return together(partial(patch, own, to, layers) for own, to in zip(sets, queries, strict=True))
 
     if layer is None:
         layer = Transfer.concat(asked("validation", None)).best_layer
@@ -75,13 +81,14 @@ def _name(kind: int, count: int, seed: int) -> str:
 
 
 def _vectors(
-    task: Task, read: Read, modality: str, counts: Sequence[int], shots: int, seeds: Sequence[int]
+    task: Task, read: Read, together: Together, modality: str, counts: Sequence[int], shots: int, seeds: Sequence[int]
 ) -> dict[str, TaskVector]:
     """Every vector of a task: as many prompts are read as the largest needs; the others are means of the first."""
-    told = read(task.instruction()).mean()
+    drawn = [task.icl(modality, shots=shots, n=counts[-1], seed=seed, split=task.examples) for seed in seeds]
+    instruction, *residuals = together(partial(read, prompts) for prompts in (task.instruction(), *drawn))
+    told = instruction.mean()
     found = {TOLD: told}
-    for seed in seeds:
-        every = read(task.icl(modality, shots=shots, n=counts[-1], seed=seed, split=task.examples))
+    for seed, every in zip(seeds, residuals, strict=True):
         for count in counts:
             plain = every[:count].mean()
             found |= {_name(0, count, seed): plain, _name(1, count, seed): ensemble(plain, told)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,16 +135,20 @@ def override(
     chosen = _layers(layers, backbone.n_layers)
     written = torch.stack([v.values[list(chosen)] for v in (vector, random_like(vector, seed))])
     told = _system_prompts(prompts, other)
-    ids = []
-    for batch in batches(prompts, "overriding"):
+
+    def patch(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, prompts.template)
-        ids.append(sweep(engine, encoder, batch, Patch(written, chosen), targets).ids[..., 0])
-    baseline = []
-    for batch in batches(told, "asking with a system prompt"):
+        return sweep(engine, encoder, batch, Patch(written, chosen), targets).ids[..., 0]
+
+    def tell(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, told.template)
-        baseline += engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
-    patched = torch.cat(ids)
-    runs = torch.cat([patched[:, :1], torch.cat([ids for ids, *_ in baseline]), patched[:, 1:]], 1).T
+        [(ids, *_)] = engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
+        return ids
+
+    ways = ((patch, prompts, "overriding"), (tell, told, "asking with a system prompt"))
+    found = engine.together(partial(do, batch) for do, some, doing in ways for batch in batches(some, doing))
+    patched, baseline = torch.cat(found[: len(found) // 2]), torch.cat(found[len(found) // 2 :])
+    runs = torch.cat([patched[:, :1], baseline, patched[:, 1:]], 1).T
     texts = tuple(tuple(encoder.decode(i) for i in run) for run in runs.tolist())
     labels = {i.input: {"answer": i.output, "alternatives": i.alternatives} for i in other.items}
     theirs = replace(prompts, prompts=tuple(replace(p, **labels[p.input]) for p in prompts))  # type: ignore[arg-type]
