@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_cache
 from xmi.eager.run import Hooks, Names, run
-from xmi.errors import ModelError, PromptError
+from xmi.errors import ModelError, PromptError, VectorError
 from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
 from xmi.lens.read import Said
@@ -319,28 +320,53 @@ class VLM:
         Raises:
             SlotError: A prompt lacks a slot.
         """
-        values, total = self._read(prompts, slots, keep)
-        mean, some = total / len(prompts), prompts[: len(values)]
+        values, [mean] = self._read(prompts, slots, keep)
+        some = prompts[: len(values)]
         return {
             slot: (TaskVector(mean[i], self._card(prompts, slot)), Residuals(values[:, i], self._card(some, slot)))
             for i, slot in enumerate(slots)
         }
 
+    def nested_vectors(self, prompts: Prompts, sizes: Sequence[int], *, slot: str = "last") -> list[TaskVector]:
+        """Task vectors of the first few prompts, of some more, ...: the mean over each number of them.
+
+        Args:
+            prompts: Prompts that specify one task.
+            sizes: Numbers of prompts, rising.
+            slot: Where to read.
+
+        Raises:
+            VectorError: The numbers do not rise from 1 or more to the number of prompts at most.
+            SlotError: A prompt lacks the slot.
+        """
+        if not sizes or sizes[0] < 1 or sizes[-1] > len(prompts) or any(a >= b for a, b in pairwise(sizes)):
+            raise VectorError(
+                f"Means over {list(sizes)} of {len(prompts)} prompts: numbers must rise from 1 up to that."
+            )
+        _, means = self._read(prompts[: sizes[-1]], [slot], 0, sizes)
+        return [TaskVector(mean[0], self._card(prompts[:size], slot)) for mean, size in zip(means, sizes, strict=True)]
+
     def _read(
-        self, prompts: Prompts, slots: Sequence[str], keep: int
-    ) -> tuple[Float[torch.Tensor, "prompt slot layer d_model"], Float[torch.Tensor, "slot layer d_model"]]:
-        """Residuals of the first prompts, and their sum over all."""
+        self, prompts: Prompts, slots: Sequence[str], keep: int, sizes: Sequence[int] = ()
+    ) -> tuple[Float[torch.Tensor, "prompt slot layer d_model"], list[Float[torch.Tensor, "slot layer d_model"]]]:
+        """Residuals of the first prompts, and their means over the first so many, by default over all."""
+        wanted, starts, ends = tuple(sizes) or (len(prompts),), [0], list[list[int]]()
 
         def arguments() -> Iterator[tuple[Any, ...]]:
-            seen = 0
             for batch in self._batches(prompts, "reading residuals"):
                 columns = torch.stack([batch.columns(slot) for slot in slots], 1)
                 inputs, back = self.engine.reading(batch.inputs, columns)
-                yield inputs, self.engine.paths, back, max(0, keep - seen)
-                seen += len(batch)
+                seen = starts[-1]
+                ends.append(sorted({*(s - seen for s in wanted if seen < s < seen + len(batch)), len(batch)}))
+                starts.append(seen + len(batch))
+                yield inputs, self.engine.paths, back, max(0, keep - seen), ends[-1]
 
         values, sums = zip(*self.engine.map(residual_kernel, arguments()), strict=True)
-        return torch.cat(values), torch.stack(sums).sum(0)
+        before, total = torch.tensor(0.0), dict[int, torch.Tensor]()
+        for start, stops, part in zip(starts, ends, sums, strict=False):
+            total |= {start + stop: before + some for stop, some in zip(stops, part, strict=True)}
+            before = total[start + stops[-1]]
+        return torch.cat(values), [total[size] / size for size in wanted]
 
     def _card(self, prompts: Prompts, slot: str) -> VectorCard:
         return VectorCard(
@@ -665,7 +691,7 @@ class VLM:
         """
         return ensembling(
             [tasks] if isinstance(tasks, Task) else list(tasks),
-            self.residuals,
+            self.nested_vectors,
             lambda vectors, to, layers: self.transfer(vectors, to, layers=layers),
             self.engine.together,
             modality=modality,

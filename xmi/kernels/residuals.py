@@ -46,7 +46,7 @@ class ResidPost:
 
 
 def residual_kernel(
-    model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor, keep: int
+    model: Any, inputs: dict[str, Any], paths: dict[str, str], columns: torch.Tensor, keep: int, ends: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Residual stream after every block at some columns of every row, in one forward.
 
@@ -57,9 +57,10 @@ def residual_kernel(
         columns: The columns to read in each row, counted from the end (-1 is the last), shape [row, slot]; some models
             drop tokens of which no logits are kept.
         keep: How many rows are wanted one by one.
+        ends: Numbers of rows to sum over, from the first.
 
     Returns:
-        float32 on the CPU: the first rows, shape [keep, slot, layer, d_model], and the sum over all rows, shape [slot,
+        float32 on the CPU: the first rows, shape [keep, slot, layer, d_model], and the sums, shape [len(ends), slot,
         layer, d_model].
     """
     rows = torch.arange(len(columns))[:, None]
@@ -70,7 +71,7 @@ def residual_kernel(
         for layer in range(count):
             kept.append(hidden(at(model, paths["layers"])[layer].output)[rows, columns].float().cpu())
         values = save(torch.stack(kept, dim=2))
-    return values[:keep].clone(), values.double().sum(0).float()
+    return values[:keep].clone(), torch.stack([values[:end].double().sum(0).float() for end in ends])
 
 
 def stream_kernel(

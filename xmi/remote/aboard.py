@@ -16,7 +16,7 @@ def run_calls(
     kernels: list[Callable[..., Any]],
     arguments: list[Any],
     tensors: list[Any],
-    pools: list[torch.Tensor],
+    pools: list[list[torch.Tensor]],
 ) -> list[Any]:
     """Runs the calls of a job one after another.
 
@@ -25,12 +25,13 @@ def run_calls(
         kernels: One function per call.
         arguments: The shape of each call's arguments, as `split` gives it.
         tensors: What the shapes refer to: tensors, or `[pool, rows]` for one that is made of a pool's rows.
-        pools: Rows that are sent once however often they occur.
+        pools: Rows that are sent once however often they occur, as they are or as `[numbers, places]`.
 
     Returns:
         What each kernel returned.
     """
-    whole = [pools[part[0]][part[1]] if isinstance(part, list) else part for part in tensors]
+    rows = [pool[0][pool[1].long()] if len(pool) > 1 else pool[0] for pool in pools]
+    whole = [rows[part[0]][part[1]] if isinstance(part, list) else part for part in tensors]
     results = []
     for kernel, shape in zip(kernels, arguments, strict=True):
         results.append(kernel(model, *join(shape, whole)))

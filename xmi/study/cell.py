@@ -113,12 +113,13 @@ def read_cell(
     once, base = memory or Memory(), cell.kind == "base"
     names = plan.tasks if base else [cell.task]
     steps = [(name, step) for name in names for step in reads(plan, tasks[name], cell.seed) if step.base == base]
-    found = reader.engine.together(partial(_read, once, cell, step, reader, plan.points) for _, step in steps)
+    keep = plan.points if cell.seed == plan.seeds[0] else 0  # the geometry's
+    found = reader.engine.together(partial(_read, once, cell, step, reader, keep) for _, step in steps)
     vectors, points = {}, {}
     for (name, step), read in zip(steps, found, strict=True):
         for source, slot in step.slots.items():
             vectors[name, source], some = read[slot]
-            if modality := {"text ICL": "text", "image ICL": "image"}.get(source):
+            if keep and (modality := {"text ICL": "text", "image ICL": "image"}.get(source)):
                 points[modality] = some
     return CellResult(vectors=vectors, points=points)
 

@@ -171,7 +171,7 @@ class Store:
         """Reads a finished cell: `answers`, `transfers`, `phases`, `result`, `points`."""
         content = json.loads((self.path / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
         stored = self.path / "cells" / f"{cell.key}.safetensors"
-        points = load_file(stored) if cell.kind == "read" else {}
+        points = load_file(stored) if cell.kind == "read" and stored.is_file() else {}
         return {**decode(content), "points": points}
 
     def records(self, cell: Cell) -> str:

@@ -13,11 +13,11 @@ from xmi.errors import VectorError
 from xmi.measure import Transfer
 from xmi.measure.ensembling import EnsembleCurve
 from xmi.prompt import Prompts, Task
-from xmi.vector.task_vector import Residuals, TaskVector, ensemble
+from xmi.vector.task_vector import TaskVector, ensemble
 
 TOLD = "instruction"
 
-Read = Callable[[Prompts], Residuals]
+Read = Callable[[Prompts, Sequence[int]], list[TaskVector]]
 Together = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 Patch = Callable[[Mapping[str, TaskVector], Prompts, "Sequence[int] | None"], Transfer]
 
@@ -40,7 +40,7 @@ def ensembling(
 
     Args:
         tasks: The tasks.
-        read: Reads residuals.
+        read: Reads the means over the first so many of some prompts.
         patch: Patches named vectors into queries at some layers, by default all.
         together: Does several of these that do not need one another, `Engine.together`.
         modality: Modality of the examples.
@@ -85,12 +85,12 @@ def _vectors(
 ) -> dict[str, TaskVector]:
     """Every vector of a task: as many prompts are read as the largest needs; the others are means of the first."""
     drawn = [task.icl(modality, shots=shots, n=counts[-1], seed=seed, split=task.examples) for seed in seeds]
-    instruction, *residuals = together(partial(read, prompts) for prompts in (task.instruction(), *drawn))
-    told = instruction.mean()
+    instruction = task.instruction()
+    sizes = [(instruction, [len(instruction)]), *((prompts, counts) for prompts in drawn)]
+    (told,), *nested = together(partial(read, prompts, some) for prompts, some in sizes)
     found = {TOLD: told}
-    for seed, every in zip(seeds, residuals, strict=True):
-        for count in counts:
-            plain = every[:count].mean()
+    for seed, vectors in zip(seeds, nested, strict=True):
+        for count, plain in zip(counts, vectors, strict=True):
             found |= {_name(0, count, seed): plain, _name(1, count, seed): ensemble(plain, told)}
     return found
 
