@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xmi.eager import ActivationCache, Hook
     from xmi.errors import (
         HookError,
+        JobError,
         ModelError,
         PromptError,
         RemoteError,
@@ -68,6 +69,7 @@ _HOME = {
             "PromptError",
             "SlotError",
             "VectorError",
+            "JobError",
             "RemoteError",
             "RunError",
         )
@@ -79,6 +81,7 @@ __all__ = [
     "ActivationCache",
     "Hook",
     "HookError",
+    "JobError",
     "ModelError",
     "PromptError",
     "RemoteError",

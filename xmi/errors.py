@@ -39,3 +39,7 @@ class RunError(XmiError):
 
 class RemoteError(XmiError):
     """A remote host that cannot be reached or refuses, or a job there that failed, was lost, or may be paid twice."""
+
+
+class JobError(RemoteError):
+    """A job that a remote host ran, and that failed there."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_cache
 from xmi.eager.run import Hooks, Names, run
-from xmi.errors import ModelError, PromptError, VectorError
+from xmi.errors import ModelError, PromptError, RemoteError, VectorError
 from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
 from xmi.lens.read import Said
@@ -72,6 +72,19 @@ class VLM:
         """The host that runs the model, if it is not this machine."""
         return cast("Served | None", self.engine.host)
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Refuses to be sent to a host: a trace there takes along what its block names.
+
+        Raises:
+            RemoteError: The model is on a host.
+        """
+        if self.served is not None:
+            raise RemoteError(
+                "A trace on a host takes along every name in its block, and this model object cannot travel. Take what "
+                "you read before the block: `resid = vlm.resid_post`, then `with vlm.trace(...): x = resid[3].save()`."
+            )
+        return cast("tuple[Any, ...]", super().__reduce__())
+
     @property
     def name(self) -> str:
         """What was loaded."""
@@ -106,7 +119,11 @@ class VLM:
         return ResidPost(self.layers)
 
     def trace(self, prompt: PromptLike | Batch, **options: Any) -> Any:
-        """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`)."""
+        """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`).
+
+        On a host the block travels with every name in it, so take what is read beforehand (`resid = vlm.resid_post`),
+        and nnsight un-pickles what comes back: only hosts you trust.
+        """
         inputs = self.engine.forward(self.encode(prompt).inputs)
         inputs.pop("logits_to_keep", None)
         if self.served is not None:  # without it nnsight would load the weights here

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from xmi.eager.cache import ActivationCache
 from xmi.errors import HookError, PromptError
+from xmi.kernels import cache_kernel, generate_kernel
 from xmi.model import Anatomy, Engine, attention, select
 from xmi.prompt import Batch
 
@@ -64,6 +65,13 @@ def run_with_cache(
     )
     length = batch.inputs["input_ids"].shape[1]
     slots = None if positions is None else _columns(batch, positions) - length
+    if engine.host is not None:
+        arguments = engine.forward(batch.inputs, keep=length if slots is None else -int(slots.min()))
+        places = [[anatomy.points[n].module, anatomy.points[n].side] for n in chosen]
+        [(logits, values)] = engine.map(cache_kernel, [(arguments, places, slots)])
+        kept = {n: value.to(device) if device is not None else value for n, value in zip(chosen, values, strict=True)}
+        _check_finite(kept, batch.inputs["attention_mask"].bool() if slots is None else None)
+        return logits, ActivationCache(kept, {**card, "attention": str(engine.host.facts.get("attention", ""))})
     shelf = _Shelf(slots)
     with ExitStack() as stack:
         if any(anatomy.points[n].pattern for n in chosen):
@@ -89,6 +97,11 @@ def run_with_cache(
 @contextmanager
 def hooked(engine: Engine, anatomy: Anatomy, hooks: Hooks) -> Iterator[None]:
     """Every forward inside runs with the hooks; see `VLM.hooks`."""
+    if engine.host is not None:
+        raise HookError(
+            "Hook functions run where the model does, and a host runs no code of yours but in a trace: write with "
+            "vlm.trace(...), or load the model here."
+        )
     with ExitStack() as stack:
         wanted = [(select(names, list(anatomy.points), anatomy.missing), function) for names, function in hooks]
         if any(anatomy.points[n].pattern for names, _ in wanted for n in names):
@@ -130,9 +143,12 @@ def generate(engine: Engine, batch: Batch, options: dict[str, Any]) -> Generatio
     for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
         inputs.pop(name, None)
     tokenizer = engine.checkpoint.tokenizer
-    pad = tokenizer.pad_token_id
-    with torch.no_grad():
-        made = engine.model.generate(**{"pad_token_id": pad, "do_sample": False, **inputs, **options})  # type: ignore[operator]
+    asked = {"pad_token_id": tokenizer.pad_token_id, "do_sample": False, **options}
+    if engine.host is not None:
+        [made] = engine.map(generate_kernel, [(inputs, asked)])
+    else:
+        with torch.no_grad():
+            made = engine.model.generate(**{**inputs, **asked})  # type: ignore[operator]
     if not isinstance(made, torch.Tensor):
         raise PromptError("generate returns tokens only: leave out return_dict_in_generate.")
     length = batch.inputs["input_ids"].shape[1]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch.nn.functional import kl_div
 
-from xmi.errors import PromptError
+from xmi.errors import ModelError, PromptError
 from xmi.kernels.residuals import stream_kernel, translate
 from xmi.lens.tuned import LensCard, TunedLens
 from xmi.model import Engine
@@ -53,11 +53,17 @@ def tune_lens(
 
     Raises:
         PromptError: Too few prompts, or numbers that mean nothing.
+        ModelError: The model is on a host.
     """
     if steps < 0 or size < 1 or not 0 < held_out < 1:
         raise PromptError(
             f"A lens needs steps >= 0, size >= 1 and 0 < held_out < 1; got steps={steps}, size={size}, "
             f"held_out={held_out}."
+        )
+    if engine.host is not None:
+        raise ModelError(
+            f"{engine.checkpoint.name} is on a host, and a lens is trained through the model's own unembedding: train "
+            "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here."
         )
     every = [p for several in prompts for p in several]
     aside = hold_out([item(p) for p in every], held_out, seed)

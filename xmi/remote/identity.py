@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,10 +15,8 @@ import torch
 from nnsight.modeling.huggingface import _ID_CACHE
 
 from xmi.errors import RemoteError
+from xmi.model import Call
 from xmi.remote.nesting import raw, split
-
-Call = tuple[Callable[..., Any], Sequence[Any]]
-"""A kernel and its arguments after the model: builtins and tensors."""
 
 
 def model_key(envoy: Any) -> str:

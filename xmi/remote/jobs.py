@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 from nnsight.schema.response import ResponseModel, Status
 
-from xmi.errors import RemoteError
+from xmi.errors import JobError, RemoteError
+from xmi.model import Call
 from xmi.remote.host import Away, Host, Refused
-from xmi.remote.identity import Call, fingerprint
+from xmi.remote.identity import fingerprint
 from xmi.remote.ledger import Attempt, Ledger, now
 from xmi.remote.payload import build, unpack
 
@@ -102,25 +103,26 @@ class Jobs:
 
     def _earlier(self, name: str, last: Attempt, label: str) -> list[Any] | None:
         """What an earlier attempt brings, or None if the job is to be sent."""
-        doubt = None
+        doubt: RemoteError | None = None
         match last.state:
             case "sending" | "refused":
                 return None
             case "finished":
                 return self.ledger.result(name)  # none: it was stored, and is now asked for once more
             case "failed":
-                doubt = _failure(label, last.message)
+                doubt = JobError(_failure(label, last.message))
             case "sent":
-                doubt = (
+                doubt = RemoteError(
                     f"{label}: the job was sent to {last.host} at {last.begun:%Y-%m-%d %H:%M:%S} UTC, and no answer "
                     f"came; whether it ran there is unknown. {AGAIN}"
                 )
             case _ if last.host != self.host.url:
-                doubt = f"{label}: job {last.job_id} is at {last.host}, not at {self.host.url}: go on there. {AGAIN}"
+                text = f"{label}: job {last.job_id} is at {last.host}, not at {self.host.url}: go on there. {AGAIN}"
+                doubt = RemoteError(text)
         if doubt is not None:
             if self.resubmit:
                 return None
-            raise RemoteError(doubt)
+            raise doubt
         self._tell(f"{label}: resumed job {last.job_id}")
         try:
             return self._collect(name, str(last.job_id), label, self.wait if last.state == "submitted" else 0.0)
@@ -218,7 +220,7 @@ class Jobs:
 
     def _fail(self, name: str, label: str, answer: ResponseModel) -> NoReturn:
         self.ledger.change(name, state="failed", ended=now(), message=answer.description, meta=answer.meta or {})
-        raise RemoteError(_failure(label, answer.description))
+        raise JobError(_failure(label, answer.description))
 
     def _lose(self, name: str, message: str) -> NoReturn:
         self.ledger.change(name, state="lost", message=message)

@@ -21,8 +21,8 @@ from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
 from xmi.errors import RemoteError
+from xmi.model import Call
 from xmi.remote.aboard import run_calls
-from xmi.remote.identity import Call
 from xmi.remote.nesting import raw, split
 
 TRAVELLING = ("xmi.kernels", "xmi.remote")
@@ -109,7 +109,7 @@ def coded(pool: torch.Tensor) -> list[torch.Tensor]:
 
     Pixels were bytes once, so a float of four bytes is one of a few hundred.
     """
-    bits = pool.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[pool.element_size()])
+    bits = pool.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[pool.element_size()])
     numbers, places = torch.unique(bits, return_inverse=True)
     if len(numbers) > 2**15:
         return [pool]
