@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from nnsight import TransformersModel
@@ -50,10 +51,37 @@ def wrap(tool: Checkpoint) -> Any:
     # nnsight 0.8.1 makes a pipeline around a module, which moves it to a device; without weights that fails, so it is
     # given the id and makes a module of its own. It must be handed the processor: by itself it looks for one in a way
     # that fails under transformers 5.23 ("Impossible to guess which processor to use").
-    source = model.name_or_path if next(model.parameters()).is_meta else model
-    if tool.processor is None:
-        return TransformersModel(source, tokenizer=tool.tokenizer, task="text-generation")
-    return TransformersModel(source, processor=tool.processor, task="image-text-to-text")
+    bare = next(model.parameters()).is_meta
+    source = model.name_or_path if bare else model
+    envoy = (
+        TransformersModel(source, tokenizer=tool.tokenizer, task="text-generation")
+        if tool.processor is None
+        else TransformersModel(source, processor=tool.processor, task="image-text-to-text")
+    )
+    if bare:
+        _BARE.add(envoy)
+    return envoy
+
+
+_BARE: WeakSet[Any] = WeakSet()
+"""nnsight models that must stay without weights."""
+_dispatch = TransformersModel.dispatch
+
+
+def _refuse_weights(envoy: Any) -> None:
+    """Stands before nnsight 0.8.1's `dispatch`, by which a trace that is sent nowhere loads the weights unasked.
+
+    On the class, because what stands on an instance would travel to a host with every job.
+    """
+    if envoy in _BARE:
+        raise ModelError(
+            f"{envoy.repo_id} was loaded without its weights, and this would load them here. Trace with "
+            "vlm.trace(...), which runs on the host, or load the model here (without remote= and device='meta')."
+        )
+    _dispatch(envoy)
+
+
+TransformersModel.dispatch = _refuse_weights
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""What a study would send to a host, counted from the same lists of prompts that it runs; nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from xmi.errors import ModelError, RunError
+from xmi.kernels import lens_kernel, next_token_kernel, residual_kernel, sweep_kernel
+from xmi.prompt import Prompts, Task
+from xmi.study.cell import Cell, ensemble_sizes, longest_label
+from xmi.study.plan import Plan
+from xmi.study.run import BASE, cells_of
+from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
+from xmi.vector import shared_pairs
+from xmi.vector.override import asked_prompts, contest
+from xmi.vlm import ON_HOST, VLM
+
+KERNELS = (residual_kernel, next_token_kernel, lens_kernel, sweep_kernel)
+"""What most requests take along as source code."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests, and the bytes that they bring to the host."""
+
+    requests: int = 0
+    up: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        """Returns both together."""
+        return Traffic(self.requests + other.requests, self.up + other.up)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Prompts in a request, and how many numbers of vectors go with them."""
+
+    prompts: Prompts
+    numbers: int = 0
+
+
+def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
+    """Refuses a study that cannot be run on a host.
+
+    Raises:
+        ModelError: An option of loading that is the host's to decide, or an untrained model.
+        RunError: A lens that would have to be trained.
+    """
+    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
+        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
+    if plan.untrained:
+        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
+    if plan.lens == "tuned":
+        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
+
+
+def traffic_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Traffic:
+    """What one of a study's models takes, its checks included.
+
+    Sweeps are taken to be packed, which the first request of their kind finds out. Bytes are those of the compressed
+    encodings of two prompts of each kind, of one image for each different one in a request, of vectors as they are, and
+    of the code.
+
+    Args:
+        vlm: The model, without weights.
+        plan: The plan.
+        tasks: Its tasks, by their name in the plan.
+        name: The model's name in the study; a base LLM only reads.
+    """
+    count = _Count(vlm, plan, tasks)
+    found = count.checks()
+    for cell in cells_of(plan, dict(tasks)):
+        runs_on = f"{cell.model}{BASE}" if cell.kind == "base" else cell.model
+        for sent in count.rounds(cell) if runs_on == name else ():
+            found += count.request(sent)
+    return found
+
+
+class _Count:
+    """Counts the requests of one model, cell by cell in the order of the study."""
+
+    def __init__(self, vlm: VLM, plan: Plan, tasks: Mapping[str, Task]) -> None:
+        self.vlm, self.plan, self.tasks = vlm, plan, tasks
+        self.every = list(tasks.values())
+        self.layers = len(plan.layers or range(vlm.backbone.n_layers))
+        self._proven: set[tuple[bool, bool]] = set()
+
+    def checks(self) -> Traffic:
+        """One token, the proof on two texts, and the same prompt with two pictures if the model sees."""
+        if self.vlm.encoder.processor is None:
+            return Traffic(2, 2 * self.code)
+        _, image = self._sizes(self.every[0].queries("image", n=1))
+        return Traffic(3, 3 * self.code + 2 * image)
+
+    def rounds(self, cell: Cell) -> list[list[_Sent]]:
+        """The requests of a cell, one after another; what is no result of another goes at once."""
+        match cell.kind:
+            case "read" | "base":
+                return [read] if (read := self._read(cell)) else []
+            case "ask":
+                return self._ask(cell, self.tasks[cell.task])
+            case "words":
+                return [[_Sent(prompts) for prompts in lens_prompts(self.plan, self.every)]]
+            case "ensembling":
+                return self._ensembling(cell.task)
+            case "overriding":
+                return self._overriding(cell.seed)
+        return []
+
+    def request(self, sent: Iterable[_Sent]) -> Traffic:
+        """One request: equal images are in it once, and repeated text takes no room when it is compressed."""
+        up, images = self.code, dict[str, int]()
+        for one in sent:
+            text, image = self._sizes(one.prompts)
+            up += len(one.prompts) * text + 4 * one.numbers
+            images |= {str(shown): image for prompt in one.prompts for shown in prompt.images}
+        return Traffic(1, up + sum(images.values()))
+
+    def _later(self, cell: Cell) -> bool:
+        """Whether prompts that no seed changes were asked before."""
+        return cell.seed != self.plan.seeds[0]
+
+    def _read(self, cell: Cell) -> list[_Sent]:
+        base = cell.kind == "base"
+        names = self.plan.tasks if base else [cell.task]
+        steps = [step for name in names for step in reads(self.plan, self.tasks[name], cell.seed) if step.base == base]
+        return [_Sent(step.prompts) for step in steps if step.prompts.split or not self._later(cell)]
+
+    def _ask(self, cell: Cell, task: Task) -> list[list[_Sent]]:
+        plan, later = self.plan, self._later(cell)
+        several = plan.whole and longest_label(self.vlm, task) > 1
+        given = [ask.prompts for ask in asks(plan, task, cell.seed)]
+        if task.task_words or words_wanted(plan, self.every):
+            given += [p for _, p in follows(plan, task, cell.seed) if p not in given]  # others share the forwards
+        plain = [_Sent(prompts) for prompts in given if prompts.shots or not later]
+        numbers = (len(plan.sources) + len(plan.controls)) * self.layers * self.vlm.backbone.d_model
+        swept = [sweep.prompts for sweep in sweeps(plan, task)]
+        return self._swept(swept, [numbers, *[0] * (len(swept) - 1)], several, plain)
+
+    def _swept(
+        self, queries: list[Prompts], numbers: list[int], several: bool = False, beside: Iterable[_Sent] = ()
+    ) -> list[list[_Sent]]:
+        """Sweeps: one request, and one before it for kinds of them that were not yet seen to be packed rightly.
+
+        Args:
+            queries: What vectors are patched into.
+            numbers: How many numbers each takes along that no other has.
+            several: Whether several tokens are read.
+            beside: What goes with the first request.
+        """
+        sent = [_Sent(prompts, count) for prompts, count in zip(queries, numbers, strict=True)]
+        kinds = [(several, any(prompt.images for prompt in one.prompts)) for one in sent]
+        known = [one for one, kind in zip(sent, kinds, strict=True) if kind in self._proven]
+        new = [one for one, kind in zip(sent, kinds, strict=True) if kind not in self._proven]
+        self._proven |= set(kinds)
+        proof = [_Sent(one.prompts) for one in new]  # with one vector at two layers
+        return [[*beside, *known, *proof], new] if new else [[*beside, *known]]
+
+    def _ensembling(self, target: str) -> list[list[_Sent]]:
+        counts, seeds = ensemble_sizes(self.plan), self.plan.seeds
+        read = [_Sent(task.instruction()) for task in self.every]
+        read += [_Sent(t.icl("text", shots=1, n=counts[-1], seed=s)) for t in self.every for s in seeds]
+        width = (1 + 2 * len(counts) * len(seeds)) * self.vlm.backbone.d_model
+        rounds = [read]
+        for split, layers in (("validation", self.vlm.backbone.n_layers), ("test", 1)):
+            queries = [task.queries(target, split=split) for task in self.every]
+            rounds += self._swept(queries, [width * layers] * len(queries))
+        return rounds
+
+    def _overriding(self, seed: int) -> list[list[_Sent]]:
+        shots, n = self.plan.shots, self.plan.prompts
+        pairs = [contest(one, two) for one, two in shared_pairs(self.every)]
+        read = [_Sent(b.icl("text", shots=shots, n=n, seed=seed, split=b.examples)) for _, b in pairs]
+        asked = [asked_prompts(a, "text", "text", shots, seed) for a, _ in pairs]
+        numbers = 2 * self.layers * self.vlm.backbone.d_model
+        told = [_Sent(prompts) for prompts in asked]  # after an instruction
+        return [read, *self._swept(asked, [numbers] * len(asked), beside=told)]
+
+    @cached_property
+    def code(self) -> int:
+        """Bytes of a request without numbers."""
+        from xmi.remote.payload import build  # httpx and the like, for this alone
+
+        return len(build(self.vlm.engine.envoy, [(kernel, ()) for kernel in KERNELS]))
+
+    def _sizes(self, prompts: Prompts) -> tuple[int, int]:
+        """Bytes of a prompt's text, and of one of its images, as two prompts of the kind show."""
+        from xmi.remote.payload import packed
+
+        few = prompts[:2]
+        text, pixels = list[torch.Tensor](), list[torch.Tensor]()
+        for tensor in self.vlm.encode(few).inputs.values():
+            (pixels if tensor.is_floating_point() and tensor.dim() > 2 else text).append(tensor)
+        shown = {str(image) for prompt in few for image in prompt.images}
+        return packed(text) // len(few), packed(pixels) // max(1, len(shown))
