@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import xmi
 from tests.zoo.models import build, llama, llava
+from xmi.errors import VectorError
 from xmi.prompt import Prompts, Template, load_task
 from xmi.vlm import VLM
 
@@ -40,6 +43,39 @@ def test_mean_of_the_residuals(vlm: VLM, prompts: Prompts) -> None:
     )
     assert card.template == Template().hash != Template(delimiter=" =>").hash
     assert card.versions["torch"] == torch.__version__.split("+")[0] or card.versions["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_means_are_those_of_the_rows_however_they_are_batched(
+    vlm: VLM, prompts: Prompts, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {slot: vlm.residuals(prompts, slot=slot).values for slot in ("last", "query.delimiter")}
+    monkeypatch.setattr(vlm, "batch_size", batch_size)
+    for slot, (vector, some) in vlm.vectors_at(prompts, list(rows), keep=4).items():
+        torch.testing.assert_close(vector.values, rows[slot].mean(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(some.values, rows[slot][:4], rtol=1e-5, atol=1e-5)
+        assert (vector.card.n, some.card.n, vector.card.slot) == (len(prompts), 4, slot)
+    sizes = [1, 2, 3, len(prompts)]
+    for size, vector in zip(sizes, vlm.nested_vectors(prompts, sizes), strict=True):
+        torch.testing.assert_close(vector.values, rows["last"][:size].mean(0), rtol=1e-5, atol=1e-5)
+        assert vector.card.n == size
+    assert len(vlm.nested_vectors(prompts, [2])) == 1
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [2, 2], [3, 1], [10**6]])
+def test_numbers_of_prompts_that_mean_nothing_are_refused(vlm: VLM, prompts: Prompts, sizes: list[int]) -> None:
+    with pytest.raises(VectorError, match="rise"):
+        vlm.nested_vectors(prompts, sizes)
+
+
+@pytest.mark.parametrize("new", [None, 1, 3])
+def test_phases_and_answers_in_one_forward_are_the_same(vlm: VLM, prompts: Prompts, new: int | None) -> None:
+    asked = replace(prompts, prompts=tuple(replace(p, answer="b") for p in prompts))
+    phases, answers = vlm.phases_and_answers(asked, task_words=["a"], max_new_tokens=new)
+    apart = vlm.phases(asked, task_words=["a"]), vlm.answers(asked, max_new_tokens=new)
+    np.testing.assert_array_equal(phases.probability, apart[0].probability)
+    assert (answers.predicted, answers.continuations) == (apart[1].predicted, apart[1].continuations)
+    np.testing.assert_allclose(answers.log_probability, apart[1].log_probability, atol=1e-5)
 
 
 def test_save_and_load(vlm: VLM, prompts: Prompts, tmp_path: Path) -> None:

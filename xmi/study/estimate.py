@@ -16,9 +16,13 @@ from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.plan import Plan
 from xmi.study.run import BASE, cells_of, load_tasks, models_of, prepare
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
+from xmi.study.traffic import Traffic, check_for_host, traffic_of
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
-from xmi.vlm import VLM, load
+from xmi.vlm import ON_HOST, VLM, load
+
+WAITING = ("remote", "wait", "resubmit")
+"""Options of `xmi.load` that are about a host."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Cost:
 def dry_run(plan: str | Path | None = None, **given: Any) -> str:
     """Says what a study would do, without weights: the plan, the number of forwards, estimates of time and memory.
 
+    For a study on a host it says instead how many requests it would take, and how many bytes they would bring there.
+    Nothing is sent.
+
     Forwards are counted from the very prompts that the study builds. Time is floating-point operations (two for each
     parameter and token) over the speed of a matrix product on the device, so it is what a study takes at least; what
     lies outside of products (small models, attention over long prompts, images) comes on top.
@@ -51,19 +58,18 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
         Several lines of text.
 
     Raises:
-        RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read.
+        RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read;
+        RemoteError: no host's address. What a host cannot do is refused here, too.
     """
     study, folder, loading = prepare(plan, **given)
     loading.pop("workers", None)
     tasks = load_tasks(study)
+    if loading.get("remote"):
+        return "\n".join([*_plan_lines(study, folder), *_host_lines(study, tasks, loading)])
+    loading = {name: value for name, value in loading.items() if name not in WAITING}
     device = torch.device(loading.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    lines = [f"Run folder {folder}. The plan:"]
-    lines += [f"  {name}: {value}" for name, value in study.model_dump().items()]
-    total, seconds = 0, 0.0
-    for name, source in [
-        *models_of(study).items(),
-        *([(f"{next(iter(models_of(study)))}{BASE}", study.base)] if study.base else []),
-    ]:
+    lines, total, seconds = _plan_lines(study, folder), 0, 0.0
+    for name, source in _sources(study).items():
         vlm = load(source, **{**loading, "device": "meta"})
         cost = cost_of(vlm, study, tasks, name)
         parameters = sum(p.numel() for p in vlm.model.parameters())
@@ -81,6 +87,37 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
     cells = len(cells_of(study, tasks))
     lines.append(f"In all {cells} cells, {total} forwards, at least {_time(seconds)}. Nothing was computed or written.")
     return "\n".join(lines)
+
+
+def _plan_lines(study: Plan, folder: Path) -> list[str]:
+    return [f"Run folder {folder}. The plan:", *(f"  {name}: {value}" for name, value in study.model_dump().items())]
+
+
+def _sources(study: Plan) -> dict[str, str]:
+    """All models by name, the base LLM included."""
+    found = models_of(study)
+    return {**found, **({f"{next(iter(found))}{BASE}": study.base} if study.base else {})}
+
+
+def _host_lines(study: Plan, tasks: dict[str, Task], loading: dict[str, Any]) -> list[str]:
+    """What a host would be sent, per model and in all."""
+    from xmi.remote import Host  # httpx and the like, for this alone
+
+    check_for_host(study, loading)
+    remote = loading["remote"]
+    where = "the host that nnsight is configured for" if remote is True else Host(str(remote)).url
+    offline = {name: value for name, value in loading.items() if name not in (*WAITING, *ON_HOST)}
+    lines, total = [f"It would run on {where}."], Traffic()
+    for name, source in _sources(study).items():
+        traffic = traffic_of(load(source, **offline, device="meta"), study, tasks, name)
+        lines.append(f"{name}: {traffic.requests} requests, about {traffic.up / 1e6:.1f} MB up")
+        total += traffic
+    cells = len(cells_of(study, tasks))
+    lines.append(
+        f"In all {cells} cells, {total.requests} requests, about {total.up / 1e6:.1f} MB up. Nothing was computed, "
+        "written or sent."
+    )
+    return lines
 
 
 def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -189,11 +189,22 @@ class _Count:
 
     def _sizes(self, prompts: Prompts) -> tuple[int, int]:
         """Bytes of a prompt's text, and of one of its images, as two prompts of the kind show."""
-        from xmi.remote.payload import packed
-
         few = prompts[:2]
         text, pixels = list[torch.Tensor](), list[torch.Tensor]()
         for tensor in self.vlm.encode(few).inputs.values():
             (pixels if tensor.is_floating_point() and tensor.dim() > 2 else text).append(tensor)
         shown = {str(image) for prompt in few for image in prompt.images}
-        return packed(text) // len(few), packed(pixels) // max(1, len(shown))
+        return _compressed(text) // len(few), _compressed(pixels) // max(1, len(shown))
+
+
+def _compressed(tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of tensors as they travel."""
+    import zstandard
+
+    from xmi.remote.nesting import raw
+    from xmi.remote.payload import coded, pool_rows
+
+    sent, pools = pool_rows(tensors)
+    whole = [tensor for tensor in sent if isinstance(tensor, torch.Tensor)]
+    parts = [*whole, *(part for pool in pools for part in coded(pool))]
+    return len(zstandard.compress(b"".join(raw(part) for part in parts)))
