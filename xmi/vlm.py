@@ -886,6 +886,8 @@ def load(
         envoy = wrap(checkpoint)
         envoy.revision = revision
         served = Served(remote, envoy, wait=wait, resubmit=resubmit)
+        if check:
+            _ = served.facts  # host, key, model and versions, before anything is paid for
     vlm = VLM(Engine.start(checkpoint, served), batch_size=batch_size)
     if check and (vlm.engine.dispatched or served is not None):
         _ = vlm.report

@@ -69,3 +69,24 @@ def test_an_error_ends_all(capsys: pytest.CaptureFixture[str]) -> None:
         together([asker(server, [[5], [6]]), wrong])
     assert server.requests == [[5, 1]]
     assert request(server.run, [(abs, (7,))]) == [14], "what comes afterwards is not in a coroutine"
+
+
+def test_what_stands_apart_is_asked_at_once_and_fails_alone() -> None:
+    server = Server()
+
+    def failing(calls: Sequence[Call]) -> list[Any]:
+        raise ValueError("no")
+
+    def tries(run: Any) -> Callable[[], Any]:
+        def task() -> Any:
+            try:
+                found = together([lambda: request(run, [(abs, (1,))]), lambda: request(run, [(abs, (2,))])], apart=True)
+            except ValueError:
+                found = []
+            return found, request(server.run, [(abs, (3,))])
+
+        return task
+
+    found = together([asker(server, [[5]]), tries(server.run), tries(failing)])
+    assert found == [[[10]], ([[2], [4]], [6]), ([], [6])]
+    assert server.requests == [[1, 2], [5, 3, 3]]

@@ -302,16 +302,17 @@ class Engine:
             return [kernel(self.envoy, *given) for given in arguments]
         return request(self.host.run, [(kernel, given) for given in arguments])
 
-    def together(self, tasks: Iterable[Callable[[], T]]) -> list[T]:
+    def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Does several things that do not need one another's results; on a host they share requests.
 
         Args:
             tasks: Functions that call `map`.
+            apart: Share no request with others, so that what fails is theirs alone.
 
         Returns:
             What they return.
         """
-        return [task() for task in tasks] if self.host is None else together(tasks)
+        return [task() for task in tasks] if self.host is None else together(tasks, apart=apart)
 
     def place(self, inputs: Inputs) -> Inputs:
         """An encoded batch on the model's device and in its precision; on a host, kernels see to that."""

@@ -32,11 +32,13 @@ def request(run: Run, calls: Sequence[Call]) -> list[Any]:
     return found
 
 
-def together(functions: Iterable[Callable[[], T]]) -> list[T]:
+def together(functions: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
     """Runs functions that do not need one another's results, sharing requests.
 
     Args:
-        functions: What to run; none of them starts another's calls.
+        functions: What to run.
+        apart: Share requests among themselves only, at once, even if this is one of several that run together: an
+            error is theirs alone then.
 
     Returns:
         What they return. The calls of a round go out in the order of the functions, one request per host and model.
@@ -62,7 +64,8 @@ def together(functions: Iterable[Callable[[], T]]) -> list[T]:
         answers: dict[int, list[Any]] = {}
         for run in dict.fromkeys(run for run, _ in round_.values()):
             mine = [number for number, (other, _) in round_.items() if other == run]
-            found = iter(request(run, [call for number in mine for call in round_[number][1]]))
+            calls = [call for number in mine for call in round_[number][1]]
+            found = iter(run(calls) if apart else request(run, calls))
             answers |= {number: [next(found) for _ in round_[number][1]] for number in mine}
         for number in round_:
             go_on(number, answers[number])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -150,6 +151,7 @@ class _Worker:
 def _serve(pipe: Connection, other: Connection, do: Do) -> None:
     """What a process does: cells that it is given, with one thread, until it is killed or the parent is gone."""
     other.close()
+    gc.freeze()  # what was there before the fork stays: looking for garbage in it would copy it, page by page
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
