@@ -36,7 +36,7 @@ class Overriding(Result):
         others: The patched task, per query.
         units: The input, per query.
         splits: `validation` (chooses the layer) or `test` (is reported), per query.
-        predicted: Text of the top token [run][query].
+        predicted: Text of the top token, by run and query.
         paper: Hits by the paper's rule; `label` 0 is that of the prompt's task, 1 that of the patched one.
         strict: Hits by exact first token.
     """

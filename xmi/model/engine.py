@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -43,6 +44,9 @@ class Host(Protocol):
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Runs kernels, given with their arguments after the model, in one request."""
+
+    def about(self, label: str) -> AbstractContextManager[None]:
+        """Names what the requests inside are for."""
 
 
 def wrap(tool: Checkpoint) -> Any:

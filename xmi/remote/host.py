@@ -306,7 +306,7 @@ class Host:
 _ADVICE = {
     400: "Bring the versions here and there together (`xmi remote status` compares them).",
     404: "Is this the address of an NDIF host?",
-    413: "Send less at once: a smaller batch size.",
+    413: "Ask less at once: fewer prompts, shots or layers.",
     429: "Too many requests: try again later.",
     503: "It is busy or restarting: try again in a few minutes.",
 }

@@ -25,6 +25,7 @@ from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, w
 from xmi.study.store import Store
 from xmi.study.workers import count_workers, each
 from xmi.vector import shared_pairs, versions
+from xmi.vector.sweep import PROOF
 from xmi.vlm import VLM, load, untrained
 
 Say = Callable[[str], None]
@@ -231,6 +232,9 @@ def _complete(
             if vlm.served is not None:
                 stack.enter_context(vlm.served.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
         _run_cells(cells, plan, tasks, models, store, tell, count)
+        for vlm in models.values():
+            if vlm.served is not None:
+                vlm.served.jobs.release(PROOF)
     with _timed(tell, "tables"):
         assemble(store, plan, cells, tasks)
 
@@ -270,7 +274,9 @@ def _run_cells(
         with ExitStack() as stack:
             for host in served:
                 stack.enter_context(host.about(cell.key))
-            store.put(cell, _do(cell, cells, plan, tasks, models, store, memory))
+            # On a host a cell's requests must not depend on what this process asked before: the next process picks them
+            # up by their content.
+            store.put(cell, _do(cell, cells, plan, tasks, models, store, Memory() if served else memory))
         for host in served:
             host.jobs.release(cell.key)
         return time.perf_counter() - start

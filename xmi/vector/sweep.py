@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,9 @@ MODES = ("overwrite", "add", "interpolate")
 WAYS = ("growing", "packed", "rows")
 """How patched runs are done, fastest first: copies of the prompt's end that join the sequence when they are patched,
 copies that are there from the start, or a row for each."""
+
+PROOF = "proof of the sweep"
+"""What requests to a host that prove a way are called: their results serve all of a study's cells."""
 
 MAX_ROWS = 32
 """How many patched runs are rows of one forward, where they cannot be packed."""
@@ -149,7 +152,8 @@ def _prove(
     for way in WAYS[:-1]:
         packed = partial(_packed, engine, batch, few, targets, new, way)
         try:
-            found, *again = engine.together([packed, *([plain] if expected is None else [])], apart=True)
+            with nullcontext() if engine.host is None else engine.host.about(PROOF):
+                found, *again = engine.together([packed, *([plain] if expected is None else [])], apart=True)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the model's own code does with a mask that it does not expect
