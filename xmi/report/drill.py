@@ -76,9 +76,11 @@ def drill(results: StudyResults, limit: int | None = None) -> Drill:
     packed: list[tuple[int | None, list[list[Any]]]] = []
     tree: dict[str, dict[str, list[dict[str, Any]]]] = {m: {} for m in results.models}
     splits = {key[5] for key in cells}
+    sources = dict.fromkeys((key[0], *key[2:5]) for key in cells)  # of all tasks and splits: one layer
+    chosen = {source: _chosen(results, *source) for source in sources}
     for number, (key, found) in enumerate(cells.items()):
         model, task, method, source, target, split = key
-        layer = _chosen(results, model, method, source, target)
+        layer = chosen[model, method, source, target]
         packed.append((layer, [_entry(r, strings, images, prompts) for r in found[:limit]]))
         label = "no context" if method == "no context" else f"{source}: {method}"
         entry = {
