@@ -16,6 +16,7 @@ from xmi.errors import RunError
 from xmi.report.alignment import alignment_panels, alignment_takeaways
 from xmi.report.drill import drill
 from xmi.report.findings import further_takeaways, geometry_takeaways, headline, phase_takeaways, transfer_takeaways
+from xmi.report.host import hosted
 from xmi.report.panels import Panel, panels
 from xmi.report.tables import TARGETS, by_task, overview
 from xmi.report.wording import task_columns
@@ -29,8 +30,10 @@ SECTIONS = (
     ("geometry", "Geometry"),
     ("transfer", "Transfer"),
     ("prompts", "Prompts"),
+    ("host", "Host"),
     ("provenance", "Provenance"),
 )
+"""Id and title; the host's is left out of studies that ran here."""
 
 
 def render(results: StudyResults, path: str | Path) -> Path:
@@ -70,12 +73,13 @@ def for_script(value: Any) -> str:
 
 
 def _context(results: StudyResults) -> dict[str, Any]:
-    found = [*panels(results), *alignment_panels(results)]
+    found, host = [*panels(results), *alignment_panels(results)], hosted(results)
     return {
         "models": results.models,
         "tasks": task_columns(results.summary(results.models[0])),
         "targets": TARGETS,
-        "sections": SECTIONS,
+        "sections": [section for section in SECTIONS if section[0] != "host" or host],
+        "host": host,
         "headline": headline(results),
         "takeaways": {
             "phases": phase_takeaways(results),

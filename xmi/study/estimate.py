@@ -14,9 +14,9 @@ import torch
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.plan import Plan
-from xmi.study.run import BASE, cells_of, load_tasks, models_of, prepare
+from xmi.study.run import BASE, cells_of, check_for_host, load_tasks, models_of, prepare
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
-from xmi.study.traffic import Traffic, check_for_host, traffic_of
+from xmi.study.traffic import Traffic, traffic_of
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
 from xmi.vlm import ON_HOST, VLM, load

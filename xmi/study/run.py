@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from xmi.errors import RunError, TaskError
+from xmi.errors import ModelError, RunError, TaskError
 from xmi.prompt import Task, check_task, load_task, task_names
 from xmi.prompt.task import MODALITIES
 from xmi.study.assemble import assemble
@@ -26,7 +26,7 @@ from xmi.study.store import Store
 from xmi.study.workers import count_workers, each
 from xmi.vector import shared_pairs, versions
 from xmi.vector.sweep import PROOF
-from xmi.vlm import VLM, load, untrained
+from xmi.vlm import ON_HOST, VLM, load, untrained
 
 Say = Callable[[str], None]
 
@@ -113,6 +113,8 @@ def run_study(
         task_words=task_words, lens=lens, experiments=experiments, workers=workers, **options,
     )  # fmt: skip
     count = loading.pop("workers", None)
+    if loading.get("remote"):
+        check_for_host(study, loading)
     loaded = load_tasks(study)
     store = Store(folder)
     if fork and store.differs(study):
@@ -148,6 +150,21 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> tuple[Plan, Path
             wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
     plan = make_plan(**wanted)
     return plan.model_copy(update={"points": min(plan.points, plan.prompts)}), Path(out), loading
+
+
+def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
+    """Refuses a study that cannot be run on a host.
+
+    Raises:
+        ModelError: An option of loading that is the host's to decide, or an untrained model.
+        RunError: A lens that would have to be trained.
+    """
+    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
+        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
+    if plan.untrained:
+        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
+    if plan.lens == "tuned":
+        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
 
 
 def load_tasks(plan: Plan) -> dict[str, Task]:

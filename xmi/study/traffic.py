@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 
-from xmi.errors import ModelError, RunError
 from xmi.kernels import lens_kernel, next_token_kernel, residual_kernel, sweep_kernel
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import Cell, ensemble_sizes, longest_label
@@ -17,7 +16,7 @@ from xmi.study.run import BASE, cells_of
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
-from xmi.vlm import ON_HOST, VLM
+from xmi.vlm import VLM
 
 KERNELS = (residual_kernel, next_token_kernel, lens_kernel, sweep_kernel)
 """What most requests take along as source code."""
@@ -43,25 +42,10 @@ class _Sent:
     numbers: int = 0
 
 
-def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
-    """Refuses a study that cannot be run on a host.
-
-    Raises:
-        ModelError: An option of loading that is the host's to decide, or an untrained model.
-        RunError: A lens that would have to be trained.
-    """
-    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
-        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
-    if plan.untrained:
-        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
-    if plan.lens == "tuned":
-        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
-
-
 def traffic_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Traffic:
     """What one of a study's models takes, its checks included.
 
-    Sweeps are taken to be packed, which the first request of their kind finds out. Bytes are those of the compressed
+    Sweeps are taken to be packed, which a request for the first of each kind proves. Bytes are those of the compressed
     encodings of two prompts of each kind, of one image for each different one in a request, of vectors as they are, and
     of the code.
 
@@ -120,23 +104,19 @@ class _Count:
             images |= {str(shown): image for prompt in one.prompts for shown in prompt.images}
         return Traffic(1, up + sum(images.values()))
 
-    def _later(self, cell: Cell) -> bool:
-        """Whether prompts that no seed changes were asked before."""
-        return cell.seed != self.plan.seeds[0]
-
     def _read(self, cell: Cell) -> list[_Sent]:
         base = cell.kind == "base"
         names = self.plan.tasks if base else [cell.task]
         steps = [step for name in names for step in reads(self.plan, self.tasks[name], cell.seed) if step.base == base]
-        return [_Sent(step.prompts) for step in steps if step.prompts.split or not self._later(cell)]
+        return [_Sent(step.prompts) for step in steps]
 
     def _ask(self, cell: Cell, task: Task) -> list[list[_Sent]]:
-        plan, later = self.plan, self._later(cell)
+        plan = self.plan
         several = plan.whole and longest_label(self.vlm, task) > 1
         given = [ask.prompts for ask in asks(plan, task, cell.seed)]
         if task.task_words or words_wanted(plan, self.every):
             given += [p for _, p in follows(plan, task, cell.seed) if p not in given]  # others share the forwards
-        plain = [_Sent(prompts) for prompts in given if prompts.shots or not later]
+        plain = [_Sent(prompts) for prompts in given]
         numbers = (len(plan.sources) + len(plan.controls)) * self.layers * self.vlm.backbone.d_model
         swept = [sweep.prompts for sweep in sweeps(plan, task)]
         return self._swept(swept, [numbers, *[0] * (len(swept) - 1)], several, plain)
@@ -144,21 +124,22 @@ class _Count:
     def _swept(
         self, queries: list[Prompts], numbers: list[int], several: bool = False, beside: Iterable[_Sent] = ()
     ) -> list[list[_Sent]]:
-        """Sweeps: one request, and one before it for kinds of them that were not yet seen to be packed rightly.
+        """Sweeps in one request, and one before it for each kind of them that was not yet seen to be packed rightly.
 
         Args:
             queries: What vectors are patched into.
             numbers: How many numbers each takes along that no other has.
             several: Whether several tokens are read.
-            beside: What goes with the first request.
+            beside: What goes with the sweeps.
         """
+        proofs: list[list[_Sent]] = []
+        for prompts in queries:
+            kind = several, any(prompt.images for prompt in prompts)
+            if kind not in self._proven:
+                proofs.append([_Sent(prompts[: self.vlm.batch_size])])  # with one vector at two layers
+            self._proven.add(kind)
         sent = [_Sent(prompts, count) for prompts, count in zip(queries, numbers, strict=True)]
-        kinds = [(several, any(prompt.images for prompt in one.prompts)) for one in sent]
-        known = [one for one, kind in zip(sent, kinds, strict=True) if kind in self._proven]
-        new = [one for one, kind in zip(sent, kinds, strict=True) if kind not in self._proven]
-        self._proven |= set(kinds)
-        proof = [_Sent(one.prompts) for one in new]  # with one vector at two layers
-        return [[*beside, *known, *proof], new] if new else [[*beside, *known]]
+        return [*proofs, [*beside, *sent]]
 
     def _ensembling(self, target: str) -> list[list[_Sent]]:
         counts, seeds = ensemble_sizes(self.plan), self.plan.seeds

@@ -1,0 +1,79 @@
+"""What a dry run says of a study on a host is what the host then sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xmi
+from tests.remote.loopback import KEY, Loopback
+from xmi.study import dry_run
+
+SMALL: dict[str, Any] = {
+    "model": "organism",
+    "base": "organism-llm",
+    "tasks": ("country-capital", "country-currency"),
+    "seeds": (0, 1),
+    "shots": 2,
+    "prompts": 4,
+    "task_words": "found",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NDIF_API_KEY", KEY)
+    monkeypatch.setenv("XMI_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def seen(server: Loopback) -> int:
+    return sum(count for path, count in server.stats()["seen"].items() if "_test" not in path)
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_the_requests_and_bytes_that_the_host_sees(server: Loopback, home: Path) -> None:
+    before = seen(server)
+    plan = {**SMALL, "remote": server.url, "out": home / "run"}
+    lines = dry_run(**plan, wait=60.0, resubmit=True).splitlines()
+    assert seen(server) == before, "a dry run asks nothing of the host"
+    assert not (home / "run").exists()
+    assert f"It would run on {server.url}." in lines
+    cells, requests, size, *_ = lines[-1].removeprefix("In all ").split(", ")
+    earlier = server.stats()["jobs"]
+    results = xmi.run(**plan)
+    jobs = server.stats()["jobs"][len(earlier) :]
+    assert requests == f"{len(jobs)} requests"
+    # Three when the VLM is loaded and two for its base LLM; those of the cells are in the run folder.
+    assert results.traffic().requests.sum() == len(jobs) - 5
+    up = sum(job["payload_bytes"] for job in jobs) / 1e6
+    assert float(size.split()[1]) == pytest.approx(up, rel=0.35), size
+    # Per seed two tasks read and asked, and the base LLM's vectors; ensembling per target; words, lineage, overriding
+    # and geometry once.
+    assert cells == "16 cells"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"dtype": "bfloat16", "device": "cuda"}, xmi.ModelError, "device, dtype: .* the host's to decide"),
+        ({"untrained": True}, xmi.ModelError, "no host serves"),
+        ({"lens": "tuned"}, xmi.RunError, "lens: logit"),
+        ({"remote": "ftp://host"}, xmi.RemoteError, "no host's address"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_host_cannot_do(
+    home: Path, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    plan = {**SMALL, "remote": "http://127.0.0.1:9", "out": home / "run", **changes}
+    with pytest.raises(error, match=said):
+        dry_run(**plan)
+
+
+def test_options_of_waiting_do_not_hinder_a_study_here(home: Path) -> None:
+    plan = {**SMALL, "tasks": SMALL["tasks"][:1], "task_words": "given", "experiments": (), "out": home / "run"}
+    said = dry_run(**plan, wait=5.0, resubmit=True, remote=False)
+    assert "requests" not in said
+    assert " forwards, " in said.splitlines()[-1]
