@@ -274,7 +274,9 @@ def forwards(vlm: Encoded, cell: Cell) -> dict[str, Callable[[], Any]]:
         "full": lambda: vlm.run_with_cache(batch),
         "plain_from_text": plain_from_text,
         "last_from_text": lambda: vlm.run_with_cache(prompt, **what),
-        "nnsight": lambda: residual_kernel(engine.envoy, inputs, engine.paths, columns[:, None], len(columns), [len(columns)]),
+        "nnsight": lambda: residual_kernel(
+            engine.envoy, inputs, engine.paths, columns[:, None], len(columns), [len(columns)]
+        ),
     }
 
 
