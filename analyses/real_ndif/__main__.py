@@ -2,7 +2,8 @@
 
 Usage::
 
-    python -m analyses.real_ndif FOLDER                           # stock nnsight asks the server, and compares
+    python -m analyses.real_ndif FOLDER                # the study there and here, compared: study.py
+    python -m analyses.real_ndif FOLDER -- python -m analyses.real_ndif.smoke
     python -m analyses.real_ndif FOLDER -- xmi run xmi/organism --remote http://127.0.0.1:8001
 
 FOLDER is where the server's environment is made (the first time: minutes and gigabytes) and kept.
@@ -19,16 +20,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from analyses.real_ndif.inside import report
+from pydantic import TypeAdapter
+
+from analyses.real_ndif.inside import Asked, report
 from analyses.real_ndif.installation import CPU_INDEX, install
 from analyses.real_ndif.namespace import entering
-from analyses.real_ndif.server import ServerError
+from analyses.real_ndif.server import model_key
 
-ROOT = Path(__file__).parents[2]
-ORGANISM = ROOT / "xmi" / "data" / "organism" / "vlm"
-
-
-SMOKE = [sys.executable, "-m", "analyses.real_ndif.smoke"]
+ORGANISM = Path(__file__).parents[2] / "xmi" / "data" / "organism"
+MODELS = {"xmi/organism": ORGANISM / "vlm"}
+STUDY = [sys.executable, "-m", "analyses.real_ndif.study", "--out"]
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -45,32 +46,44 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--torch-index", default=CPU_INDEX, metavar="URL", help="package index with CPU builds of torch"
     )
-    parser.add_argument("--model", type=Path, default=ORGANISM, metavar="FOLDER", help="the model to serve")
-    parser.add_argument("--id", default="xmi/organism", metavar="ORG/NAME", help="under which id")
-    parser.add_argument("--dtype", default="float32", help="how its weights are held")
+    parser.add_argument(
+        "--model", type=_named, action="append", metavar="ORG/NAME=FOLDER", help="a model to serve; repeatable"
+    )
+    parser.add_argument("--dtype", default="float32", help="how the weights are held")
     parser.add_argument("--wait", type=float, default=300, metavar="SECONDS", help="how long the server may take")
     asked = parser.parse_args(ours)
-    asked.command = list(given[len(ours) + 1 :]) or [*SMOKE, asked.id]
+    asked.models = dict(asked.model or MODELS)
+    asked.command = list(given[len(ours) + 1 :])
+    if not asked.command and asked.model:
+        parser.error("say behind `--` what is to be run with these models")
+    asked.command = asked.command or [*STUDY, str(asked.home / "runs")]
     return asked
 
 
-def start(asked: argparse.Namespace) -> int:
+def _named(text: str) -> tuple[str, Path]:
+    id, equals, folder = text.partition("=")
+    if not equals or id.count("/") != 1:
+        raise argparse.ArgumentTypeError(f"expected ORG/NAME=FOLDER, found {text!r}")
+    return id, Path(folder).resolve()
+
+
+def start(given: argparse.Namespace) -> int:
     """Installs, enters the namespaces, and returns the command's exit status.
 
     Raises:
         ServerError: Something that the server needs is missing.
     """
-    if not (asked.model / "config.json").is_file():
-        raise ServerError(f"{asked.model} holds no model: there is no config.json in it.")
-    enter = entering()  # before anything is installed
-    home = asked.home.resolve()
+    for id, folder in given.models.items():
+        model_key(id, folder)  # whether it can be served is asked before anything is installed
+    enter = entering()
+    home = given.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    install(home, asked.python, cuda=asked.cuda_torch, index=asked.torch_index)
+    install(home, given.python, cuda=given.cuda_torch, index=given.torch_index)
 
+    asked = TypeAdapter(Asked).dump_json(Asked(home, given.models, given.dtype, given.wait, given.command)).decode()
     theirs, ours = os.pipe()
     with tempfile.TemporaryDirectory(prefix="ndif-", dir="/tmp") as scratch:  # a short path: Ray's sockets lie in it
-        inside = [sys.executable, "-m", "analyses.real_ndif.inside", str(theirs), str(home), scratch, asked.id]
-        inside += [str(asked.model.resolve()), asked.dtype, str(asked.wait), *asked.command]
+        inside = [sys.executable, "-m", "analyses.real_ndif.inside", str(theirs), scratch, asked]
         process = subprocess.Popen([*enter, *inside], pass_fds=[theirs])
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the process inside too, which ends in order
         signal.signal(signal.SIGTERM, lambda *_: os.close(ours))

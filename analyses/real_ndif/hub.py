@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback with one repository: a folder.
+"""A Hugging Face Hub on loopback whose repositories are folders.
 
 `ndif` and nnsight name a model by its id on the Hub and ask the Hub for it, for its size and for its files. Where there
 is no network, this answers them (HF_ENDPOINT); neither side has to be told that the model is a folder here.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
@@ -21,6 +22,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from safetensors import safe_open
+
+ADDRESS = re.compile(
+    r"/(?:api/models/)?(?P<id>[^/]+/[^/]+)(?:/(?P<kind>revision|tree|resolve)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?"
+)
 
 
 class Repository:
@@ -82,40 +87,35 @@ class Repository:
 
 class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    repository: Repository
+    repositories: Mapping[str, Repository]
 
     def do_GET(self) -> None:
-        repository = self.repository
-        path = unquote(urlsplit(self.path).path)
-        about = f"/api/models/{repository.id}"
-        file = self._file(path)
-        if path == about or self._rest(path, f"{about}/revision/") == "":
-            self._send(json.dumps(repository.about()).encode())
-        elif self._rest(path, f"{about}/tree/") == "":
-            self._send(json.dumps(repository.tree()).encode())
-        elif file is not None:
-            self._send(repository.files[file].read_bytes(), ETag=f'"{repository.etags[file]}"')
-        elif path.startswith((f"{about}/", f"/{repository.id}/")):
-            self._send(b"", HTTPStatus.NOT_FOUND, **{"X-Error-Code": "EntryNotFound"})
-        else:
-            self._send(b"", HTTPStatus.NOT_FOUND, **{"X-Error-Code": "RepoNotFound"})
+        asked = ADDRESS.fullmatch(unquote(urlsplit(self.path).path))
+        repository = self.repositories.get(asked["id"]) if asked else None
+        if asked is None or repository is None:
+            return self._refuse("RepoNotFound")
+        if (asked["revision"] or "main") not in ("main", repository.revision):
+            return self._refuse("RevisionNotFound")
+        headers = {"X-Repo-Commit": repository.revision}
+        match asked["kind"], asked["file"]:
+            case (None | "revision", None):
+                self._send(json.dumps(repository.about()).encode(), headers)
+            case ("tree", None):
+                self._send(json.dumps(repository.tree()).encode(), headers)
+            case ("resolve", name) if name in repository.files:
+                self._send(repository.files[name].read_bytes(), headers | {"ETag": f'"{repository.etags[name]}"'})
+            case _:
+                self._refuse("EntryNotFound", headers)
 
     do_HEAD = do_GET
 
-    def _rest(self, path: str, prefix: str) -> str | None:
-        """What follows a prefix and the revision; None for another path or revision."""
-        revision, _, rest = path.removeprefix(prefix).partition("/")
-        return rest if path.startswith(prefix) and revision in ("main", self.repository.revision) else None
+    def _refuse(self, why: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(b"", {**(headers or {}), "X-Error-Code": why}, HTTPStatus.NOT_FOUND)
 
-    def _file(self, path: str) -> str | None:
-        name = self._rest(path, f"/{self.repository.id}/resolve/")
-        return name if name in self.repository.files else None
-
-    def _send(self, body: bytes, status: HTTPStatus = HTTPStatus.OK, **headers: str) -> None:
+    def _send(self, body: bytes, headers: Mapping[str, str], status: HTTPStatus = HTTPStatus.OK) -> None:
         self.send_response(status)
-        for name, value in {"X-Repo-Commit": self.repository.revision, **headers}.items():
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -125,10 +125,11 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(repository: Repository, port: int = 0) -> Iterator[str]:
-    """Serves a repository on loopback, in a thread, and yields the address; port 0 takes a free one."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), type("Answers", (_Answers,), {"repository": repository}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def serving(models: Mapping[str, Path], port: int = 0) -> Iterator[str]:
+    """Serves folders by id on loopback, in a thread, and yields the address; port 0 takes a free one."""
+    repositories = {id: Repository(id, folder) for id, folder in models.items()}
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Answers", (_Answers,), {"repositories": repositories}))
+    threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

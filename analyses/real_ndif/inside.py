@@ -14,39 +14,46 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from analyses.real_ndif.hub import Repository, serving
-from analyses.real_ndif.server import HOST, HUB, ServerError, commands, running, settings, wait
+from pydantic import TypeAdapter
+
+from analyses.real_ndif.hub import serving
+from analyses.real_ndif.server import HOST, HUB, ServerError, commands, model_key, running, settings, wait
 
 PATIENCE = 10.0  # seconds that the command has to end when it is told to
 REFUSED = 2  # exit status where the server is not there to run a command against
 
 
-def serve(
-    home: Path,
-    scratch: Path,
-    id: str,
-    folder: Path,
-    dtype: str,
-    seconds: float,
-    command: Sequence[str],
-    url: str = HOST,
-) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """What is served, and to whom.
+
+    Attributes:
+        home: Folder of the installation.
+        models: Folder of each model by the id under which it is served.
+        dtype: How their weights are held.
+        seconds: How long to wait for the server.
+        command: What to run against it; see `client` for what it finds in its environment.
+    """
+
+    home: Path
+    models: dict[str, Path]
+    dtype: str
+    seconds: float
+    command: list[str]
+
+
+def serve(asked: Asked, scratch: Path) -> int:
     """Starts the server, runs a command against it, and ends the server.
 
     Args:
-        home: Folder of the installation.
-        scratch: Ray's folder.
-        id: The id under which the model is served.
-        folder: The model's files.
-        dtype: How its weights are held.
-        seconds: How long to wait for the server.
-        command: What to run; see `client` for what it finds in its environment.
-        url: Where the server will be.
+        asked: What and to whom.
+        scratch: Folder for what need not be kept.
 
     Returns:
         The command's exit status.
@@ -55,28 +62,29 @@ def serve(
         ServerError: The server did not come up, or there is no such command.
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    env, logs, begun = settings(home, scratch, id, dtype), home / "logs", time.monotonic()
+    keys = [model_key(id, folder) for id, folder in asked.models.items()]
+    env, logs, begun = settings(asked.home, scratch, keys, asked.dtype), asked.home / "logs", time.monotonic()
     shutil.rmtree(logs, ignore_errors=True)
     print(f"Starting the server; its logs are in {logs}.", flush=True)
-    with serving(Repository(id, folder), HUB), running(commands(home), env, logs) as check:
+    with serving(asked.models, HUB), running(commands(asked.home), env, logs) as check:
         try:
-            wait(id, check, seconds, url)
-        except ServerError:
+            wait(keys, check, asked.seconds)
+        except ServerError as error:
             with suppress(OSError):
-                shutil.copytree((scratch / "session_latest" / "logs").resolve(), logs / "ray")  # where actors say why
-            raise
-        print(f"{id} is served at {url} after {time.monotonic() - begun:.0f} s.", flush=True)
-        return run(command, os.environ | client(env, url))
+                shutil.copytree((scratch / "session_latest" / "logs").resolve(), logs / "ray")
+            raise ServerError(f"{error}\nWhy a model could not be loaded stands in {logs}/ray/worker-*.") from error
+        print(f"{' and '.join(asked.models)} served at {HOST} after {time.monotonic() - begun:.0f} s.", flush=True)
+        return run(asked.command, os.environ | client(env))
 
 
-def client(env: dict[str, str], url: str = HOST) -> dict[str, str]:
-    """What the command finds in its environment: host, API key, and a Hub that has this model alone.
+def client(env: Mapping[str, str]) -> dict[str, str]:
+    """What the command finds in its environment: host, API key, and a Hub that has the served models alone.
 
     The key is a new one for this server, which takes any and writes it into its log. A key for the real NDIF, and a
     token for the real Hub, are not handed on.
     """
     kept = {name: env[name] for name in ("HF_ENDPOINT", "HF_HOME")}
-    return kept | {"NDIF_HOST": url, "NDIF_API_KEY": str(uuid.uuid4()), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
+    return kept | {"NDIF_HOST": HOST, "NDIF_API_KEY": str(uuid.uuid4()), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0"}
 
 
 def run(command: Sequence[str], env: dict[str, str]) -> int:
@@ -137,7 +145,14 @@ def report(work: Callable[[], int]) -> int:
         return 128 + signal.SIGINT
 
 
-if __name__ == "__main__":
-    pipe, home, scratch, id, folder, dtype, seconds, *command = sys.argv[1:]
+def main(pipe: str, scratch: str, asked: str) -> int:
+    """Serves what is asked for as JSON; returns the exit status."""
     heed(int(pipe))
-    sys.exit(report(lambda: serve(Path(home), Path(scratch), id, Path(folder), dtype, float(seconds), command)))
+    try:
+        return report(lambda: serve(TypeAdapter(Asked).validate_json(asked), Path(scratch)))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # in case the script outside no longer can
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -24,10 +24,14 @@ def requirements() -> list[str]:
     return [*SERVER, *(f"{name}=={version(name)}" for name in ("nnsight", "transformers"))]
 
 
-def torch_version(*, cuda: bool) -> str:
-    """This environment's version of torch; as a build for CPUs, which brings no CUDA, unless CUDA is asked for."""
-    release = version("torch").partition("+")[0]
-    return release if cuda else f"{release}+cpu"
+def release() -> str:
+    """This environment's version of torch, whatever it was built for."""
+    return version("torch").partition("+")[0]
+
+
+def manifest() -> str:
+    """What a finished installation is known by; either build of torch will do."""
+    return json.dumps([f"torch=={release()}", *requirements()])
 
 
 def interpreter(given: Path | None) -> Path:
@@ -84,11 +88,10 @@ def install(home: Path, python: Path | None = None, *, cuda: bool = False, index
     Raises:
         ServerError: No interpreter, no such build of torch, or pip failed; what pip says has been shown.
     """
-    torch = f"torch=={torch_version(cuda=cuda)}"
-    wanted = json.dumps([torch, *requirements()])
-    done = home / "installed.json"
+    done, wanted = home / "installed.json", manifest()
     if done.is_file() and done.read_text() == wanted:
         return
+    torch = f"torch=={release()}" + ("" if cuda else "+cpu")
     chosen = interpreter(python)
     done.unlink(missing_ok=True)
     venv = home / "venv"

@@ -6,18 +6,17 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
-TASK = "image-text-to-text"
 STORE, HUB, API = 9000, 9010, 8001  # ports: in a network namespace of its own all are free
 HOST = f"http://127.0.0.1:{API}"
 MEMORY = 8 << 30  # bytes that the graphics card is said to have
 SHARED = 256 << 20  # bytes of shared memory that Ray takes
-SHOWN = 30  # lines of a log that a message shows
+SHOWN = 3000  # characters of a log or an answer that a message shows
 NAP = 1.0  # seconds before looking again
 
 
@@ -25,33 +24,49 @@ class ServerError(RuntimeError):
     """The server cannot be set up, or does not come up."""
 
 
-def model_key(id: str) -> str:
-    """The key by which nnsight 0.8 and `ndif` name the model of an id on the Hub."""
-    identity = json.dumps({"repo_id": id, "revision": None, "task": TASK})
+def model_key(id: str, folder: Path) -> str:
+    """The key by which nnsight 0.8 and `ndif` name a model.
+
+    Args:
+        id: Its id on the Hub.
+        folder: Its files; the configuration tells a vision-language model from a language model.
+
+    Returns:
+        The key.
+
+    Raises:
+        ServerError: There is no configuration in the folder.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ServerError(f"{folder} holds no model that could be served as {id}: {error}") from error
+    task = "image-text-to-text" if "vision_config" in config else "text-generation"
+    identity = json.dumps({"repo_id": id, "revision": None, "task": task})
     return f"nnsight.modeling.transformers.TransformersModel:{identity}"
 
 
-def settings(home: Path, scratch: Path, id: str, dtype: str) -> dict[str, str]:
+def settings(home: Path, scratch: Path, keys: Sequence[str], dtype: str) -> dict[str, str]:
     """Environment of the server's processes; of this process' own they get the path and the language.
 
     Args:
-        home: Folder of the installation: `venv`, and `hub` for what comes from the Hub.
-        scratch: Ray's folder. Its path must be short: sockets lie in it.
-        id: The model's id on the Hub.
-        dtype: How its weights are held.
+        home: Folder of the installation, whose environment is `venv`.
+        scratch: Folder for what Ray writes and what comes from the Hub. Its path must be short: sockets lie in it.
+        keys: Keys of the models to serve.
+        dtype: How their weights are held.
 
     Returns:
         All variables.
     """
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
     # Ray declares this in place of what it finds: ndif's controller manages only nodes with a graphics card.
-    resources = {"CPU": 2, "GPU": 1, "cuda_memory_bytes": MEMORY, "object_store_memory": SHARED}
+    resources = {"CPU": 1 + len(keys), "GPU": 1, "cuda_memory_bytes": MEMORY, "object_store_memory": SHARED}
     return kept | {
         "PATH": f"{home / 'venv' / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "HOME": str(scratch),
         "PYTHONPATH": str(Path(__file__).parent / "served"),  # the actors, and nothing else of this project
         "HF_ENDPOINT": f"http://127.0.0.1:{HUB}",
-        "HF_HOME": str(home / "hub"),
+        "HF_HOME": str(scratch / "hub"),
         "OMP_NUM_THREADS": "1",
         "RAY_OVERRIDE_RESOURCES": json.dumps(resources),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,7 +77,7 @@ def settings(home: Path, scratch: Path, id: str, dtype: str) -> dict[str, str]:
         "NDIF_AUTOSCALING_MAX_REPLICAS": "1",
         "NDIF_MODEL_IMPORT_PATH": "cpu_actors.CPUModel",
         "NDIF_CONTROLLER_IMPORT_PATH": "cpu_actors.CPUController",
-        "NDIF_DEPLOYMENTS": model_key(id),
+        "NDIF_DEPLOYMENTS": "|".join(keys),
         "NDIF_DEFAULT_DTYPE": dtype,
     }
 
@@ -122,19 +137,19 @@ def running(commands: Mapping[str, list[str]], env: Mapping[str, str], logs: Pat
             process.wait()
 
 
-def wait(id: str, check: Callable[[], None], seconds: float, url: str = HOST) -> None:
-    """Waits until the server has loaded a model.
+def wait(keys: Sequence[str], check: Callable[[], None], seconds: float, url: str = HOST) -> None:
+    """Waits until the server has loaded its models.
 
     Args:
-        id: The model's id on the Hub.
+        keys: The models' keys.
         check: Raises if waiting has become pointless.
         seconds: How long to wait.
         url: The server.
 
     Raises:
-        ServerError: The model is not ready in time, or could not be loaded.
+        ServerError: A model is not ready in time.
     """
-    until, found = time.monotonic() + seconds, "no answer"
+    until, found = time.monotonic() + seconds, "nothing"
     with httpx.Client(base_url=url, timeout=60) as client:
         while time.monotonic() < until:
             check()
@@ -144,19 +159,18 @@ def wait(id: str, check: Callable[[], None], seconds: float, url: str = HOST) ->
                 found = str(error)
             else:
                 found = answer.text
-                states = [
-                    deployment.get("application_state")
-                    for deployment in (answer.json().get("deployments", {}).values() if answer.is_success else ())
-                    if deployment.get("model_key") == model_key(id)
-                ]
-                if "RUNNING" in states:
+                if set(keys) <= _ready(answer):
                     return
-                if "UNHEALTHY" in states:
-                    break
             time.sleep(NAP)
-    raise ServerError(f"{model_key(id)} did not become ready within {seconds:.0f} s. Last found: {found[:2000]}")
+    raise ServerError(f"{' and '.join(keys)} did not become ready within {seconds:.0f} s; last found: {found[:SHOWN]}")
+
+
+def _ready(status: httpx.Response) -> set[str]:
+    """Keys of the models that a server says are ready."""
+    deployments = status.json()["deployments"].values() if status.is_success else ()
+    return {d["model_key"] for d in deployments if d.get("model_key") and d["application_state"] == "RUNNING"}
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-SHOWN:])
+    """The end of a log."""
+    return log.read_text(errors="replace")[-SHOWN:]
