@@ -136,7 +136,7 @@ class _Count:
         for prompts in queries:
             kind = several, any(prompt.images for prompt in prompts)
             if kind not in self._proven:
-                proofs.append([_Sent(prompts[: self.vlm.batch_size])])  # with one vector at two layers
+                proofs.append([_Sent(prompts[:4])])  # with one vector at two layers
             self._proven.add(kind)
         sent = [_Sent(prompts, count) for prompts, count in zip(queries, numbers, strict=True)]
         return [*proofs, [*beside, *sent]]
