@@ -706,13 +706,30 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 5.
         """
+        return self.ensembling_of(
+            tasks, modality, queries=[query], prompts=prompts, shots=shots, seeds=seeds, layer=layer, n=n
+        )[0]
+
+    def ensembling_of(
+        self,
+        tasks: Task | Sequence[Task],
+        modality: str = "text",
+        *,
+        queries: Sequence[str] = ("text", "image"),
+        prompts: Sequence[int] = (1, 2, 3, 5, 10, 20, 30),
+        shots: int = 1,
+        seeds: Sequence[int] = (0, 1, 2),
+        layer: int | None = None,
+        n: int | None = None,
+    ) -> list[EnsembleCurve]:
+        """What `ensembling` returns for queries of several modalities, the vectors read once."""
         return ensembling(
             [tasks] if isinstance(tasks, Task) else list(tasks),
             self.nested_vectors,
             lambda vectors, to, layers: self.transfer(vectors, to, layers=layers),
             self.engine.together,
             modality=modality,
-            query=query,
+            queries=queries,
             prompts=prompts,
             shots=shots,
             seeds=seeds,

@@ -223,11 +223,11 @@ def _of_experiments(results: StudyResults, plan: Plan, sides: Sides) -> Iterable
         return (Job(1, partial(_read, eye, prompt)) for prompt in dict.fromkeys(prompts))
 
     counts = ensemble_sizes(plan)
-    for target in plan.targets if "ensembling" in plan.experiments else ():
+    for task in tasks if "ensembling" in plan.experiments else ():
+        drawn = [p for s in plan.seeds for p in task.icl("text", shots=1, n=counts[-1], seed=s)]
+        yield from (("vector · ensembling", job) for job in reading(drawn))
         sets = 1 + 2 * len(counts) * len(plan.seeds)
-        for task in tasks:
-            drawn = [p for s in plan.seeds for p in task.icl("text", shots=1, n=counts[-1], seed=s)]
-            yield from (("vector · ensembling", job) for job in reading(drawn))
+        for target in plan.targets:
             for split, layers in (("validation", every), ("test", every[:1])):
                 asked = patches(task.queries(target, split=split), sets, layers)
                 yield from ((f"patch · ensembling, {split} > {target}", job) for job in asked)

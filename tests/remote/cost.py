@@ -22,7 +22,7 @@ KINDS = {
     "read": "read: vectors of one task, one seed",
     "base": "base: vectors of the base LLM, all tasks, one seed",
     "ask": "ask: prompts, sweeps and phases of one task, one seed",
-    "ensembling": "ensembling: one modality of queries",
+    "ensembling": "ensembling",
     "overriding": "overriding: all pairs of tasks",
 }
 

@@ -121,8 +121,7 @@ def test_a_cell_is_a_request(far: Far) -> None:
         PROOF: 2,  # once per model and kind of query (text, images): that sweeps may be packed
         "organism.0.country-capital.ask": 1,
         "organism.0.country-currency.ask": 1,
-        "organism.0.text.ensembling": 3,  # vectors; sweeps over all layers on validation items; the best, on test items
-        "organism.0.image.ensembling": 3,
+        "organism.0.all.ensembling": 3,  # vectors; sweeps over all layers on validation items; the best, on test items
         "organism.0.all.overriding": 2,  # vectors; the prompts that they are patched into
     }
     assert traffic.requests.to_dict() == expected  # nothing for the lineage and the geometry

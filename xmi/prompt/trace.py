@@ -11,8 +11,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from xmi.errors import PromptError
 from xmi.prompt.prompt import Segment
@@ -29,6 +33,12 @@ class Piece:
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     added: Mapping[int, str]
+
+    @cached_property
+    def characters(self) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
+        """First and last character of each token."""
+        first, last = ([end(span) for span in self.spans] for end in (_first, _last))
+        return np.array(first, dtype=int), np.array(last, dtype=int)
 
     def searched(self, literals: Sequence[str]) -> str:
         """The text without the letters of added tokens such as `[IMG_END]`, but for those that the prompt spells."""
@@ -224,8 +234,9 @@ def _letters(ids: Sequence[int]) -> str:
 
 def _inside(piece: Piece, start: int, length: int) -> range:
     """The tokens of a piece that hold characters of a stretch of its text."""
-    found = [j for j, span in enumerate(piece.spans) if start <= _last(span) and _first(span) < start + length]
-    return range(found[0], found[-1] + 1) if found else range(0)
+    first, last = piece.characters
+    found = np.flatnonzero((start <= last) & (first < start + length))
+    return range(int(found[0]), int(found[-1]) + 1) if len(found) else range(0)
 
 
 def _first(span: tuple[int, int]) -> int:

@@ -145,7 +145,8 @@ def _once(found: dict[Cell, Any]) -> dict[str, Any]:
     results = {cell.kind: r for cell, r in found.items() if cell.kind in ("words", "lineage", "overriding")}
     for measured in (result for cell, result in found.items() if cell.kind == "geometry"):
         results |= measured
-    results |= {f"ensembling.{cell.task}": r for cell, r in found.items() if cell.kind == "ensembling"}
+    for curves in (result for cell, result in found.items() if cell.kind == "ensembling"):
+        results |= {f"ensembling.{target}": curve for target, curve in curves.items()}
     return results
 
 

@@ -35,10 +35,10 @@ class Cell:
     Attributes:
         kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
             phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
-            `lineage` (the base LLM compared), `ensembling` (per target), `overriding`, `geometry` (of what was read
+            `lineage` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
             with the first seed).
         model: Which model.
-        task: Which task, as the plan names it; for `ensembling` the target; `all` where it is about all.
+        task: Which task, as the plan names it; `all` where it is about all.
         seed: Which seed.
     """
 
@@ -64,7 +64,7 @@ class CellResult:
         vectors: Task vectors by task and source.
         points: Single-prompt vectors by modality, for the geometry.
         lens: A lens that was trained.
-        result: What a cell of another kind than `read` and `ask` found; the geometry's results by name.
+        result: What a cell of another kind than `read` and `ask` found; geometry by name, ensembling by target.
         records: Every model answer, as it is stored.
         images: The images that the records name, as PNG files.
     """
@@ -155,7 +155,8 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
         )
     if cell.kind == "ensembling":
         counts = ensemble_sizes(plan)
-        return CellResult(result=vlm.ensembling(all_tasks, query=cell.task, prompts=counts, seeds=plan.seeds))
+        curves = vlm.ensembling_of(all_tasks, queries=plan.targets, prompts=counts, seeds=plan.seeds)
+        return CellResult(result=dict(zip(plan.targets, curves, strict=True)))
     options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers}
     pairs = (partial(vlm.override, one, two, **options) for one, two in shared_pairs(all_tasks))  # type: ignore[arg-type]
     return CellResult(result=Overriding.concat(vlm.engine.together(pairs)))

@@ -157,13 +157,13 @@ def _once(vlm: VLM, plan: Plan, tasks: list[Task]) -> Cost:
     for _ in range((plan.lens == "tuned") + words_wanted(plan, tasks)):
         for prompts in lens_prompts(plan, tasks):
             cost += _plain(vlm, prompts)
-    for target in plan.targets if "ensembling" in plan.experiments else ():
+    for task in tasks if "ensembling" in plan.experiments else ():
         counts = ensemble_sizes(plan)
         sets = 1 + 2 * len(counts) * len(plan.seeds)
-        for task in tasks:
-            cost += _plain(vlm, task.instruction())
-            for seed in plan.seeds:
-                cost += _plain(vlm, task.icl("text", shots=1, n=counts[-1], seed=seed))
+        cost += _plain(vlm, task.instruction())
+        for seed in plan.seeds:
+            cost += _plain(vlm, task.icl("text", shots=1, n=counts[-1], seed=seed))
+        for target in plan.targets:
             cost += _packed(vlm, task.queries(target, split="validation"), sets, vlm.backbone.n_layers, 1)
             cost += _packed(vlm, task.queries(target, split="test"), sets, 1, 1)
     for one, two in shared_pairs(tasks) if "overriding" in plan.experiments else ():

@@ -199,7 +199,7 @@ def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
             found += [Cell("base", name, "all", seed)] if based else []
             found += [Cell(kind, name, task, seed) for kind in ("read", "ask") for task in plan.tasks]
         if "ensembling" in plan.experiments:
-            found += [Cell("ensembling", name, target, first) for target in plan.targets]
+            found.append(Cell("ensembling", name, "all", first))
         if "overriding" in plan.experiments and shared_pairs(every):
             found.append(Cell("overriding", name, "all", first))
         found.append(Cell("geometry", name, "all", first))

@@ -90,7 +90,7 @@ class _Count:
             case "words":
                 return [[_Sent(prompts) for prompts in lens_prompts(self.plan, self.every)]]
             case "ensembling":
-                return self._ensembling(cell.task)
+                return self._ensembling()
             case "overriding":
                 return self._overriding(cell.seed)
         return []
@@ -141,15 +141,16 @@ class _Count:
         sent = [_Sent(prompts, count) for prompts, count in zip(queries, numbers, strict=True)]
         return [*proofs, [*beside, *sent]]
 
-    def _ensembling(self, target: str) -> list[list[_Sent]]:
+    def _ensembling(self) -> list[list[_Sent]]:
         counts, seeds = ensemble_sizes(self.plan), self.plan.seeds
         read = [_Sent(task.instruction()) for task in self.every]
         read += [_Sent(t.icl("text", shots=1, n=counts[-1], seed=s)) for t in self.every for s in seeds]
         width = (1 + 2 * len(counts) * len(seeds)) * self.vlm.backbone.d_model
         rounds = [read]
         for split, layers in (("validation", self.vlm.backbone.n_layers), ("test", 1)):
-            queries = [task.queries(target, split=split) for task in self.every]
-            rounds += self._swept(queries, [width * layers] * len(queries))
+            queries = [task.queries(target, split=split) for target in self.plan.targets for task in self.every]
+            vectors = [width * layers] * len(self.every) + [0] * (len(queries) - len(self.every))
+            rounds += self._swept(queries, vectors)
         return rounds
 
     def _overriding(self, seed: int) -> list[list[_Sent]]:

@@ -29,13 +29,13 @@ def ensembling(
     together: Together,
     *,
     modality: str,
-    query: str,
+    queries: Sequence[str],
     prompts: Sequence[int],
     shots: int,
     seeds: Sequence[int],
     layer: int | None,
     n: int | None,
-) -> EnsembleCurve:
+) -> list[EnsembleCurve]:
     """Accuracy against the number of examples; see `VLM.ensembling`.
 
     Args:
@@ -44,7 +44,7 @@ def ensembling(
         patch: Patches named vectors into queries at some layers, by default all.
         together: Does several of these that do not need one another, `Engine.together`.
         modality: Modality of the examples.
-        query: Modality of the queries.
+        queries: Modalities of the queries.
         prompts: Numbers of prompts to average.
         shots: Examples per prompt.
         seeds: Seeds of the examples.
@@ -52,7 +52,7 @@ def ensembling(
         n: Queries per task and split, None for all.
 
     Returns:
-        The curve.
+        A curve for each modality.
 
     Raises:
         VectorError: No tasks or seeds, tasks of one name, or numbers of prompts that are not rising.
@@ -66,14 +66,16 @@ def ensembling(
         raise VectorError(f"Need distinct tasks and distinct seeds; got {names} and the seeds {list(seeds)}.")
     sets = together(partial(_vectors, t, read, together, modality, counts, shots, seeds) for t in tasks)
 
-    def asked(split: str, layers: Sequence[int] | None) -> list[Transfer]:
-        queries = [t.queries(query, split=split, n=n) for t in tasks]
-        return together(partial(patch, own, to, layers) for own, to in zip(sets, queries, strict=True))
+    def curve(query: str) -> EnsembleCurve:
+        def asked(split: str, layers: Sequence[int] | None) -> list[Transfer]:
+            to = [t.queries(query, split=split, n=n) for t in tasks]
+            return together(partial(patch, own, some, layers) for own, some in zip(sets, to, strict=True))
 
-    if layer is None:
-        layer = Transfer.concat(asked("validation", None)).best_layer
-    curves = [_curve(found, f"{modality} ICL", query, layer, counts, shots, seeds) for found in asked("test", [layer])]
-    return EnsembleCurve.concat(curves)
+        best = Transfer.concat(asked("validation", None)).best_layer if layer is None else layer
+        found = asked("test", [best])
+        return EnsembleCurve.concat([_curve(f, f"{modality} ICL", query, best, counts, shots, seeds) for f in found])
+
+    return together(partial(curve, query) for query in queries)
 
 
 def _name(kind: int, count: int, seed: int) -> str:
