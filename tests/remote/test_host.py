@@ -122,7 +122,7 @@ def test_an_address_that_is_none_is_refused(url: str, found: str) -> None:
         (401, "Check the API key", True),
         (403, "Check the API key", True),
         (404, "address of an NDIF host", True),
-        (413, "smaller batch", True),
+        (413, "fewer prompts", True),
         (429, "try again later", True),
         (500, "", False),
         (502, "", False),
