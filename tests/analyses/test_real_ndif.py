@@ -32,6 +32,7 @@ from analyses.real_ndif.hub import serving
 from analyses.real_ndif.inside import client
 from analyses.real_ndif.server import ServerError, model_key, running, settings, wait
 from analyses.real_ndif.study import differences
+from tests.command import listen_to_interrupts
 
 ROOT = Path(__file__).parents[2]
 ORGANISM = ROOT / "xmi" / "data" / "organism"
@@ -370,8 +371,9 @@ class TestTheWhole:
     def start(self, home: Path, *command: str) -> subprocess.Popen[str]:
         whole = [sys.executable, "-m", "analyses.real_ndif", str(home), "--wait", "30", "--", *command]
         return subprocess.Popen(
-            whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-        )
+            whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
+            preexec_fn=listen_to_interrupts,
+        )  # fmt: skip
 
     def daemons(self, mark: str) -> int:
         lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]

@@ -141,7 +141,8 @@ def test_killed_run_continues_and_ends_equal(world: Path, finished: StudyResults
         StudyResults(out)
     said: list[str] = []
     run(world, out, say=said.append)
-    assert sum("done before" in line for line in said) == len(done)
+    # A worker may finish the cell it is at while it learns that its parent is gone.
+    assert 0 <= sum("done before" in line for line in said) - len(done) <= 2
     assert files(out) == files(finished.path)
 
 
