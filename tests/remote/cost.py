@@ -19,6 +19,7 @@ from tests.remote.loopback import KEY, Loopback
 
 KINDS = {
     "check": "checks when a model is loaded (both models)",
+    "proof of the sweep": "proof that sweeps may be packed, per kind of queries",
     "read": "read: vectors of one task, one seed",
     "base": "base: vectors of the base LLM, all tasks, one seed",
     "ask": "ask: prompts, sweeps and phases of one task, one seed",
@@ -51,6 +52,7 @@ def measure(seeds: int) -> tuple[pd.DataFrame, float]:
     traffic["kind"] = [cell.rpartition(".")[2] for cell in traffic["cell"]]
     found = traffic.groupby("kind")[["requests", "up", "down"]].sum()
     found.insert(0, "cells", traffic.groupby("kind").size())
+    found.loc[found.index.intersection(["proof of the sweep"]), "cells"] = 0
     # What was sent while loading is kept elsewhere; the server has seen all.
     seen = pd.Series({"requests": len(jobs), **{to: sum(job[of] for job in jobs) for to, of in _BYTES.items()}})
     found.loc["check"] = {"cells": 0, **(seen - found.sum()).reindex(["requests", "up", "down"])}
