@@ -31,7 +31,7 @@ from xmi.remote import Host, Jobs, Ledger, fingerprint, model_key
 from xmi.remote import host as host_module
 from xmi.remote.ledger import Attempt, now
 from xmi.remote.nesting import join, split
-from xmi.remote.payload import build, pool_rows, unpack
+from xmi.remote.payload import build, coded, pool_rows, unpack
 
 ROOT = Path(__file__).parents[2]
 
@@ -623,3 +623,15 @@ def test_killed_clients_and_servers_change_nothing(lasting: Loopback, tmp_path: 
     new = stats["jobs"][len(before["jobs"]) :]
     assert CELLS <= len(new) <= CELLS + unsure
     assert sum(job["runs"] for job in new) <= len(new) + 1  # one that ran when the server was killed runs once more
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 256, 257, 2**15, 2**15 + 1])
+def test_numbers_travel_by_table_bit_for_bit(dtype: torch.dtype, count: int) -> None:
+    bits = {torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    numbers = torch.arange(count).to(bits).view(dtype)  # NaN and subnormal numbers among them
+    pool = numbers[torch.arange(2 * count) * 7919 % count].reshape(2, 1, -1)
+    parts = coded(pool)
+    assert len(parts) == (1 if count > 2**15 else 2)
+    whole = parts[0] if len(parts) == 1 else parts[0][parts[1].long()]  # as `run_calls` does
+    assert torch.equal(whole.view(bits), pool.view(bits))
