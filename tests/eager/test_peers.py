@@ -8,7 +8,7 @@ is compared with the plain Hugging Face model. TransformerLens is tried at 4cd36
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -68,6 +68,11 @@ def double(value: torch.Tensor, hook: Any) -> torch.Tensor:
 
 def nothing(value: torch.Tensor, hook: Any) -> None:
     return None
+
+
+def switched(vlm: VLM) -> AbstractContextManager[Any]:
+    """Patterns exist only in eager attention; a call that switches to it says so."""
+    return nullcontext() if vlm.engine.attention == "eager" else pytest.warns(UserWarning, match="eager attention")
 
 
 def real(vlm: VLM, prompts: Prompts) -> torch.Tensor:
@@ -197,7 +202,7 @@ def the_stream_is_a_sum(vlm: VLM, prompts: Prompts) -> None:
 
 @claim(TL, "test_hook_shape_compatibility.py", "activations have the documented shapes")
 def shapes_are_documented(vlm: VLM, prompts: Prompts) -> None:
-    with pytest.warns() if vlm.engine.attention != "eager" else suppress():
+    with switched(vlm):
         _, cache = vlm.run_with_cache(prompts, names=["resid_mid", "q", "z", "pattern"])
     batch, length = vlm.encode(prompts).inputs["input_ids"].shape
     assert cache["resid_mid", 0].shape == (batch, length, vlm.backbone.d_model)
@@ -263,7 +268,7 @@ def a_hook_that_returns_nothing(vlm: VLM, prompts: Prompts) -> None:
 @claim(TL, "test_main_demo_pattern_hooks.py", "a name filter picks hooks, each called once per forward")
 def a_filter_picks_hooks(vlm: VLM, prompts: Prompts) -> None:
     called: list[str] = []
-    with pytest.warns() if vlm.engine.attention != "eager" else suppress():
+    with switched(vlm):
         vlm.run_with_hooks(
             prompts, fwd_hooks=[(lambda n: n.endswith("pattern"), lambda _v, hook: called.append(hook.name))]
         )
@@ -468,7 +473,7 @@ def the_last_lens_is_the_model(vlm: VLM, prompts: Prompts) -> None:
 
 @claim(NNTERP, "test_probabilities.py", "attention patterns are rows of probabilities, and zero ahead and on padding")
 def patterns_are_probabilities(vlm: VLM, prompts: Prompts) -> None:
-    with pytest.warns() if vlm.engine.attention != "eager" else suppress():
+    with switched(vlm):
         _, cache = vlm.run_with_cache(prompts, names="pattern")
     mask = real(vlm, prompts)
     pattern = cache["pattern", 1]
@@ -485,7 +490,7 @@ def a_written_pattern_counts(vlm: VLM, prompts: Prompts) -> None:
         changed[..., -1, -1] = 1.0
         return changed
 
-    with pytest.warns() if vlm.engine.attention != "eager" else suppress():
+    with switched(vlm):
         _, cache = vlm.run_with_cache(prompts[0], names=["v", "pattern"])
         seen: list[torch.Tensor] = []
         hooks = [("blocks.0.attn.hook_pattern", first_only), ("blocks.0.attn.hook_z", lambda v, hook: seen.append(v))]
