@@ -6,9 +6,10 @@
 #
 # Variables: PYTHON=python3.12 picks the interpreter, PIP_FLAGS=... is handed to `pip install` (for instance
 # the index of PyTorch's CPU builds, where the default build would bring CUDA along), DEMO_ARGS=... to
-# `xmi demo` and PYTEST_ARGS=... to pytest.
+# `xmi demo` and PYTEST_ARGS=... to pytest; JOBS=1 runs the tests in one process (default: one per core).
 
 PYTHON ?= python3
+JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := .venv-pins
@@ -37,7 +38,7 @@ demo: $(VENV)/.ready-run ## run the embedded model and write the report
 	$(BIN)/xmi demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready-test ## run the test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev ## check style, the direction of imports and the declared dependencies
 	$(BIN)/ruff check .

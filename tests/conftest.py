@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.command import run_xmi
@@ -23,6 +24,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
 settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("xmi")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file share its fixtures, so they go to one process; a file may split itself by `xdist_group`."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +52,15 @@ def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not path.is_file():
             pytest.fail(f"XMI_REPORT names {path}, which is no file.")
         return path
-    out = tmp_path_factory.mktemp("demo")
-    done = run_xmi("demo", "--out", str(out))
-    if done.returncode:
-        pytest.fail(f"`xmi demo` ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all processes take the same demo
+        shared = shared.parent
+    out = shared / "demo"
+    with FileLock(f"{out}.lock"):
+        if not list(out.rglob("report.html")):
+            done = run_xmi("demo", "--out", str(out))
+            if done.returncode:
+                pytest.fail(f"`xmi demo` ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
     found = sorted(out.rglob("report.html"))
     if len(found) != 1:
         pytest.fail(f"Expected one report.html below {out}, found {[str(f) for f in found]}.")

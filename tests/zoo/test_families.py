@@ -23,7 +23,11 @@ SUPPORTED = [f for f in FAMILIES if not f.refused]
 REFUSED = [f for f in FAMILIES if f.refused]
 
 
-@pytest.fixture(scope="module", params=SUPPORTED, ids=lambda f: f.model_type)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(f, marks=pytest.mark.xdist_group(f.model_type)) for f in SUPPORTED],
+    ids=lambda f: f.model_type,
+)
 def case(request: pytest.FixtureRequest) -> tuple[Family, VLM, Prompts]:
     family = request.param
     return family, family_vlm(family), prompts_for(family.images)
