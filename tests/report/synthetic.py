@@ -267,7 +267,8 @@ class _Writer:
         return [*rows, ("no context", "no context", target, None, clean)]
 
     def _table(self, rows: list[tuple[Any, ...]]) -> None:
-        table = []
+        table: list[dict[str, Any]] = []
+        apart: list[dict[str, Any]] = []
         for method, source, target, layer, result in rows:
 
             def of(score: str, task: str | None = None, result: Any = result, layer: Any = layer) -> Any:
@@ -279,21 +280,12 @@ class _Writer:
                 return base.accuracy(result[1], layer, score) if sweep else base.accuracy(score)
 
             paper = of("paper")
-            table.append(
-                {
-                    "method": method,
-                    "source": source,
-                    "target": target,
-                    "layer": layer,
-                    "accuracy": paper.mean,
-                    "low": paper.low,
-                    "high": paper.high,
-                    "n": paper.n,
-                    "strict": of("strict").mean,
-                    **{t: of("paper", t) for t in self.tasks},
-                }
-            )
-        pd.DataFrame(table).to_csv(self.folder / "tables" / f"{self.model}.summary.csv", index=False)
+            head = {"method": method, "source": source, "target": target}
+            scores = {"accuracy": paper.mean, "low": paper.low, "high": paper.high, "n": paper.n}
+            table.append({**head, "layer": layer, **scores, "strict": of("strict").mean})
+            apart += [{**head, "task": t, "accuracy": of("paper", t)} for t in self.tasks]
+        for name, rows_of in (("summary", table), ("by_task", apart)):
+            pd.DataFrame(rows_of).to_csv(self.folder / "tables" / f"{self.model}.{name}.csv", index=False)
 
     def _phases(self) -> None:
         depth = ("embed", *map(str, range(self.layers)))

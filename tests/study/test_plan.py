@@ -180,10 +180,13 @@ def test_each_task_may_have_its_own_layer(world: Path, tmp_path: Path) -> None:
     (row,) = results.summary("eye").query("method == 'patch' and target == 'image'").to_dict("records")
     assert row["layer"] in (1, 3)
     chosen = [validation.of_task(t).best_layer for t in dict.fromkeys(test.tasks)]
-    assert row["layers"] == " ".join(map(str, chosen))
+    apart = results.by_task("eye").query("method == 'patch' and target == 'image'")
+    assert apart.task.tolist() == list(dict.fromkeys(test.tasks))
+    assert apart.own_layer.tolist() == chosen
     shares = []
     for task, layer in zip(dict.fromkeys(test.tasks), chosen, strict=True):
         hits = test.paper[0, test.layers.index(layer)]
         shares.append(np.mean([h for h, t in zip(hits, test.tasks, strict=True) if t == task]))
     assert row["by_task"] == pytest.approx(np.mean(shares))
+    assert apart.own_accuracy.tolist() == pytest.approx(shares)
     assert row["whole"] == pytest.approx(test.accuracy("text ICL", row["layer"], "whole").mean)

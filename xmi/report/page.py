@@ -19,7 +19,7 @@ from xmi.report.findings import further_takeaways, geometry_takeaways, headline,
 from xmi.report.host import hosted
 from xmi.report.panels import Panel, panels
 from xmi.report.tables import TARGETS, by_task, overview
-from xmi.report.wording import task_columns
+from xmi.report.wording import tasks_of
 from xmi.study.results import StudyResults
 
 MAX_BYTES = 8_000_000
@@ -76,7 +76,7 @@ def _context(results: StudyResults) -> dict[str, Any]:
     found, host = [*panels(results), *alignment_panels(results)], hosted(results)
     return {
         "models": results.models,
-        "tasks": task_columns(results.summary(results.models[0])),
+        "tasks": tasks_of(results.by_task(results.models[0])),
         "targets": TARGETS,
         "sections": [section for section in SECTIONS if section[0] != "host" or host],
         "host": host,

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from xmi.plot import method_name
-from xmi.report.wording import NAMES, proportion, row_of, task_columns
+from xmi.report.wording import NAMES, proportion, row_of, tasks_of
 from xmi.study.results import StudyResults
 
 GROUPS = {
@@ -50,26 +50,25 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
     Returns:
         `{"model", "tasks", "rows"}`; a row holds name, layer, n, mean, strict and its accuracies in the order of tasks.
     """
-    return [
-        {
-            "model": model,
-            "tasks": task_columns(results.summary(model)),
-            "rows": [
-                {
-                    "name": method_name(row),
-                    "layer": _layer(row),
-                    "n": int(row["n"]),
-                    "mean": _number(row["accuracy"]),
-                    "strict": _number(row.get("strict")),
-                    "whole": _number(row.get("whole")),
-                    "by_task": _number(row.get("by_task")),
-                    "tasks": [_number(row.get(task)) for task in task_columns(results.summary(model))],
-                }
-                for _, row in results.summary(model).iterrows()
-            ],
-        }
-        for model in results.models
-    ]
+    found = []
+    for model in results.models:
+        apart = results.by_task(model)
+        tasks, shares = tasks_of(apart), apart.set_index(["method", "source", "target", "task"])["accuracy"]
+        rows = [
+            {
+                "name": method_name(row),
+                "layer": _layer(row),
+                "n": int(row["n"]),
+                "mean": _number(row["accuracy"]),
+                "strict": _number(row.get("strict")),
+                "whole": _number(row.get("whole")),
+                "by_task": _number(row.get("by_task")),
+                "tasks": [_number(shares.get((row["method"], row["source"], row["target"], t))) for t in tasks],
+            }
+            for _, row in results.summary(model).iterrows()
+        ]
+        found.append({"model": model, "tasks": tasks, "rows": rows})
+    return found
 
 
 def _group(method: str, source: str) -> str:

@@ -10,10 +10,6 @@ import pandas as pd
 
 from xmi.measure import Proportion
 
-_COLUMNS = (
-    "method", "source", "target", "layer", "accuracy", "low", "high", "n", "paper", "strict", "whole", "by_task",
-    "layers",
-)  # fmt: skip
 NAMES = {
     ("prompt", "text ICL", "text"): "Base",
     ("prompt", "image ICL", "image"): "Base",
@@ -45,9 +41,9 @@ def row_of(table: pd.DataFrame, method: str, source: str | None, target: str) ->
     return None if chosen.empty else {str(k): v for k, v in chosen.iloc[0].items()}
 
 
-def task_columns(table: pd.DataFrame) -> list[str]:
-    """Returns the names of the tasks that a summary table has a column for."""
-    return [str(c) for c in table.columns if c not in _COLUMNS]
+def tasks_of(table: pd.DataFrame) -> list[str]:
+    """Returns the names of the tasks of a table by task, in its order."""
+    return [str(task) for task in table["task"].unique()]
 
 
 def percent(value: Proportion) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, T
         answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
         table = summary(answers, transfers, plan.score, plan.ties)
         store.write(f"tables/{model}.summary.csv", table.to_csv(index=False))
+        table = by_task(answers, transfers, plan.score, plan.ties)
+        store.write(f"tables/{model}.by_task.csv", table.to_csv(index=False))
         table = comparisons(answers, transfers, score=plan.score, ties=plan.ties)
         store.write(f"tables/{model}.comparisons.csv", table.to_csv(index=False))
         for name, transfer in transfers.items():
@@ -75,56 +78,89 @@ def summary(
     Args:
         answers: Prompting cells by `source > target`.
         transfers: Sweeps by `target.split`; `validation` chooses the layer, `test` is reported.
-        score: What chooses the layer, and what `accuracy`, its interval and the tasks' columns are under.
+        score: What chooses the layer, and what `accuracy` and its interval are under.
         ties: Which of equally good layers, as in `Transfer.best_layer_of`.
 
     Returns:
         Columns method, source, target, layer (one for all tasks, as in the paper), accuracy, low, high, n, paper,
         strict, whole (NaN where labels were not read whole), by_task (the accuracy if every task has the layer that is
-        best on its own validation items), layers (those layers, by task), and one column per task at the one layer.
+        best on its own validation items).
     """
     rows = []
+    for row in _rows(answers, transfers, score, ties):
+        own = [accuracy for _, accuracy in row.own.values()]
+        rows.append(row.head | _scores(row, score) | ({"by_task": float(np.mean(own))} if own else {}))
+    first = ["method", "source", "target", "layer", "accuracy", "low", "high", "n", *SCORES, "by_task"]
+    return pd.DataFrame(rows).reindex(columns=first)
+
+
+def by_task(
+    answers: dict[str, Answers], transfers: dict[str, Transfer], score: str = "paper", ties: str = "likelihood"
+) -> pd.DataFrame:
+    """The same table task by task: one row per row of `summary` and task.
+
+    Args:
+        answers: As in `summary`.
+        transfers: As in `summary`.
+        score: As in `summary`.
+        ties: As in `summary`.
+
+    Returns:
+        Columns method, source, target, task, layer (that of `summary`), accuracy, low, high, n, paper, strict, whole,
+        own_layer (the best one on the task's own validation items) and own_accuracy (there); NaN for prompts.
+    """
+    rows = []
+    for row in _rows(answers, transfers, score, ties):
+        for task in dict.fromkeys(row.asked.tasks):
+            own = dict(zip(("own_layer", "own_accuracy"), row.own.get(task, ()), strict=False))
+            rows.append(row.head | {"task": task} | _scores(row, score, task) | own)
+    first = ["method", "source", "target", "task", "layer", "accuracy", "low", "high", "n", *SCORES]
+    return pd.DataFrame(rows).reindex(columns=[*first, "own_layer", "own_accuracy"])
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row of the summary is made from: its answers, hits by score, and layer and accuracy of each task alone."""
+
+    head: dict[str, Any]
+    asked: Answers | Transfer
+    hits: dict[str, Bool[np.ndarray, " answer"] | None]
+    own: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+def _rows(answers: dict[str, Answers], transfers: dict[str, Transfer], score: str, ties: str) -> Iterator[_Row]:
     for name, cell in answers.items():
         source, target = name.split(" > ")
         method = source if source in ("no context", "majority") else "prompt"
-        found = {name: _hits(cell, name) for name in SCORES}
-        rows.append(_row({"method": method, "source": source, "target": target}, cell, found, score))
+        yield _Row({"method": method, "source": source, "target": target}, cell, {n: _hits(cell, n) for n in SCORES})
     for target in [t for t in TARGETS if f"{t}.test" in transfers]:
         validation, test = transfers[f"{target}.validation"], transfers[f"{target}.test"]
         hits = {name: _hits(test, name) for name in SCORES}
         alone = {t: (validation.of_task(t), test.of_task(t)) for t in dict.fromkeys(test.tasks)}
-        for source in test.sources:
-            number = test.sources.index(source)
+        for number, source in enumerate(test.sources):
             layer = validation.best_layer_of(source, score, ties=ties)
-            found = {name: None if h is None else h[number, test.layers.index(layer)] for name, h in hits.items()}
             head = {"method": "patch", "source": source, "target": target, "layer": layer}
-            own = [mine.best_layer_of(source, score, ties=ties) for mine, _ in alone.values()]
-            each = [asked.accuracy(source, at, score).mean for at, (_, asked) in zip(own, alone.values(), strict=True)]
-            apart = {"by_task": float(np.mean(each)), "layers": " ".join(map(str, own))}
-            rows.append(_row(head, test, found, score, apart))
-    first = ["method", "source", "target", "layer", "accuracy", "low", "high", "n", *SCORES, "by_task", "layers"]
-    table = pd.DataFrame(rows)
-    return table.reindex(columns=[*first, *(c for c in table.columns if c not in first)])
+            found = {name: None if h is None else h[number, test.layers.index(layer)] for name, h in hits.items()}
+            own = {}
+            for task, (mine, asked) in alone.items():
+                at = mine.best_layer_of(source, score, ties=ties)
+                own[task] = at, asked.accuracy(source, at, score).mean
+            yield _Row(head, test, found, own)
 
 
 def _hits(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...] | None:
     return hits_of(result, score) if score != "whole" or result.continuations is not None else None
 
 
-def _row(
-    head: dict[str, Any],
-    asked: Answers | Transfer,
-    hits: dict[str, Any],
-    score: str,
-    apart: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A row of the summary: the chosen score with its interval, every score's mean, and the tasks apart."""
-    chosen = accuracy(hits[score], asked.units, asked.tasks)
-    means = {name: None if h is None else accuracy(h, asked.units, asked.tasks).mean for name, h in hits.items()}
+def _scores(row: _Row, score: str, task: str | None = None) -> dict[str, float]:
+    """The chosen score with its interval and every score's mean, of one task or all."""
+    tasks, units = np.array(row.asked.tasks), np.array(row.asked.units)
+    own = np.full(len(tasks), True) if task is None else tasks == task
+    found = {name: None if h is None else accuracy(h[own], units[own], tasks[own]) for name, h in row.hits.items()}
+    chosen = found[score]
+    assert chosen is not None  # noqa: S101 (a plan scores labels whole only if it reads them whole)
     body = {"accuracy": chosen.mean, "low": chosen.low, "high": chosen.high, "n": chosen.n}
-    tasks = np.array(asked.tasks)
-    shares = {t: float(hits[score][tasks == t].mean()) for t in dict.fromkeys(asked.tasks)}
-    return head | body | means | (apart or {}) | shares
+    return body | {name: np.nan if p is None else p.mean for name, p in found.items()}
 
 
 def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
@@ -161,4 +197,4 @@ def _kinship(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
     return {"kinship": base_similarity(own, base), **centred}
 
 
-__all__ = ["RANDOM", "assemble", "summary"]
+__all__ = ["RANDOM", "assemble", "by_task", "summary"]

@@ -52,7 +52,7 @@ class StudyResults:
         self.path = Path(path)
         if not (self.path / "study.json").is_file():
             raise RunError(f"{self.path} holds no study.json, so it is not a run folder of xmi.")
-        self._tables: dict[str, pd.DataFrame] = {}
+        self._tables: dict[Path, pd.DataFrame] = {}
         if not (self.path / FINISHED).is_file():
             raise RunError(f"The study in {self.path} is unfinished: run the same command again to complete it.")
 
@@ -77,12 +77,25 @@ class StudyResults:
 
         Returns:
             One row per cell: method (`prompt`, `patch`, `no context`), source (specification), target (modality
-            of the query), layer (chosen on validation; NaN for prompts), accuracy, low, high, n, strict, and one
-            column per task with its accuracy.
+            of the query), layer (chosen on validation; NaN for prompts), accuracy, low, high, n, paper, strict, whole,
+            by_task (the accuracy if every task has a layer of its own).
         """
-        if model not in self._tables:
-            self._tables[model] = pd.read_csv(self.path / "tables" / f"{model}.summary.csv")
-        return self._tables[model].copy()
+        return self._table(model, "summary")
+
+    def by_task(self, model: str) -> pd.DataFrame:
+        """The same table task by task.
+
+        Returns:
+            One row per row of `summary` and task: method, source, target, task, layer, accuracy, low, high, n, paper,
+            strict, whole, own_layer (best on the task's own validation items) and own_accuracy (there).
+        """
+        return self._table(model, "by_task")
+
+    def _table(self, model: str, name: str) -> pd.DataFrame:
+        path = self.path / "tables" / f"{model}.{name}.csv"
+        if path not in self._tables:
+            self._tables[path] = read_table(path)
+        return self._tables[path].copy()
 
     def comparisons(self, model: str) -> pd.DataFrame:
         """The study's contrasts: xPatch against xBase, each source against each control, and so on.
@@ -184,3 +197,8 @@ class StudyResults:
 
     def _results(self, model: str, pattern: str) -> list[Path]:
         return list((self.path / "results").glob(f"{model}.{pattern}.json"))
+
+
+def read_table(source: Any) -> pd.DataFrame:
+    """Reads a table that `DataFrame.to_csv` wrote; a task may be called NA or 1."""
+    return pd.read_csv(source, dtype={"task": str}, keep_default_na=False, na_values=[""])
