@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RemoteError,
         RunError,
         SlotError,
+        StorageError,
         TaskError,
         VectorError,
         XmiError,
@@ -72,6 +73,7 @@ _HOME = {
             "JobError",
             "RemoteError",
             "RunError",
+            "StorageError",
         )
     },
 }
@@ -87,6 +89,7 @@ __all__ = [
     "RemoteError",
     "RunError",
     "SlotError",
+    "StorageError",
     "StudyResults",
     "TaskError",
     "TaskVector",

@@ -9,6 +9,10 @@ class XmiError(Exception):
     """Base of every error that xmi raises on purpose."""
 
 
+class StorageError(XmiError):
+    """A file that cannot be written, or that does not hold what it should."""
+
+
 class ModelError(XmiError):
     """A checkpoint that cannot be loaded, or whose language backbone cannot be found or trusted."""
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+import xmi
 from xmi.measure import (
     Answers,
     Phases,
@@ -179,5 +180,5 @@ def test_results_round_trip(tmp_path: Path) -> None:
         again = type(result).load(result.save(tmp_path / "r.json"))
         assert type(again) is type(result)
         np.testing.assert_equal(encode(again), encode(result))
-    with pytest.raises(ValueError, match="holds a Silhouette"):
+    with pytest.raises(xmi.StorageError, match="holds no Answers of xmi: it holds a Silhouette"):
         Answers.load(tmp_path / "r.json")

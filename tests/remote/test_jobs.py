@@ -324,10 +324,10 @@ def test_a_ledger_that_cannot_be_read_or_written_says_so(tmp_path: Path) -> None
     ledger = Ledger(tmp_path)
     ledger.begin("a", attempt())
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(RemoteError, match=r"a\.json cannot be read .* Delete it"):
+    with pytest.raises(RemoteError, match=r"a\.json holds no job of xmi: .* Delete it"):
         ledger.last("a")
     (tmp_path / "a.safetensors").write_bytes(b"short")
-    with pytest.raises(RemoteError, match=r"a\.safetensors cannot be read"):
+    with pytest.raises(RemoteError, match=r"a\.safetensors holds no job of xmi"):
         ledger.result("a")
     (tmp_path / "file").write_text("")
     with pytest.raises(RemoteError, match="Cannot write"):

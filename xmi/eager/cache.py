@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from xmi.errors import HookError
 from xmi.model import full_name
+from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 Key = str | tuple[str] | tuple[str, int | None]
 
@@ -136,28 +135,27 @@ class ActivationCache(Mapping[str, torch.Tensor]):
         return replace(self, activations={k: v.to(device=device, dtype=dtype) for k, v in self.activations.items()})
 
     def save(self, path: str | Path) -> Path:
-        """Writes the activations as safetensors, their card in the header, and returns the path."""
-        target = Path(path)
-        tensors = {name: value.detach().contiguous() for name, value in self.activations.items()}
-        save_file(
-            tensors, target, metadata={"card": json.dumps(self.card), "order": json.dumps(list(self.activations))}
-        )
-        return target
+        """Writes the activations as safetensors, their card in the header, and returns the path.
+
+        Raises:
+            StorageError: They cannot be written there.
+        """
+        texts = {"card": json.dumps(self.card), "order": json.dumps(list(self.activations))}
+        return write_file(path, pack_tensors(self.activations, texts))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> ActivationCache:
         """Reads activations written by `save`.
 
         Raises:
-            HookError: The file does not exist or holds no activations of xmi.
+            HookError: The file does not exist, is damaged, or holds no activations of xmi.
         """
-        try:
-            with safe_open(str(path), framework="pt", device=device) as stream:
-                header = stream.metadata() or {}
-                values = {name: stream.get_tensor(name) for name in json.loads(header["order"])}
-                return cls(values, json.loads(header["card"]))
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise HookError(f"{path} holds no activations of xmi: {error}") from error
+        with reading(path, "activations", error=HookError):
+            tensors, texts = read_tensors(path, device=device)
+            order, card = json.loads(texts["order"]), json.loads(texts["card"])
+            if not isinstance(card, dict) or sorted(order) != sorted(tensors):
+                raise ValueError("its card does not fit its tensors")
+            return cls({name: tensors[name] for name in order}, card)
 
     def __repr__(self) -> str:
         """Says what is held."""

@@ -9,20 +9,18 @@ Transformers with the Tuned Lens", 2023, section 3.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import BaseModel, ConfigDict
 
 from xmi.errors import ModelError
 from xmi.lens.base import depths
 from xmi.model import Engine
+from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 
 class LensCard(BaseModel):
@@ -117,22 +115,28 @@ class TunedLens:
         return pd.DataFrame({"depth": names, "before": self.card.before, "after": self.card.after})
 
     def save(self, path: str | Path) -> Path:
-        """Writes the lens as safetensors, its card in the header, and returns the path."""
-        target = Path(path)
-        tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
-        save_file(tensors, target, metadata={"lens": self.card.model_dump_json()})
-        return target
+        """Writes the lens as safetensors, its card in the header, and returns the path.
+
+        Raises:
+            StorageError: It cannot be written there.
+        """
+        return write_file(path, self.dumps())
+
+    def dumps(self) -> bytes:
+        """Returns the content of the file that `save` writes."""
+        return pack_tensors({"weight": self.weight, "bias": self.bias}, {"lens": self.card.model_dump_json()})
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
         """Reads a lens written by `save`.
 
         Raises:
-            ModelError: The file does not exist or holds no tuned lens.
+            ModelError: The file does not exist, is damaged, or holds no tuned lens.
         """
-        try:
-            with safe_open(str(path), framework="pt") as stream:
-                card = LensCard.model_validate_json((stream.metadata() or {})["lens"])
-                return cls(stream.get_tensor("weight"), stream.get_tensor("bias"), card)
-        except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
-            raise ModelError(f"{path} holds no tuned lens of xmi: {error}") from error
+        with reading(path, "tuned lens", error=ModelError):
+            tensors, texts = read_tensors(path)
+            lens = cls(tensors["weight"], tensors["bias"], LensCard.model_validate_json(texts["lens"]))
+            depth, width = lens.bias.shape
+            if lens.weight.shape != (depth, width, width) or not lens.weight.is_floating_point():
+                raise ValueError(f"weight {tuple(lens.weight.shape)} does not go with bias {(depth, width)}")
+            return lens

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from xmi.storage import reading, write_file
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
@@ -33,23 +35,26 @@ class Result:
         return figure_of(self, **options)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the result as JSON and returns the path. Floats round-trip exactly."""
-        target = Path(path)
-        target.write_text(json.dumps(encode(self)), encoding="utf-8")
-        return target
+        """Writes the result as JSON and returns the path. Floats round-trip exactly.
+
+        Raises:
+            StorageError: It cannot be written there.
+        """
+        return write_file(path, json.dumps(encode(self)))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads a result written by `save`.
 
         Raises:
-            ValueError: The file holds another type of result.
+            StorageError: The file does not exist, is damaged, or holds another type of result.
         """
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = content.pop("type", None)
-        if found != cls.__name__:
-            raise ValueError(f"{path} holds a {found}, not a {cls.__name__}; load it with that class.")
-        return cls(**{name: decode(value) for name, value in content.items()})
+        with reading(path, cls.__name__):
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = content.pop("type", None) if isinstance(content, dict) else type(content).__name__
+            if found != cls.__name__:
+                raise ValueError(f"it holds a {found}")
+            return cls(**{name: decode(value) for name, value in content.items()})
 
 
 def _result_type(name: str) -> type[Result] | None:

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from xmi.errors import StorageError
 from xmi.model.anatomy import Anatomy
 from xmi.model.check import CheckReport
 from xmi.model.load import Checkpoint
 from xmi.model.points import Point
+from xmi.storage import cache_home, write_file
 
 LIBRARIES = ("torch", "transformers", "nnsight")
-
-
-def home() -> Path:
-    """The folder of remembered checks: `$XMI_CACHE`, or `xmi` in the user's cache folder."""
-    named = os.environ.get("XMI_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "xmi"
 
 
 def remembered(checkpoint: Checkpoint, check: Callable[[], CheckReport], *, again: bool = False) -> CheckReport:
@@ -46,20 +40,15 @@ def remembered(checkpoint: Checkpoint, check: Callable[[], CheckReport], *, agai
     """
     if not checkpoint.stored:
         return check()
-    path = home() / "checks" / f"{_key(checkpoint)}.json"
+    path = cache_home() / "checks" / f"{_key(checkpoint)}.json"
     if not again:
         try:
             return _decode(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError):
             pass  # none yet, or written by a process that died: check and write it anew
     report = check()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
-            json.dump(asdict(report), stream)
-        Path(stream.name).replace(path)
-    except OSError:
-        pass  # a read-only home: the check is made at every load
+    with suppress(StorageError):  # a read-only home: the check is made at every load
+        write_file(path, json.dumps(asdict(report)))
     return report
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from xmi.errors import TaskError
-from xmi.model.remember import home
 from xmi.prompt.rows import COLUMNS, Row
 from xmi.prompt.tables import Table, pick
+from xmi.storage import cache_home, write_file
 
 SCHEME = "hf://"
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -21,7 +21,7 @@ _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "t
 
 def image_home() -> Path:
     """The folder in which images of datasets are kept: `images` in xmi's cache."""
-    return home() / "images"
+    return cache_home() / "images"
 
 
 def fetch_dataset(address: str) -> Any:
@@ -102,7 +102,7 @@ def keep_image(image: Any) -> str | None:
         Path of the file, or None without an image.
 
     Raises:
-        OSError: It is no image, or cannot be written; ValueError: it is of another kind.
+        OSError: It is not an image; ValueError: it is of another kind; StorageError: it cannot be written.
     """
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
@@ -121,8 +121,5 @@ def keep_image(image: Any) -> str | None:
         suffix = (opened.format or "png").lower()
     target = image_home() / f"{hashlib.sha256(image).hexdigest()[:32]}.{suffix}"
     if not target.is_file() or target.stat().st_size != len(image):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        temporary.write_bytes(image)
-        temporary.replace(target)
+        write_file(target, image)
     return str(target)

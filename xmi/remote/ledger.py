@@ -7,20 +7,17 @@ the next step is taken, so that a process that dies anywhere leaves behind what 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from xmi.errors import RemoteError
 from xmi.remote.nesting import join, split
+from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 State = Literal["sending", "refused", "sent", "submitted", "lost", "failed", "finished"]
 """How far a job has come.
@@ -125,7 +122,7 @@ class Ledger:
         tensors: list[torch.Tensor] = []
         shape = split(results, tensors, "result")
         named = {str(place): tensor for place, tensor in enumerate(tensors)}
-        write_whole(self._results(fingerprint), save(named, {"shape": json.dumps(shape)}))
+        _put(self._results(fingerprint), pack_tensors(named, {"shape": json.dumps(shape)}))
 
     def result(self, fingerprint: str) -> list[Any] | None:
         """Returns a job's stored results, or None if there are none (any more).
@@ -136,9 +133,9 @@ class Ledger:
         path = self._results(fingerprint)
         if not path.is_file():
             return None
-        with _reading(path), safe_open(path, framework="pt") as stored:
-            tensors = [stored.get_tensor(str(place)) for place in range(len(stored.keys()))]
-            results: list[Any] = join(json.loads(stored.metadata()["shape"]), tensors)
+        with _reading(path):
+            tensors, texts = read_tensors(path)
+            results: list[Any] = join(json.loads(texts["shape"]), [tensors[str(i)] for i in range(len(tensors))])
         return results
 
     def release(self, fingerprint: str) -> None:
@@ -178,7 +175,7 @@ class Ledger:
 
     def _write(self, record: Record) -> None:
         content = record.model_dump_json(indent=1).encode()
-        write_whole(self.folder / f"{record.fingerprint}.json", content)
+        _put(self.folder / f"{record.fingerprint}.json", content)
 
     def _results(self, fingerprint: str) -> Path:
         return self.folder / f"{fingerprint}.safetensors"
@@ -189,36 +186,9 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValidationError, ValueError, KeyError, SafetensorError) as error:
-        found = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RemoteError(f"{path} cannot be read ({found}). Delete it, and its job is sent again.") from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "job", error=RemoteError, advice="Delete it, and its job is sent again.")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, and to the disk before it returns.
-
-    Raises:
-        RemoteError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        with suppress(PermissionError):  # Windows has no handle of a folder
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        raise RemoteError(
-            f"Cannot write {path}: {error.strerror}. Jobs that were sent are kept; free room and run again."
-        ) from error
+def _put(path: Path, content: bytes) -> None:
+    write_file(path, content, error=RemoteError, advice="Jobs that were sent are kept; free room and run again.")

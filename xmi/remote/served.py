@@ -15,11 +15,11 @@ from nnsight.schema.config import CONFIG
 from xmi.errors import RemoteError
 from xmi.model import Call
 from xmi.model.load import embedded_name
-from xmi.model.remember import home
 from xmi.remote.host import Host
 from xmi.remote.identity import model_key
 from xmi.remote.jobs import Jobs
 from xmi.remote.preflight import Preflight, preflight
+from xmi.storage import cache_home
 
 Say = Callable[[str], None]
 
@@ -52,7 +52,7 @@ class Served:
         self.envoy, self._wait, self._resubmit = envoy, wait, resubmit
         self._label, self._keeping = "", False
         name = hashlib.sha256(f"{self.host.url} {self.key}".encode()).hexdigest()[:16]
-        self.jobs = self._in(home() / "remote" / name)
+        self.jobs = self._in(cache_home() / "remote" / name)
 
     def _in(self, folder: Path, tell: Say | None = None) -> Jobs:
         return Jobs(self.host, self.key, self.envoy, folder, wait=self._wait, tell=tell, resubmit=self._resubmit)

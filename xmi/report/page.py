@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from xmi.report.host import hosted
 from xmi.report.panels import Panel, panels
 from xmi.report.tables import TARGETS, by_task, overview
 from xmi.report.wording import tasks_of
+from xmi.storage import write_file
 from xmi.study.results import StudyResults
 
 MAX_BYTES = 8_000_000
@@ -135,23 +135,9 @@ def _plotly() -> str:
 
 
 def write(path: Path, html: str) -> Path:
-    """Writes a page, to a neighbour first, so that an interrupted run leaves no half page.
+    """Writes a page, so that an interrupted run leaves no half page.
 
     Raises:
         RunError: It cannot be written there.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(html, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"The report cannot be written to {path}: {error.strerror or error}. "
-            "Name a file in a folder that you may write to, with some 8 MB free."
-        ) from error
-    finally:
-        # After a failure the draft may be there; after success it is not.
-        if draft.is_file():
-            draft.unlink()
-    return path
+    return write_file(path, html, error=RunError, advice="Name a file in a folder that you may write to.")

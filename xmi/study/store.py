@@ -8,7 +8,6 @@ all, from which a killed run continues; `records.jsonl` has one line per model a
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from safetensors.numpy import load_file, save
 
 from xmi.errors import RunError
 from xmi.lens import TunedLens
 from xmi.measure.result import decode, encode
+from xmi.storage import pack_tensors, read_tensors, reading, remove_unfinished, write_file
 from xmi.study.cell import Cell, CellResult, slug
 from xmi.study.plan import Plan
 from xmi.vector import TaskVector
@@ -31,8 +29,8 @@ from xmi.vector import TaskVector
 FORMAT = 2
 """How run folders are laid out; those of other versions are not continued."""
 
-UNFINISHED = ".tmp"
-"""How the names of files end that are being written."""
+FOLDERS = ("cells", "vectors", "images", "tables", "results", "jobs")
+"""The folders below a run folder."""
 
 
 class Store:
@@ -53,7 +51,7 @@ class Store:
             RunError: The folder cannot be written, or holds a run of another plan.
         """
         try:
-            for name in ("cells", "vectors", "images"):
+            for name in FOLDERS[:3]:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
@@ -111,8 +109,7 @@ class Store:
 
     def tidy(self) -> None:
         """Removes what processes that were killed did not write to the end; only for who holds the lock."""
-        for path in self.path.rglob(f".*{UNFINISHED}"):
-            path.unlink(missing_ok=True)
+        remove_unfinished(self.path, *(self.path / name for name in FOLDERS))
 
     def begin(self, plan: Plan, models: dict[str, dict[str, Any]], provenance: dict[str, Any]) -> None:
         """Writes `study.json`, or checks that a continued run meets the same models.
@@ -153,12 +150,10 @@ class Store:
             if not (self.path / "images" / name).is_file():
                 self.write(f"images/{name}", content)
         if result.points:
-            points = {modality: np.ascontiguousarray(r.values.numpy()) for modality, r in result.points.items()}
-            self.write(f"cells/{cell.key}.safetensors", save(points))
+            points = {modality: residuals.values for modality, residuals in result.points.items()}
+            self.write(f"cells/{cell.key}.safetensors", pack_tensors(points))
         if result.lens is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                made = result.lens.save(Path(folder) / "lens.safetensors")
-                self.write(f"cells/{cell.key}.safetensors", made.read_bytes())
+            self.write(f"cells/{cell.key}.safetensors", result.lens.dumps())
         measured = {
             "answers": result.answers, "transfers": result.transfers, "phases": result.phases, "result": result.result,
         }  # fmt: skip
@@ -171,7 +166,10 @@ class Store:
         """Reads a finished cell: `answers`, `transfers`, `phases`, `result`, `points`."""
         content = json.loads((self.path / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
         stored = self.path / "cells" / f"{cell.key}.safetensors"
-        points = load_file(stored) if cell.kind == "read" and stored.is_file() else {}
+        points: dict[str, Any] = {}
+        if cell.kind == "read" and stored.is_file():
+            with reading(stored, "residuals", error=RunError):
+                points, _ = read_tensors(stored, framework="np")
         return {**decode(content), "points": points}
 
     def records(self, cell: Cell) -> str:
@@ -198,18 +196,5 @@ class Store:
         Raises:
             RunError: It cannot be written.
         """
-        target = self.path / name
-        data = content.encode("utf-8") if isinstance(content, str) else content
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}{UNFINISHED}")
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise RunError(
-                f"Cannot write {target}: {error.strerror}. What was finished is kept; free room and run again."
-            ) from error
-        return target
+        advice = "What was finished is kept; free room and run again."
+        return write_file(self.path / name, content, error=RunError, advice=advice)

@@ -6,7 +6,6 @@ Darrell and Bar, ICML 2025, section 3). It never travels without its card.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import BaseModel, ConfigDict
 
 from xmi.errors import VectorError
+from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 
 class VectorCard(BaseModel):
@@ -80,28 +78,30 @@ class TaskVector:
         return f"{self.card.task} · {self.card.specification}"
 
     def save(self, path: str | Path) -> Path:
-        """Writes the vector as safetensors, its card in the header, and returns the path."""
-        target = Path(path)
-        target.write_bytes(self.dumps())
-        return target
+        """Writes the vector as safetensors, its card in the header, and returns the path.
+
+        Raises:
+            StorageError: It cannot be written there.
+        """
+        return write_file(path, self.dumps())
 
     def dumps(self) -> bytes:
         """Returns the content of the file that `save` writes."""
-        return save({"values": self.values.contiguous()}, metadata={"card": self.card.model_dump_json()})
+        return pack_tensors({"values": self.values}, {"card": self.card.model_dump_json()})
 
     @classmethod
     def load(cls, path: str | Path) -> TaskVector:
         """Reads a vector written by `save`.
 
         Raises:
-            VectorError: The file does not exist or holds no task vector.
+            VectorError: The file does not exist, is damaged, or holds no task vector.
         """
-        try:
-            with safe_open(str(path), framework="pt") as stream:
-                card = VectorCard.model_validate_json((stream.metadata() or {})["card"])
-                return cls(stream.get_tensor("values"), card)
-        except (OSError, SafetensorError, KeyError, ValidationError, json.JSONDecodeError) as error:
-            raise VectorError(f"{path} holds no task vector of xmi: {error}") from error
+        with reading(path, "task vector", error=VectorError):
+            tensors, texts = read_tensors(path)
+            values, card = tensors["values"], VectorCard.model_validate_json(texts["card"])
+            if values.dim() != 2 or not values.is_floating_point():
+                raise ValueError(f"values of shape {tuple(values.shape)} and {values.dtype}, not [layer, d_model]")
+            return cls(values, card)
 
 
 @dataclass(frozen=True)
