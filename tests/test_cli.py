@@ -86,7 +86,7 @@ def test_lens(eye: Path) -> None:
         (["run", "EYE", "--task", "no-such-task"], "No task 'no-such-task'"),
         (["run", "EYE", "--task", "TASK", "--shots", "4"], "4 train item(s), but 4 shots need 5"),
         (["run", "EYE", "--task", "TASK", "--shots", "2", "--out", "TASK/run"], "Cannot write to the run folder"),
-        (["run", "TEXT", "--task", "TASK", "--shots", "2"], "text-only"),
+        (["run", "TEXT", "--task", "TASK", "--shots", "2", "--target", "image"], "text-only"),
         (["lens", "EYE", "-p", "Q:<image> <image>", "-i", "PICTURE"], "2 place(s) for images"),
         (["lens", "EYE", "-p", "Q:<image>", "-i", "TASK"], "Cannot open the image"),
         (["report", "EYE"], "no study.json"),

@@ -222,21 +222,23 @@ def _study(**arguments: Any) -> None:
 
 
 def _print_table(results: StudyResults) -> None:
-    """The transfer story in a few lines: image queries, one column per model."""
+    """The transfer story in a few lines: one column per model, image queries where the study has them."""
     from rich.console import Console
     from rich.table import Table
 
+    target = "image" if "image" in results.study["plan"]["targets"] else "text"
+    base, cross, patch = ("Base", "xBase", "xPatch") if target == "image" else ("xBase", "Base", "Patch")
     rows = [
         ("no context", "no context", "no context"),
-        ("image examples in the prompt (Base)", "prompt", "image ICL"),
-        ("text examples in the prompt (xBase)", "prompt", "text ICL"),
-        ("text vector patched in (xPatch)", "patch", "text ICL"),
+        (f"image examples in the prompt ({base})", "prompt", "image ICL"),
+        (f"text examples in the prompt ({cross})", "prompt", "text ICL"),
+        (f"text vector patched in ({patch})", "patch", "text ICL"),
         ("instruction vector patched in", "patch", "instruction"),
         ("base LLM's text vector patched in", "patch", "base LLM text ICL"),
         ("random vector patched in", "patch", "control: random vector"),
     ]
     table = Table(
-        title="Accuracy on image queries of held-out items, mean over tasks [95 % interval]",
+        title=f"Accuracy on {target} queries of held-out items, mean over tasks [95 % interval]",
         title_justify="left",
     )
     table.add_column("how the task is given")
@@ -246,7 +248,7 @@ def _print_table(results: StudyResults) -> None:
     for label, method, source in rows:
         cells = []
         for frame in tables:
-            found = frame[(frame.method == method) & (frame.source == source) & (frame.target == "image")]
+            found = frame[(frame.method == method) & (frame.source == source) & (frame.target == target)]
             cells.append(
                 f"{found.accuracy.item():.2f} [{found.low.item():.2f}, {found.high.item():.2f}]" if len(found) else "-"
             )

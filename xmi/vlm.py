@@ -721,12 +721,18 @@ class VLM:
         seeds: Sequence[int] = (0, 1, 2),
         layer: int | None = None,
         n: int | None = None,
+        slot: str = "last",
+        patch_slot: str = "last",
     ) -> list[EnsembleCurve]:
-        """What `ensembling` returns for queries of several modalities, the vectors read once."""
+        """What `ensembling` returns for queries of several modalities, the vectors read once.
+
+        `slot` is where examples are read (an instruction is read at its last token), `patch_slot` where queries are
+        patched.
+        """
         return ensembling(
             [tasks] if isinstance(tasks, Task) else list(tasks),
-            self.nested_vectors,
-            lambda vectors, to, layers: self.transfer(vectors, to, layers=layers),
+            lambda given, sizes: self.nested_vectors(given, sizes, slot=slot if given.shots else "last"),
+            lambda vectors, to, layers: self.transfer(vectors, to, layers=layers, slot=patch_slot),
             self.engine.together,
             modality=modality,
             queries=queries,
@@ -749,8 +755,10 @@ class VLM:
         n: int = 30,
         seed: int = 0,
         layers: Sequence[int] | None = None,
+        slot: str = "last",
+        patch_slot: str = "last",
     ) -> Overriding:
-        """Puts one task into the prompt, patches another at the last token, and sees whose label is answered.
+        """Puts one task into the prompt, patches another at a slot of it, and sees whose label is answered.
 
         Asked are the validation and test items of `task` whose inputs `other` has too (`xmi.vector.shared_pairs`
         finds such tasks). Baselines: no patch, the instruction of `other` before the prompt as a system prompt, and a
@@ -767,6 +775,8 @@ class VLM:
             n: Prompts that the default vector is the mean of.
             seed: Seed of the examples and of the random control.
             layers: After which blocks to patch; by default all.
+            slot: Where the default vector is read, by default at the last token.
+            patch_slot: Where it is patched in, by default at the last token.
 
         Returns:
             Who wins per layer, on validation items (for `best_layer`) and test items (reported).
@@ -774,14 +784,17 @@ class VLM:
         Raises:
             TaskError: The tasks share no validation or no test items, or `other` has no instruction.
             VectorError: A vector of another task, or one that does not fit.
+            SlotError: A prompt lacks a slot.
 
         Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
         """
         mine, theirs = contest(task, other)
         target = query or ("text" if context == "instruction" else context)
         prompts = asked_prompts(mine, context, target, shots, seed)
-        written = vector or self.task_vector(theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples))
-        return override(self.engine, self.encoder, task, other, mine, prompts, self._batches, written, layers, seed)
+        drawn = theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples)
+        written = vector or self.task_vector(drawn, slot=slot)
+        given = (task, other, mine, prompts, self._batches, written, layers, seed, patch_slot)
+        return override(self.engine, self.encoder, *given)
 
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
         starts = range(0, len(prompts), self.batch_size)

@@ -16,7 +16,7 @@ from xmi.measure import Overriding
 from xmi.prompt import load_task
 from xmi.study import StudyResults, dry_run
 from xmi.study.cell import ensemble_sizes
-from xmi.study.run import prepare
+from xmi.study.prepare import prepare
 from xmi.vector import base_similarity, shared_pairs
 
 
@@ -122,4 +122,4 @@ def test_a_dry_run_says_what_the_experiments_cost(world: Path) -> None:
         counts.append(int(said.split(" cells, ")[1].split()[0]))
     # Two pairs, each: vectors of the other task, a packed sweep, a system prompt.
     assert counts[0] - counts[1] == 6
-    assert ensemble_sizes(prepare(**plan)[0]) == (1, 2, 3)
+    assert ensemble_sizes(prepare(**plan).plan) == (1, 2, 3)

@@ -22,7 +22,7 @@ from xmi.study import CONTROLS, SOURCES, dry_run
 from xmi.study.cell import Cell, patched_vectors
 from xmi.study.estimate import cost_of
 from xmi.study.plan import make_plan, read_plan
-from xmi.study.run import load_tasks, prepare
+from xmi.study.prepare import prepare
 from xmi.study.steps import BEFORE, derangement, reads, shuffled
 from xmi.vlm import untrained
 
@@ -42,10 +42,11 @@ def test_a_plan_file_is_what_flags_are(world: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     lines = [f"model: {world / 'eye'}", f"tasks: [{world / 'capital.json'}]", "shots: 2", "out: x", "batch_size: 2"]
     file.write_text("\n".join([*lines, "seeds: [3, 4]", "sources: [text ICL]", "controls: []"]))
-    plan, out, loading = prepare(file, shots=1, out=tmp_path / "y")
+    asked = prepare(file, shots=1, out=tmp_path / "y")
+    plan = asked.plan
     assert (plan.shots, plan.seeds, plan.sources, plan.controls) == (1, (3, 4), ("text ICL",), ())
-    assert out == tmp_path / "y", "what is given stands before the file"
-    assert loading == {"batch_size": 2}
+    assert asked.folder == tmp_path / "y", "what is given stands before the file"
+    assert asked.loading == {"batch_size": 2}
 
 
 @pytest.mark.parametrize(
@@ -95,22 +96,29 @@ def test_without_a_base_llm_its_sources_are_left_out() -> None:
     assert (paper.vectors_from, paper.controls, paper.shots) == ("validation", (), 3)
 
 
-def test_a_dry_run_counts_the_forwards_that_the_study_does(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, _, _ = prepare(**fields(world))
+@pytest.mark.parametrize("changes", [{}, {"slot": "example[-1].delimiter", "patch_slot": "query.prefix"}])
+def test_a_dry_run_counts_the_forwards_that_the_study_does(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    changes = {**changes, "out": tmp_path / "run"}
+    asked = prepare(**fields(world, **changes))
+    plan, tasks = asked.plan, asked.tasks
     vlms = {"eye": xmi.load(world / "eye"), "eye base LLM": xmi.load(world / "base")}
-    expected = {name: cost_of(vlm, plan, load_tasks(plan), name).forwards for name, vlm in vlms.items()}
-    said = dry_run(**fields(world))
+    expected = {name: cost_of(vlm, plan, tasks, name).forwards for name, vlm in vlms.items()}
+    said = dry_run(**fields(world, **changes))
     for name, count in expected.items():
         assert f"{name}: {count} forwards" in said
-    assert not (world / "run").exists()
-    ways = {f"{s}, {n}, {m}": "growing" for s in ("last",) for n in ("one", "more") for m in ("text", "images")}
+    assert not (tmp_path / "run").exists()
+    ways = {
+        f"{s}, {n}, {m}": "growing" for s in ("last", "earlier") for n in ("one", "more") for m in ("text", "images")
+    }
     done = Counter[str]()
     for name, vlm in vlms.items():
         vlm.engine.__dict__["ways"] = dict(ways)  # sweeps are proven before, so that only the study's own are counted
         vlm.model.register_forward_hook(lambda *_, name=name: done.update([name]))
     by_source = {str(world / "eye"): vlms["eye"], str(world / "base"): vlms["eye base LLM"]}
     monkeypatch.setattr("xmi.study.run.load", lambda source, **_: by_source[str(source)])
-    xmi.study(**fields(world), workers=1)  # the hooks count in this process
+    xmi.study(**fields(world, **changes), workers=1)  # the hooks count in this process
     assert done == expected
 
 
@@ -123,7 +131,7 @@ def test_labels_are_dealt_to_others_where_that_can_be(labels: list[str], seed: i
 
 
 def test_controls_are_what_they_say(world: Path) -> None:
-    plan, _, _ = prepare(**fields(world))
+    plan = prepare(**fields(world)).plan
     task = load_task(plan.tasks[0])
     steps = {source: (step.prompts, slot) for step in reads(plan, task, seed=0) for source, slot in step.slots.items()}
     plain, mixed = steps["text ICL"][0], steps["control: shuffled labels"][0]

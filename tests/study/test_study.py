@@ -257,6 +257,7 @@ def test_bad_input_is_found_before_a_model_is_loaded(
         run(world, tmp_path / "a", shots=4)
     with pytest.raises(xmi.TaskError, match="country-capital"):
         run(world, tmp_path / "b", tasks=["nonsense"])
+    (tmp_path / "eye").symlink_to(world / "eye")
     with pytest.raises(xmi.RunError, match="both called eye"):
         run(world, tmp_path / "d", control=tmp_path / "eye")
     (tmp_path / "file").write_text("")
@@ -271,4 +272,4 @@ def test_bad_input_is_found_before_a_model_is_loaded(
 def test_layers_that_a_model_lacks_are_refused_before_anything_is_computed(world: Path, tmp_path: Path) -> None:
     with pytest.raises(xmi.RunError, match=r"eye has the layers 0 to 3; the plan also asks for 4, 5\."):
         run(world, tmp_path / "run", layers=(3, 4, 5))
-    assert not list((tmp_path / "run" / "cells").iterdir())
+    assert not (tmp_path / "run").exists()

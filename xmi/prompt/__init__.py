@@ -1,6 +1,6 @@
 """Tasks, prompts, and the role and modality of every token of an encoded batch."""
 
-from xmi.prompt.batch import Batch
+from xmi.prompt.batch import Batch, find_segment
 from xmi.prompt.encode import Encoder
 from xmi.prompt.files import load_task, task_names
 from xmi.prompt.geometry import patch_grid
@@ -19,6 +19,7 @@ __all__ = [
     "Template",
     "as_prompts",
     "check_task",
+    "find_segment",
     "free_prompt",
     "load_task",
     "patch_grid",

@@ -80,7 +80,10 @@ class Batch:
     def _column(self, row: int, slot: str) -> int:
         if slot == "last":
             return int(np.flatnonzero(self.first[row] != PADDING)[-1])
-        wanted = self._segment(row, slot)
+        try:
+            wanted = find_segment(self.prompts[row], slot)
+        except SlotError as error:
+            raise SlotError(f"Prompt {row}: {error}") from error
         inside = np.flatnonzero((self.first[row] <= wanted) & (self.last[row] >= wanted) & (self.first[row] >= 0))
         if not len(inside):
             raise SlotError(f"Slot {slot!r} has no token of its own in prompt {row}: {self._shown(row)}")
@@ -92,19 +95,34 @@ class Batch:
             )
         return column
 
-    def _segment(self, row: int, slot: str) -> int:
-        match = _SLOT.fullmatch(slot)
-        segments = self.prompts[row].segments
-        names = [s.name for s in segments]
-        if match is None:
-            raise SlotError(f"Cannot read slot {slot!r}; write last, query.delimiter or example[-1].delimiter.")
-        if match["example"] is not None and int(match["example"]) < 0:
-            count = 1 + max((s.example for s in segments if s.example is not None), default=-1)
-            slot = f"example[{count + int(match['example'])}].{match['role']}"
-        if slot not in names:
-            raise SlotError(f"Prompt {row} has no slot {slot!r}; it has: last, {', '.join(dict.fromkeys(names))}.")
-        return len(names) - 1 - names[::-1].index(slot)
-
     def _shown(self, row: int) -> str:
         shown = [repr(t) for t, i in zip(self.tokens[row], self.first[row], strict=True) if i != PADDING]
         return " ".join(shown[-40:])
+
+
+def find_segment(prompt: Prompt, slot: str) -> int:
+    """Finds the segment that a slot names, in a prompt that no model has encoded yet.
+
+    Args:
+        prompt: The prompt.
+        slot: As in `Batch.columns`.
+
+    Returns:
+        Its number; of several with one name, that of the last.
+
+    Raises:
+        SlotError: The prompt has no such segment.
+    """
+    names = [s.name for s in prompt.segments]
+    if slot == "last":
+        return len(names) - 1
+    match = _SLOT.fullmatch(slot)
+    if match is None:
+        raise SlotError(f"Cannot read slot {slot!r}; write last, query.delimiter or example[-1].delimiter.")
+    wanted = slot
+    if match["example"] is not None and int(match["example"]) < 0:
+        count = 1 + max((s.example for s in prompt.segments if s.example is not None), default=-1)
+        wanted = f"example[{count + int(match['example'])}].{match['role']}"
+    if wanted not in names:
+        raise SlotError(f"there is no slot {slot!r}; there are: last, {', '.join(dict.fromkeys(names))}.")
+    return len(names) - 1 - names[::-1].index(wanted)

@@ -17,7 +17,7 @@ from xmi.report.drill import drill
 from xmi.report.findings import further_takeaways, geometry_takeaways, headline, phase_takeaways, transfer_takeaways
 from xmi.report.host import hosted
 from xmi.report.panels import Panel, panels
-from xmi.report.tables import TARGETS, by_task, overview
+from xmi.report.tables import by_task, overview, targets
 from xmi.report.wording import tasks_of
 from xmi.storage import write_file
 from xmi.study.results import StudyResults
@@ -77,7 +77,7 @@ def _context(results: StudyResults) -> dict[str, Any]:
     return {
         "models": results.models,
         "tasks": tasks_of(results.by_task(results.models[0])),
-        "targets": TARGETS,
+        "targets": targets(results),
         "sections": [section for section in SECTIONS if section[0] != "host" or host],
         "host": host,
         "headline": headline(results),

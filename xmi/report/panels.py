@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from xmi import plot
 from xmi.errors import RunError
+from xmi.report.tables import targets
 from xmi.report.wording import row_of
 from xmi.study.results import StudyResults
 
@@ -135,7 +136,7 @@ def panels(results: StudyResults, names: Collection[str] = tuple(_TEXTS)) -> lis
         "silhouette": {"": lambda model: plot.silhouette(results.silhouette(model))},
         "transfer-image": {"": transfer("image")},
         "transfer-text": {"": transfer("text")},
-        "comparisons": {f"{t} queries": contrasts(t) for t in ("image", "text")},
+        "comparisons": {f"{t} queries": contrasts(t) for t in ("image", "text") if t in targets(results)},
         "ensembling": {f"{t} queries": ensembling(t) for t in ("image", "text")},
         "overriding": {"": lambda model: plot.overriding(results.overriding(model))},
         "kinship": {"raw": kinship(False), "mean removed": kinship(True)},

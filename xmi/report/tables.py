@@ -18,14 +18,20 @@ MISSING = "\u2013"
 TARGETS = ("text", "image")
 
 
+def targets(results: StudyResults) -> tuple[str, ...]:
+    """Modalities of the study's queries, in the order of `TARGETS`."""
+    asked = results.study.get("plan", {}).get("targets", TARGETS)
+    return tuple(target for target in TARGETS if target in asked)
+
+
 def overview(results: StudyResults) -> list[dict[str, Any]]:
     """The specification x modality table of all models.
 
     Returns:
         Groups of rows: `{"title", "rows"}`, each row `{"name", "cells"}` with one cell per model and query modality
-        (in the order of `results.models`, then `TARGETS`); a cell is None where the study holds no such answer.
+        (in the order of `results.models`, then `targets`); a cell is None where the study holds no such answer.
     """
-    tables = {m: results.summary(m) for m in results.models}
+    tables, asked = {m: results.summary(m) for m in results.models}, targets(results)
     keys: dict[str, dict[tuple[str, str], None]] = {g: {} for g in GROUPS}
     for table in tables.values():
         for _, row in table.iterrows():
@@ -35,7 +41,7 @@ def overview(results: StudyResults) -> list[dict[str, Any]]:
         rows = [
             {
                 "name": "no context" if method == "no context" else source.removeprefix("control: "),
-                "cells": [_cell(row_of(tables[m], method, source, t)) for m in results.models for t in TARGETS],
+                "cells": [_cell(row_of(tables[m], method, source, t)) for m in results.models for t in asked],
             }
             for method, source in keys[group]
         ]

@@ -153,12 +153,13 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
         return CellResult(
             result=vlm.compare_base(base, [p for t in all_tasks for p in icl(plan, t, "text", cell.seed)])
         )
+    slots: dict[str, Any] = {"slot": plan.slot, "patch_slot": plan.patch_slot}
     if cell.kind == "ensembling":
         counts = ensemble_sizes(plan)
-        curves = vlm.ensembling_of(all_tasks, queries=plan.targets, prompts=counts, seeds=plan.seeds)
+        curves = vlm.ensembling_of(all_tasks, queries=plan.targets, prompts=counts, seeds=plan.seeds, **slots)
         return CellResult(result=dict(zip(plan.targets, curves, strict=True)))
-    options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers}
-    pairs = (partial(vlm.override, one, two, **options) for one, two in shared_pairs(all_tasks))  # type: ignore[arg-type]
+    options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers, **slots}
+    pairs = (partial(vlm.override, one, two, **options) for one, two in shared_pairs(all_tasks))
     return CellResult(result=Overriding.concat(vlm.engine.together(pairs)))
 
 
@@ -206,7 +207,8 @@ def ask_cell(
         both = partial(vlm.phases_and_answers, ask.prompts, max_new_tokens=new, **follow)  # type: ignore[arg-type]
         plain = partial(vlm.answers, ask.prompts, max_new_tokens=new)
         todo.append(partial(_ask, once, cell, ask.prompts, both if label else plain))
-    todo += [partial(vlm.transfer, vectors, s.prompts, layers=plan.layers, max_new_tokens=new) for s in swept]
+    where = {"layers": plan.layers, "slot": plan.patch_slot}
+    todo += [partial(vlm.transfer, vectors, s.prompts, max_new_tokens=new, **where) for s in swept]  # type: ignore[arg-type]
     todo += [partial(_ask, once, cell, followed[n], partial(vlm.phases, followed[n], **follow)) for n in rest]  # type: ignore[arg-type]
     found = iter(vlm.engine.together(todo))
 

@@ -14,15 +14,13 @@ import torch
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.plan import Plan
-from xmi.study.run import BASE, cells_of, check_for_host, load_tasks, models_of, prepare
+from xmi.study.prepare import Prepared, glance, prepare
+from xmi.study.run import BASE, cells_of, models_of
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.traffic import Traffic, traffic_of
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
-from xmi.vlm import ON_HOST, VLM, load
-
-WAITING = ("remote", "wait", "resubmit")
-"""Options of `xmi.load` that are about a host."""
+from xmi.vlm import VLM
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,14 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
         RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read;
         RemoteError: no host's address. What a host cannot do is refused here, too.
     """
-    study, folder, loading = prepare(plan, **given)
-    loading.pop("workers", None)
-    tasks = load_tasks(study)
+    asked = prepare(plan, **given)
+    study, tasks, loading = asked.plan, asked.tasks, asked.loading
     if loading.get("remote"):
-        return "\n".join([*_plan_lines(study, folder), *_host_lines(study, tasks, loading)])
-    loading = {name: value for name, value in loading.items() if name not in WAITING}
-    device = torch.device(loading.pop("device", None) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    lines, total, seconds = _plan_lines(study, folder), 0, 0.0
+        return "\n".join([*_plan_lines(asked), *_host_lines(asked)])
+    device = torch.device(loading.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lines, total, seconds = _plan_lines(asked), 0, 0.0
     for name, source in _sources(study).items():
-        vlm = load(source, **{**loading, "device": "meta"})
+        vlm = glance(source, loading)
         cost = cost_of(vlm, study, tasks, name)
         parameters = sum(p.numel() for p in vlm.model.parameters())
         dtype = _dtype(loading.get("dtype", "auto"), vlm, device)
@@ -89,8 +85,10 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
     return "\n".join(lines)
 
 
-def _plan_lines(study: Plan, folder: Path) -> list[str]:
-    return [f"Run folder {folder}. The plan:", *(f"  {name}: {value}" for name, value in study.model_dump().items())]
+def _plan_lines(asked: Prepared) -> list[str]:
+    lines = [f"{note}: sources and targets are those of text alone." for note in asked.notes]
+    lines += [f"Run folder {asked.folder}. The plan:"]
+    return lines + [f"  {name}: {value}" for name, value in asked.plan.model_dump().items()]
 
 
 def _sources(study: Plan) -> dict[str, str]:
@@ -99,17 +97,15 @@ def _sources(study: Plan) -> dict[str, str]:
     return {**found, **({f"{next(iter(found))}{BASE}": study.base} if study.base else {})}
 
 
-def _host_lines(study: Plan, tasks: dict[str, Task], loading: dict[str, Any]) -> list[str]:
+def _host_lines(asked: Prepared) -> list[str]:
     """What a host would be sent, per model and in all."""
     from xmi.remote import Host  # httpx and the like, for this alone
 
-    check_for_host(study, loading)
-    remote = loading["remote"]
+    study, tasks, remote = asked.plan, asked.tasks, asked.loading["remote"]
     where = "the host that nnsight is configured for" if remote is True else Host(str(remote)).url
-    offline = {name: value for name, value in loading.items() if name not in (*WAITING, *ON_HOST)}
     lines, total = [f"It would run on {where}."], Traffic()
     for name, source in _sources(study).items():
-        traffic = traffic_of(load(source, **offline, device="meta"), study, tasks, name)
+        traffic = traffic_of(glance(source, asked.loading), study, tasks, name)
         lines.append(f"{name}: {traffic.requests} requests, about {traffic.up / 1e6:.1f} MB up")
         total += traffic
     cells = len(cells_of(study, tasks))
@@ -144,7 +140,8 @@ def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
             for ask in asked:
                 cost += Cost() if later and not ask.prompts.shots else _plain(vlm, ask.prompts, new)
             for sweep in sweeps(plan, task):
-                cost += _packed(vlm, sweep.prompts, sets, len(plan.layers or range(vlm.backbone.n_layers)), new)
+                layers = len(plan.layers or range(vlm.backbone.n_layers))
+                cost += _packed(vlm, sweep.prompts, sets, layers, new, plan.patch_slot)
             for _, prompts in follows(plan, task, seed):
                 shared = any(prompts == ask.prompts for ask in asked)  # answered in the same forwards
                 cost += Cost() if shared or (later and not prompts.shots) else _plain(vlm, prompts)
@@ -164,14 +161,16 @@ def _once(vlm: VLM, plan: Plan, tasks: list[Task]) -> Cost:
         for seed in plan.seeds:
             cost += _plain(vlm, task.icl("text", shots=1, n=counts[-1], seed=seed))
         for target in plan.targets:
-            cost += _packed(vlm, task.queries(target, split="validation"), sets, vlm.backbone.n_layers, 1)
-            cost += _packed(vlm, task.queries(target, split="test"), sets, 1, 1)
+            cost += _packed(
+                vlm, task.queries(target, split="validation"), sets, vlm.backbone.n_layers, 1, plan.patch_slot
+            )
+            cost += _packed(vlm, task.queries(target, split="test"), sets, 1, 1, plan.patch_slot)
     for one, two in shared_pairs(tasks) if "overriding" in plan.experiments else ():
         mine, theirs = contest(one, two)
         seed = plan.seeds[0]
         cost += _plain(vlm, theirs.icl("text", shots=plan.shots, n=plan.prompts, seed=seed, split=theirs.examples))
         prompts = asked_prompts(mine, "text", "text", plan.shots, seed)
-        cost += _packed(vlm, prompts, 2, layers, 1) + _plain(vlm, prompts)
+        cost += _packed(vlm, prompts, 2, layers, 1, plan.patch_slot) + _plain(vlm, prompts)
     return cost
 
 
@@ -191,14 +190,16 @@ def _plain(vlm: VLM, prompts: Prompts, new: int = 1) -> Cost:
     return cost
 
 
-def _packed(vlm: VLM, prompts: Prompts, sets: int, layers: int, new: int) -> Cost:
+def _packed(vlm: VLM, prompts: Prompts, sets: int, layers: int, new: int, slot: str) -> Cost:
     """The packed sweep, split as `xmi.vector.sweep` splits it; a growing one computes half of its copies' tokens."""
     cost = Cost()
+    first = vlm.encode(prompts[:1])
+    tail = int(first.inputs["input_ids"].shape[1] - first.columns(slot)[0])  # tokens from the slot on
     for rows, length in _batches(vlm, prompts):
         for step in range(new):
-            width = step + 1
-            some = max(1, min(layers, vlm.engine.budget // new))
-            groups = max(1, min(sets, vlm.engine.budget // (some * new)))
+            width = tail + step
+            some = max(1, min(layers, vlm.engine.budget // (tail + new - 1)))
+            groups = max(1, min(sets, vlm.engine.budget // (some * (tail + new - 1))))
             parts = math.ceil(layers / some) * math.ceil(sets / groups)
             copies = sets * layers * width
             tokens = parts * (length + step) + (copies // 2 if step == 0 else copies)

@@ -31,11 +31,12 @@ def geometry(
     shown = [(task, s, own[s].values.numpy()) for s in SOURCES for task, own in vectors.items() if s in own]
     labels, groups = [f"{task} · {source}" for task, source, _ in shown], [task for task, _, _ in shown]
     stack = np.stack([values for _, _, values in shown])
-    each = [(task, m, own[m]) for task, own in points.items() for m in TARGETS]
+    each = [(task, m, own[m]) for task, own in points.items() for m in TARGETS if m in own]
     cloud = np.concatenate([values for _, _, values in each])
     tasks = [task for task, _, values in each for _ in values]
     modalities = [modality for _, modality, values in each for _ in values]
-    together = {"alignment": alignment(cloud, tasks, modalities)} if len(points) > 1 else {}
+    several = len(points) > 1 and len(set(modalities)) > 1
+    together = {"alignment": alignment(cloud, tasks, modalities)} if several else {}
     return together | {
         "similarity": cosine_per_layer(stack, labels, groups),
         "similarity.centred": cosine_per_layer(stack, labels, groups, centred=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,9 @@ class Plan(BaseModel):
         targets: Modalities of the queries that they are patched into.
         controls: Vectors that should not carry the task.
         layers: After which blocks vectors are patched; None for all.
+        slot: Where vectors are read in prompts with examples: the last token, or a named slot. Instructions are always
+            read at their last token.
+        patch_slot: Where vectors are patched into queries.
         shots: Examples per prompt.
         prompts: Prompts averaged into a task vector.
         vectors_from: Split of the items that vectors are averaged over.
@@ -93,6 +96,8 @@ class Plan(BaseModel):
     targets: tuple[Literal["text", "image"], ...] = Field(default=("text", "image"), min_length=1)
     controls: tuple[str, ...] = CONTROLS
     layers: tuple[int, ...] | None = None
+    slot: str = "last"
+    patch_slot: str = "last"
     shots: int = Field(default=5, ge=1)
     prompts: int = Field(default=30, ge=1)
     vectors_from: Literal["train", "validation"] = "train"
@@ -132,6 +137,11 @@ class Plan(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that prompts are made in: text always, images if a source or a target has them."""
+        return TARGETS if blind_fields(self.sources, self.targets) else TARGETS[:1]
+
+    @property
     def told(self) -> bool:
         """Whether anything needs the tasks' instructions."""
         return bool(self.experiments) or any("instruction" in source for source in self.sources)
@@ -142,11 +152,19 @@ class Plan(BaseModel):
         return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
 
 
-def make_plan(preset: str | None = None, **fields: Any) -> Plan:
+def blind_fields(sources: Sequence[str], targets: Sequence[str]) -> str:
+    """The sources and targets that need images, in words; empty if none does."""
+    seeing = [f"source {name!r}" for name in sources if "image" in name]
+    return ", ".join([*seeing, *(f"target {name!r}" for name in targets if name == "image")])
+
+
+def make_plan(preset: str | None = None, *, blind: str = "", **fields: Any) -> Plan:
     """Makes a plan.
 
     Args:
         preset: One of `PRESETS`, whose fields stand unless given.
+        blind: Why the study can have no images, if so: then the default sources and targets are those of text alone,
+            and given ones with images are refused.
         **fields: Fields of `Plan`; None stands for the default. Without `sources`, those of a base LLM are taken
             if there is one.
 
@@ -162,6 +180,11 @@ def make_plan(preset: str | None = None, **fields: Any) -> Plan:
         if of_base:
             raise RunError(f"The sources {', '.join(of_base)} need a base LLM: name it with base.")
         wanted["sources"] = tuple(n for n in wanted.get("sources", SOURCES) if not n.startswith("base LLM"))
+    if blind:
+        if asked := blind_fields(given.get("sources", ()), given.get("targets", ())):
+            raise RunError(f"{blind}, so that the plan cannot have the {asked}. Leave them out.")
+        wanted["sources"] = tuple(name for name in wanted.get("sources", SOURCES) if "image" not in name)
+        wanted["targets"] = given.get("targets", TARGETS[:1])
     try:
         return Plan(**wanted)
     except ValidationError as error:

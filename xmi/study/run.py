@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 
-from xmi.errors import ModelError, RunError, TaskError
-from xmi.prompt import Task, check_task, load_task, task_names
-from xmi.prompt.task import MODALITIES
+from xmi.errors import RunError
+from xmi.prompt import Task
 from xmi.study.assemble import assemble
 from xmi.study.cell import Cell, CellResult, Memory, ask_cell, once_cell, read_cell
 from xmi.study.geometry import geometry
-from xmi.study.plan import READ, Plan, make_plan, read_plan
+from xmi.study.plan import READ, Plan
+from xmi.study.prepare import prepare
 from xmi.study.results import FINISHED, JOBS, StudyResults
-from xmi.study.steps import SHUFFLED, UNRELATED, asks, follows, reads, sweeps, words_wanted
+from xmi.study.steps import SHUFFLED, UNRELATED, words_wanted
 from xmi.study.store import Store
 from xmi.study.workers import count_workers, each
 from xmi.vector import shared_pairs, versions
 from xmi.vector.sweep import PROOF
-from xmi.vlm import ON_HOST, VLM, load, untrained
+from xmi.vlm import VLM, load, untrained
 
 Say = Callable[[str], None]
 
@@ -51,11 +51,14 @@ def run_study(
     targets: Sequence[str] | None = None,
     controls: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
+    slot: str | None = None,
+    patch_slot: str | None = None,
     shots: int | None = None,
     prompts: int | None = None,
     vectors_from: str | None = None,
     seeds: Sequence[int] | None = None,
     score: str | None = None,
+    ties: str | None = None,
     whole: bool | None = None,
     points: int | None = None,
     task_words: str | None = None,
@@ -96,6 +99,9 @@ def run_study(
         fork: If the folder holds a run of another plan, start one beside it (`<out>-<hash of the plan>`).
         workers: Processes that do cells at the same time, on a CPU under Linux, each with one thread; by default as
             many as torch may use threads (at most 4) for small models, and 1 for others.
+        slot: Where vectors are read in prompts with examples (`last`; `example[-1].delimiter` as the published code).
+        patch_slot: Where vectors are patched into queries (`last`).
+        ties: Which of equally good layers is chosen: that of the highest `likelihood`, or the `first`.
         say: Told one line per finished step.
         **options: Passed on to `xmi.load` (dtype, device, batch_size, ...).
 
@@ -106,83 +112,23 @@ def run_study(
         TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder or plan that cannot be
         used, or a folder that another process is at work in. All of these are raised before anything is computed.
     """
-    study, folder, loading = prepare(
+    given = prepare(
         plan, model=model, out=out, preset=preset, base=base, control=control, untrained=untrained,
-        tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, shots=shots,
-        prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score, whole=whole, points=points,
-        task_words=task_words, lens=lens, experiments=experiments, workers=workers, **options,
+        tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, slot=slot,
+        patch_slot=patch_slot, shots=shots, prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score,
+        ties=ties, whole=whole, points=points, task_words=task_words, lens=lens, experiments=experiments,
+        workers=workers, **options,
     )  # fmt: skip
-    count = loading.pop("workers", None)
-    if loading.get("remote"):
-        check_for_host(study, loading)
-    loaded = load_tasks(study)
-    store = Store(folder)
+    study, tell = given.plan, say or (lambda line: None)
+    for note in given.notes:
+        tell(f"{note}: sources and targets are those of text alone.")
+    store = Store(given.folder)
     if fork and store.differs(study):
-        store = Store(folder.with_name(f"{folder.name}-{study.hash}"))
+        store = Store(given.folder.with_name(f"{given.folder.name}-{study.hash}"))
     store.open(study)
     with store.locked():
-        _complete(store, study, loaded, loading, count, say or (lambda line: None))
+        _complete(store, study, given.tasks, given.loading, given.workers, tell)
     return StudyResults(store.path)
-
-
-def prepare(file: str | Path | None = None, /, **given: Any) -> tuple[Plan, Path, dict[str, Any]]:
-    """A plan, the run folder and the options of loading (and `workers`, if it is given).
-
-    Args:
-        file: A plan file, or None.
-        **given: Fields of the plan, `preset`, `out`, options of `xmi.load`; what is not None stands before the file.
-
-    Raises:
-        RunError: A fault in either, or no model or folder.
-    """
-    wanted = (read_plan(file) if file is not None else {}) | {k: v for k, v in given.items() if v is not None}
-    loading = {k: wanted.pop(k) for k in list(wanted) if k not in (*Plan.model_fields, "preset", "out")}
-    out = wanted.pop("out", None)
-    if not wanted.get("model"):
-        raise RunError("Which model? Name it, or give a plan that does.")
-    if not out:
-        raise RunError("Where to? Name a run folder with out.")
-    wanted.setdefault("tasks", task_names())
-    for name, value in wanted.items():
-        if isinstance(value, Path):
-            wanted[name] = str(value)
-        elif isinstance(value, (list, tuple, range)):
-            wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
-    plan = make_plan(**wanted)
-    return plan.model_copy(update={"points": min(plan.points, plan.prompts)}), Path(out), loading
-
-
-def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
-    """Refuses a study that cannot be run on a host.
-
-    Raises:
-        ModelError: An option of loading that is the host's to decide, or an untrained model.
-        RunError: A lens that would have to be trained.
-    """
-    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
-        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
-    if plan.untrained:
-        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
-    if plan.lens == "tuned":
-        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
-
-
-def load_tasks(plan: Plan) -> dict[str, Task]:
-    """The tasks of a plan, each with every prompt of the study built once.
-
-    Raises:
-        TaskError: A faulty task, found before any model is loaded.
-    """
-    tasks = {name: load_task(name) for name in plan.tasks}
-    names = [task.name for task in tasks.values()]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give them names of their own.")
-    check_task(*tasks.values(), shots=plan.shots, modalities=MODALITIES, instruction=plan.told)
-    for task in tasks.values():
-        for seed in plan.seeds:
-            reads(plan, task, seed), list(asks(plan, task, seed)), list(follows(plan, task, seed))
-        list(sweeps(plan, task))
-    return tasks
 
 
 def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
@@ -235,12 +181,6 @@ def _complete(
         tell(f"{store.path} is complete: nothing to compute.")
         return
     models = _load_models(plan, options, tell)
-    for name, vlm in models.items():
-        if missing := [layer for layer in plan.layers or () if not 0 <= layer < vlm.backbone.n_layers]:
-            raise RunError(
-                f"{name} has the layers 0 to {vlm.backbone.n_layers - 1}; the plan also asks for "
-                f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
-            )
     hosts = {name: vlm.served.said for name, vlm in models.items() if vlm.served is not None}
     store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options, hosts))
     count = count_workers(workers, [vlm.model for vlm in models.values()])

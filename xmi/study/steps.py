@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from xmi.prompt import Prompt, Prompts, Task
-from xmi.study.plan import ENSEMBLES, READ, TARGETS, Plan
+from xmi.study.plan import ENSEMBLES, READ, Plan
 
 SHUFFLED, UNRELATED = "control: shuffled labels", "control: unrelated slot"
 """Controls that are read from a model; the others are made from vectors that are there."""
@@ -50,8 +50,9 @@ class Sweep:
 
 
 def reads(plan: Plan, task: Task, seed: int) -> list[Read]:
-    """What is read for a task's vectors, and for the geometry (text and image ICL)."""
-    needed = {"text ICL", "image ICL", *plan.sources} | {p for e in plan.sources for p in ENSEMBLES.get(e, ())}
+    """What is read for a task's vectors, and for the geometry (ICL in every modality)."""
+    needed = {*(f"{m} ICL" for m in plan.modalities), *plan.sources}
+    needed |= {part for name in plan.sources for part in ENSEMBLES.get(name, ())}
     text = icl(plan, task, "text", seed)
     few = task.icl("text", shots=1, n=1, seed=seed)
     made = {
@@ -62,17 +63,18 @@ def reads(plan: Plan, task: Task, seed: int) -> list[Read]:
         "base LLM text ICL": lambda: text,
         "base LLM instruction": task.instruction,
     }
-    found = [Read({n: "last"}, made[n](), base=n.startswith("base LLM")) for n in READ if n in needed]
+    slots = {name: "last" if name.endswith("instruction") else plan.slot for name in READ}
+    found = [Read({n: slots[n]}, made[n](), base=n.startswith("base LLM")) for n in READ if n in needed]
     if "unrelated slot" in plan.controls:
         found[0].slots[UNRELATED] = BEFORE
     if "shuffled labels" in plan.controls and plan.shots > 1:
-        found.append(Read({SHUFFLED: "last"}, shuffled(text, seed)))
+        found.append(Read({SHUFFLED: plan.slot}, shuffled(text, seed)))
     return found
 
 
 def asks(plan: Plan, task: Task, seed: int) -> Iterator[Ask]:
     """The prompting baselines on test items: Base, xBase and instruction."""
-    for source in TARGETS:
+    for source in plan.modalities:
         for target in plan.targets:
             yield Ask(f"{source} ICL", target, icl(plan, task, source, seed, split="test", query=target))
     for target in plan.targets if plan.told else ():
@@ -88,16 +90,16 @@ def sweeps(plan: Plan, task: Task) -> Iterator[Sweep]:
 
 def follows(plan: Plan, task: Task, seed: int) -> Iterator[tuple[str, Prompts]]:
     """What phases are read from: examples of either modality, and the instruction before a query."""
-    for modality in TARGETS:
+    for modality in plan.modalities:
         prompts = icl(plan, task, modality, seed, split="test")
         yield prompts.specification, prompts
-    for modality in TARGETS if plan.told else ():
+    for modality in plan.modalities if plan.told else ():
         yield f"instruction, {modality} query", task.queries(modality, instruction=True)
 
 
 def lens_prompts(plan: Plan, tasks: Iterable[Task]) -> list[Prompts]:
     """What a tuned lens is trained on and task words are found on: the prompts that vectors are read on."""
-    return [icl(plan, task, modality, plan.seeds[0]) for task in tasks for modality in TARGETS]
+    return [icl(plan, task, modality, plan.seeds[0]) for task in tasks for modality in plan.modalities]
 
 
 def words_wanted(plan: Plan, tasks: Collection[Task]) -> bool:

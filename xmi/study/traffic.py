@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from PIL import Image
 
 from xmi.kernels import lens_kernel, next_token_kernel, residual_kernel, sweep_kernel
-from xmi.prompt import Prompts, Task
+from xmi.prompt import Prompts, Task, free_prompt
 from xmi.study.cell import Cell, ensemble_sizes, longest_label
 from xmi.study.plan import Plan
 from xmi.study.run import BASE, cells_of
@@ -77,7 +78,7 @@ class _Count:
         """One token, the proof on two texts, and the same prompt with two pictures if the model sees."""
         if self.vlm.encoder.processor is None:
             return Traffic(2, 2 * self.code)
-        _, image = self._sizes(self.every[0].queries("image", n=1))
+        _, image = self._sizes(free_prompt("<image>Q:\nA:", [Image.new("RGB", (112, 112))]))
         return Traffic(3, 3 * self.code + 2 * image)
 
     def rounds(self, cell: Cell) -> list[list[_Sent]]:

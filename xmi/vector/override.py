@@ -108,6 +108,7 @@ def override(
     vector: TaskVector,
     layers: Sequence[int] | None,
     seed: int,
+    slot: str = "last",
 ) -> Overriding:
     """Patches another task into prompts of a task; see `VLM.override`.
 
@@ -122,6 +123,7 @@ def override(
         vector: Of the other task.
         layers: Where to patch, by default everywhere.
         seed: Seed of the random control.
+        slot: Where to patch.
 
     Raises:
         VectorError: A vector of another task or that does not fit, or unknown layers.
@@ -138,7 +140,7 @@ def override(
 
     def patch(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, prompts.template)
-        return sweep(engine, encoder, batch, Patch(written, chosen), targets).ids[..., 0]
+        return sweep(engine, encoder, batch, Patch(written, chosen, slot), targets).ids[..., 0]
 
     def tell(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, told.template)

@@ -1,0 +1,211 @@
+"""From what a user asks to what a study will do, before anything is computed: a dry run and a run refuse the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
+from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
+from xmi.study.plan import LOADING, Plan, blind_fields, make_plan, read_plan
+from xmi.study.steps import asks, follows, reads, sweeps
+from xmi.vector.lineage import check_shapes
+from xmi.vlm import ON_HOST, VLM, load
+
+WAITING = ("remote", "wait", "resubmit")
+"""Options of `xmi.load` that are about a host."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a study will do.
+
+    Attributes:
+        plan: The plan, complete.
+        folder: The run folder.
+        loading: Options of `xmi.load`.
+        tasks: The tasks, by their name in the plan; every prompt was built once.
+        workers: Processes, or None for as many as fit.
+        notes: What the plan leaves out by default, and why.
+    """
+
+    plan: Plan
+    folder: Path
+    loading: dict[str, Any]
+    tasks: dict[str, Task]
+    workers: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
+    """Makes the plan of a study and checks that its tasks and models fit it; no weights are loaded.
+
+    Args:
+        file: A plan file, or None.
+        **given: Fields of the plan, `preset`, `out`, `workers`, options of `xmi.load`; what is not None stands before
+            the file.
+
+    Raises:
+        RunError: A fault in the plan, or no model or folder; TaskError: a faulty task; ModelError: a model whose
+        configuration cannot be read, or that cannot do what is asked.
+    """
+    wanted = (read_plan(file) if file is not None else {}) | {k: v for k, v in given.items() if v is not None}
+    loading = {k: wanted.pop(k) for k in list(wanted) if k not in (*Plan.model_fields, "preset", "out")}
+    if unknown := [name for name in loading if name not in ("workers", *signature(load).parameters)]:
+        raise RunError(f"Unknown: {', '.join(unknown)}. Known are {', '.join((*Plan.model_fields, *LOADING))}.")
+    workers, out = loading.pop("workers", None), wanted.pop("out", None)
+    if not wanted.get("model"):
+        raise RunError("Which model? Name it, or give a plan that does.")
+    if not out:
+        raise RunError("Where to? Name a run folder with out.")
+    wanted.setdefault("tasks", task_names())
+    for name, value in wanted.items():
+        if isinstance(value, Path):
+            wanted[name] = str(value)
+        elif isinstance(value, (list, tuple, range)):
+            wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
+    plan = make_plan(**wanted)  # as it stands, for its faults
+    if loading.get("remote"):
+        check_for_host(plan, loading)
+    tasks = _load_tasks(plan)
+    _check_tasks(plan, tasks)
+    models = {name: glance(name, loading) for name in dict.fromkeys((plan.model, plan.control, plan.base)) if name}
+    blind = _blind(plan, tasks, models)
+    if blind:
+        plan = make_plan(**wanted, blind=blind)
+    plan = plan.model_copy(update={"points": min(plan.points, plan.prompts)})
+    _check_models(plan, models)
+    _check_tasks(plan, tasks, plan.modalities)
+    _check_prompts(plan, tasks, models)
+    return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else ())
+
+
+def glance(source: str, loading: Mapping[str, Any]) -> VLM:
+    """A model without its weights: what its configuration and its processor say.
+
+    Args:
+        source: Where it is loaded from.
+        loading: Options of `xmi.load`; those of device and host are left aside.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    aside = (*WAITING, *(ON_HOST if loading.get("remote") else ("device", "device_map", "quantization")))
+    return load(source, **{name: value for name, value in loading.items() if name not in aside}, device="meta")
+
+
+def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
+    """Refuses a study that cannot be run on a host.
+
+    Raises:
+        ModelError: An option of loading that is the host's to decide, or an untrained model.
+        RunError: A lens that would have to be trained.
+    """
+    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
+        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
+    if plan.untrained:
+        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
+    if plan.lens == "tuned":
+        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
+
+
+def _load_tasks(plan: Plan) -> dict[str, Task]:
+    """The tasks of a plan.
+
+    Raises:
+        TaskError: A faulty task, or two of one name.
+    """
+    tasks = {name: load_task(name) for name in plan.tasks}
+    names = [task.name for task in tasks.values()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give them names of their own.")
+    return tasks
+
+
+def _check_tasks(plan: Plan, tasks: Mapping[str, Task], modalities: Sequence[str] | None = None) -> None:
+    """Checks what tasks hold; without modalities, what they must hold in any."""
+    asked = {"shots": plan.shots, "instruction": plan.told}
+    try:
+        check_task(*tasks.values(), modalities=modalities or ("text",), **asked)  # type: ignore[arg-type]
+    except TaskError:
+        if modalities is None and any(item.image for task in tasks.values() for item in task.items):
+            check_task(*tasks.values(), modalities=plan.modalities, **asked)  # type: ignore[arg-type]
+        raise
+
+
+def _blind(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, VLM]) -> str:
+    """Why a study can have no images, or nothing if it can."""
+    if models[plan.model].encoder.processor is None:
+        return f"{plan.model} is a text-only model"
+    if not any(item.image for task in tasks.values() for item in task.items):
+        return f"No item of {', '.join(task.name for task in tasks.values())} has an image"
+    return ""
+
+
+def _check_models(plan: Plan, models: Mapping[str, VLM]) -> None:
+    """Refuses models that cannot do what a plan asks of them.
+
+    Raises:
+        ModelError: A control without eyes for images, or a base LLM of another shape.
+        RunError: Layers that a model does not have.
+    """
+    for name in dict.fromkeys((plan.model, plan.control)):
+        if name is None:
+            continue
+        count = models[name].backbone.n_layers
+        if missing := [layer for layer in plan.layers or () if not 0 <= layer < count]:
+            raise RunError(
+                f"{name} has the layers 0 to {count - 1}; the plan also asks for "
+                f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
+            )
+        if "image" in plan.modalities and models[name].encoder.processor is None:
+            raise ModelError(
+                f"{name} is a text-only model, and the plan has images: {blind_fields(plan.sources, plan.targets)}. "
+                "Ask for sources and targets of text alone, or leave it out."
+            )
+    if plan.base:
+        try:
+            check_shapes(models[plan.model].engine, models[plan.base].engine)
+        except VectorError as error:
+            raise ModelError(str(error)) from error
+
+
+def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, VLM]) -> None:
+    """Builds every prompt once, and finds the plan's slots in them.
+
+    Raises:
+        TaskError: Prompts that cannot be made; SlotError: a slot that prompts do not have, or whose token is ambiguous.
+    """
+    for task in tasks.values():
+        for seed in plan.seeds:
+            list(asks(plan, task, seed)), list(follows(plan, task, seed))
+            for step in reads(plan, task, seed):
+                reader = models[plan.base if step.base and plan.base else plan.model]
+                for source, slot in step.slots.items():
+                    _check_slot(f"{source} prompts of {task.name}", slot, step.prompts, reader)
+                if len({find_segment(step.prompts[0], slot) for slot in step.slots.values()}) < len(step.slots):
+                    raise RunError(
+                        f"{' and '.join(step.slots)} would be read at the same token ({plan.slot}): choose another "
+                        "slot, give more shots, or leave out the control."
+                    )
+        for sweep in sweeps(plan, task):
+            _check_slot(f"{sweep.target} queries of {task.name}", plan.patch_slot, sweep.prompts, models[plan.model])
+
+
+def _check_slot(where: str, slot: str, prompts: Prompts, vlm: VLM) -> None:
+    """Finds a slot in the segments of all prompts, and in the tokens of the first.
+
+    Raises:
+        SlotError: It is not there.
+    """
+    if slot == "last":
+        return
+    try:
+        for prompt in prompts:
+            find_segment(prompt, slot)
+        vlm.encode(prompts[:1]).columns(slot)
+    except SlotError as error:
+        raise SlotError(f"The plan's slot {slot!r} does not suit the {where}: {error}") from error
