@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TaskError,
         VectorError,
         XmiError,
+        XmiWarning,
     )
     from xmi.lens import TunedLens
     from xmi.measure import compare
@@ -64,6 +65,7 @@ _HOME = {
         name: ("xmi.errors", name)
         for name in (
             "XmiError",
+            "XmiWarning",
             "HookError",
             "ModelError",
             "TaskError",
@@ -97,6 +99,7 @@ __all__ = [
     "TunedLens",
     "VectorError",
     "XmiError",
+    "XmiWarning",
     "check_task",
     "compare",
     "ensemble",

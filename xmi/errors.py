@@ -47,3 +47,7 @@ class RemoteError(XmiError):
 
 class JobError(RemoteError):
     """A job that a remote host ran, and that failed there."""
+
+
+class XmiWarning(UserWarning):
+    """Something that a number may not be what it seems to be: xmi goes on, and says what it saw."""

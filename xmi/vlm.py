@@ -418,14 +418,14 @@ class VLM:
         """The model's next token after each prompt, scored against the labels.
 
         Where an item has several labels, a hit on any of them counts; log-probability and rank are those of the
-        canonical (first) one.
+        canonical (first) one. Prompts without a label are answered, too, but have no part in accuracies.
 
         Args:
-            prompts: Prompts with labels.
+            prompts: The prompts.
             max_new_tokens: As in `transfer`.
 
         Raises:
-            PromptError: A prompt has no label.
+            PromptError: A label cannot be written with the model's tokens.
         """
         return answer(self.engine, self.encoder, prompts, self._batches(prompts, "answering"), max_new_tokens)
 
@@ -607,7 +607,7 @@ class VLM:
 
         Args:
             vectors: One vector, several (named by their specification), or a mapping from name to vector.
-            to: The queries, with labels.
+            to: The queries; those without a label are answered, but have no part in accuracies.
             layers: After which blocks to patch; by default all. Source and target layer are the same.
             slot: Where to patch: a named position, by default the last token.
             mode: `overwrite` the residual, `add` (residual + strength * vector), or `interpolate` ((1 - strength) *

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xmi.byte_text import shown
 from xmi.measure import paper_hit, strict_hit
 from xmi.measure.scoring import whole_hit
 
@@ -27,3 +31,62 @@ def test_by_hand() -> None:
     assert paper_hit("Lamb", ["calf", "lamb"], ignore_case=True) and not paper_hit("Lamb", ["calf", "lamb"])
     assert whole_hit("sweet potato.", ["yam", "sweet potato"]) and not whole_hit("sweet", ["yam", "sweet potato"])
     assert not paper_hit("x", []) and not whole_hit("x", []) and not strict_hit(1, set())
+
+
+ALPHABETS = st.text(st.sampled_from("abéöÅПдЖ中国日ราजी서울مص🍎😀"), min_size=1, max_size=4)
+
+
+@pytest.mark.fault("A7")
+@given(ALPHABETS, st.integers(1, 12), st.booleans())
+def test_a_part_of_a_label_is_a_hit_however_it_is_cut(label: str, size: int, space: bool) -> None:
+    """Cut anywhere, in the midst of a character, too; and what is no prefix of the bytes is a miss."""
+    data = label.encode()
+    part = data[:size]
+    assert paper_hit(" " * space + shown(part), label)
+    assert not paper_hit(shown(bytes([part[0] ^ 1]) + part[1:]), label)
+    assert paper_hit(shown(part + b"\xff"), label) == (part == data), "the label may also be a prefix of the token"
+
+
+@pytest.mark.fault("A7")
+@given(ALPHABETS)
+def test_how_unicode_composes_a_label_makes_no_difference(label: str) -> None:
+    for said in ("NFC", "NFD"):
+        for asked in ("NFC", "NFD"):
+            assert paper_hit(normalize(said, label), normalize(asked, label))
+            assert whole_hit(normalize(said, label) + ".", normalize(asked, label))
+
+
+@pytest.mark.fault("A7")
+@pytest.mark.parametrize(
+    ("text", "label", "rivals", "hit"),
+    [
+        ("Paris.", "Paris", (), True),
+        ("Parisian", "Paris", (), False),
+        ("New York City", "New York", ("New York City",), True),  # a word ends at a space, whatever the rivals
+        ("中国。", "中国", (), True),
+        ("中国的首都", "中国", (), True),
+        ("日本です", "日本", ("日",), True),
+        ("日本です", "日", ("日本",), False),
+        ("日本です", "日", (), True),
+        ("日光です", "日", ("日本",), True),
+        ("パリは", "パリ", (), True),
+        ("パリス", "パリ", (), False),  # runs of katakana are one word
+        ("コーヒー", "コーヒ", (), False),
+        ("กรุงเทพมหานคร", "กรุงเทพ", ("กรุงเทพมหานคร",), False),
+        ("中国is", "中国", (), True),
+        ("Paris中", "Paris", (), True),
+        ("دمشق", "دمش", (), False),
+        ("दिल्ली", "दिल्ल", (), False),  # a vowel sign belongs to its letter
+        ("서울은", "서울", (), False),  # a particle, as "s" in "Pariss"
+        ("cafe\u0301", "cafe", (), False),
+        ("cafe\u0301", "caf\u00e9", (), True),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469", (), False),  # an astronaut is not a woman
+        ("\U0001f44d\U0001f3fd", "\U0001f44d", (), False),
+        ("\u2764\ufe0f.", "\u2764", (), True),
+        ("🍎🍎", "🍎", (), True),
+        ("中<0xE5>", "中", (), True),  # what was read ends in the midst of a character
+        ("", "中", (), False),
+    ],
+)
+def test_a_whole_label_ends_as_a_word(text: str, label: str, rivals: tuple[str, ...], hit: bool) -> None:
+    assert whole_hit(text, label, rivals) == hit

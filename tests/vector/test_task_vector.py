@@ -152,6 +152,6 @@ def test_phases_need_words_and_labels(vlm: VLM, prompts: Prompts) -> None:
     with pytest.raises(xmi.PromptError, match="task words"):
         vlm.phases(xmi.free_prompt("Q:Greece\nA:"))
     with pytest.raises(xmi.PromptError, match="no answer"):
-        vlm.answers(xmi.free_prompt("Q:Greece\nA:"))
+        vlm.phases(xmi.free_prompt("Q:Greece\nA:"), task_words=["capital"])
     with pytest.raises(xmi.SlotError, match="instruction"):
         vlm.residuals(prompts, slot="instruction")

@@ -43,7 +43,9 @@ def find_task_words(
             words |= {s.text for s in prompt.segments if s.role in _OWN} | {prompt.input, prompt.answer or ""}
     every = np.concatenate([v.ids for v in values])
     special = set(encoder.tokenizer.all_special_ids) | set(encoder.tokenizer.added_tokens_decoder)
-    texts = {int(i): encoder.decode(int(i)) for i in np.unique(every) if int(i) not in special}
+    texts = {
+        int(i): encoder.decode(int(i)) for i in np.unique(every) if int(i) not in special and encoder.is_whole(int(i))
+    }
     names = depths(engine.backbone.n_layers)
     found = choose_task_words(
         tasks, every, np.concatenate([v.probabilities for v in values]), texts, taken, names, **rule

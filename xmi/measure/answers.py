@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from xmi.measure.result import Result
-from xmi.measure.scoring import whole_hit
+from xmi.measure.scoring import paper_hit, whole_hit
 from xmi.measure.stats import Proportion, accuracy
 
 
@@ -24,12 +25,36 @@ def _pooled(parts: Sequence[Answers] | Sequence[Transfer]) -> tuple[tuple[str, .
     """The alternatives of all parts, of which some may have none."""
     if all(part.alternatives is None for part in parts):
         return None
-    return tuple(labels[1:] for part in parts for labels in part.accepted)
+    return tuple(labels for part in parts for labels in part.alternatives or ((),) * len(part.answers))
 
 
 def _accepted(result: Answers | Transfer) -> tuple[tuple[str, ...], ...]:
     further = result.alternatives or ((),) * len(result.answers)
-    return tuple((label, *others) for label, others in zip(result.answers, further, strict=True))
+    pairs = zip(result.answers, further, strict=True)
+    return tuple((label, *others) if label else () for label, others in pairs)
+
+
+def _labelled(result: Answers | Transfer) -> Bool[np.ndarray, " prompt"]:
+    return np.array([bool(label) for label in result.answers], dtype=bool)
+
+
+def _accuracy(hits: Bool[np.ndarray, " prompt"], result: Answers | Transfer) -> Proportion:
+    known = _labelled(result)
+    return accuracy(hits[known], np.array(result.units)[known], np.array(result.tasks)[known])
+
+
+def only_labelled(result: Any) -> Any:
+    """The prompts or queries that have a label.
+
+    Raises:
+        ValueError: There are none.
+    """
+    known = _labelled(result)
+    if known.all():
+        return result
+    if not known.any():
+        raise ValueError("No prompt has a label, so there is nothing to compare: give prompts of a task.")
+    return _some(result, np.flatnonzero(known).tolist())
 
 
 @dataclass(frozen=True)
@@ -40,10 +65,10 @@ class Answers(Result):
         prompts: The prompts as shown text.
         tasks: Task of each prompt; accuracies are means over tasks.
         units: Independent unit (task and input) behind each prompt, for intervals.
-        answers: The labels.
-        predicted: Text of the top token.
-        log_probability: Log-probability (nats) of the label's first token.
-        rank: Its rank, 0 = top.
+        answers: The labels; empty where there is none.
+        predicted: Text of the top token; bytes that are no whole character are spelled out (`<0xE9>`).
+        log_probability: Log-probability (nats) of the label's first token; NaN without a label.
+        rank: Its rank, 0 = top; -1 without a label.
         paper: Hits by the paper's two-way prefix rule.
         strict: Hits by exact first token.
         continuations: What the model wrote, if more than one token was asked for.
@@ -67,9 +92,33 @@ class Answers(Result):
         """All labels of each prompt, the canonical one first."""
         return _accepted(self)
 
+    @property
+    def labelled(self) -> Bool[np.ndarray, " prompt"]:
+        """Which prompts have a label: only their answers can be right or wrong."""
+        return _labelled(self)
+
     def accuracy(self, score: str = "paper") -> Proportion:
-        """Returns the accuracy under `paper`, `strict` or `whole` scoring, with its Wilson interval over units."""
-        return accuracy(hits_of(self, score), self.units, self.tasks)
+        """Returns the accuracy under `paper`, `strict` or `whole` scoring, with its Wilson interval over units.
+
+        Only prompts with a label count; without any, the accuracy is NaN with `n = 0`.
+        """
+        return _accuracy(hits_of(self, score), self)
+
+    def tied(self) -> Bool[np.ndarray, " prompt"]:
+        """Returns which answers begin a label of their prompt and another label of its task alike.
+
+        Under `paper` they are hits, but the first token does not tell the labels apart.
+        """
+        return _tied(self.predicted, self.accepted, rivals_of(self))
+
+    def of_task(self, task: str) -> Self:
+        """Returns the answers to the prompts of one task.
+
+        Raises:
+            KeyError: There are none.
+        """
+        found: Self = _of_task(self, task)
+        return found
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -81,8 +130,8 @@ class Answers(Result):
         return cls(**words, **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")})
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns one row per prompt."""
-        return pd.DataFrame(
+        """Returns one row per prompt; where there is no label, what is compared with one is missing."""
+        frame = pd.DataFrame(
             {
                 "task": self.tasks,
                 "unit": self.units,
@@ -95,6 +144,11 @@ class Answers(Result):
                 "prompt": self.prompts,
             }
         )
+        if not (known := self.labelled).all():
+            kinds = {"answer": "object", "rank": "Int64", "paper": "boolean", "strict": "boolean"}
+            frame = frame.astype(kinds)
+            frame.loc[~known, list(kinds)] = pd.NA
+        return frame
 
 
 @dataclass(frozen=True)
@@ -106,10 +160,10 @@ class Transfer(Result):
         layers: The layers that were patched; source and target layer are the same.
         tasks: Task of each query; accuracies are means over tasks.
         units: Independent unit (task and input) of each query.
-        answers: The labels.
-        predicted: Text of the top token.
-        log_probability: Log-probability (nats) of the label's first token.
-        rank: Its rank, 0 = top.
+        answers: The labels; empty where there is none.
+        predicted: Text of the top token; bytes that are no whole character are spelled out (`<0xE9>`).
+        log_probability: Log-probability (nats) of the label's first token; NaN without a label.
+        rank: Its rank, 0 = top; -1 without a label.
         paper: Hits by the paper's two-way prefix rule.
         strict: Hits by exact first token.
         clean: The same queries without a patch (no context).
@@ -135,6 +189,11 @@ class Transfer(Result):
     def accepted(self) -> tuple[tuple[str, ...], ...]:
         """All labels of each query, the canonical one first."""
         return _accepted(self)
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " query"]:
+        """Which queries have a label: only their answers can be right or wrong."""
+        return _labelled(self)
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -164,16 +223,17 @@ class Transfer(Result):
             **{k: _joined(parts, k, -1) for k in ("log_probability", "rank", "paper", "strict")},
         )
 
+    def tied(self) -> Bool[np.ndarray, "source layer query"]:
+        """Returns which answers begin a label of their query and another label of its task alike."""
+        return _tied(self.predicted, self.accepted, rivals_of(self))
+
     def of_task(self, task: str) -> Self:
         """Returns the queries of one task.
 
         Raises:
             KeyError: There are none.
         """
-        keep = [i for i, name in enumerate(self.tasks) if name == task]
-        if not keep:
-            raise KeyError(f"No queries of the task {task!r}; the tasks are {sorted(set(self.tasks))}.")
-        found: Self = _some(self, keep)
+        found: Self = _of_task(self, task)
         return found
 
     def accuracy(self, source: str | None = None, layer: int | None = None, score: str = "paper") -> Proportion:
@@ -185,16 +245,18 @@ class Transfer(Result):
             score: `paper`, `strict`, or `whole` (the whole label, if several tokens were read).
 
         Returns:
-            The accuracy with its Wilson interval over distinct units.
+            The accuracy with its Wilson interval over distinct units. Only queries with a label count; without any, it
+            is NaN with `n = 0`.
 
         Raises:
             KeyError: Unknown source or layer.
+            ValueError: No layer was named, and without labels none is best.
         """
         s = self._source(source)
         chosen = self.best_layer_of(source, score) if layer is None else layer
         if chosen not in self.layers:
             raise KeyError(f"Layer {chosen} was not swept; the layers are {list(self.layers)}.")
-        return accuracy(hits_of(self, score)[s, self.layers.index(chosen)], self.units, self.tasks)
+        return _accuracy(hits_of(self, score)[s, self.layers.index(chosen)], self)
 
     def curve(self, source: str | None = None, score: str = "paper") -> list[Proportion]:
         """Returns the accuracy of one source at every layer, in the order of `layers`."""
@@ -214,7 +276,7 @@ class Transfer(Result):
             The layer.
 
         Raises:
-            ValueError: Unknown rule for ties.
+            ValueError: Unknown rule for ties, or no query has a label.
         """
         return self._best([self._source(source)], score, ties)
 
@@ -226,11 +288,13 @@ class Transfer(Result):
     def _best(self, sources: Sequence[int], score: str, ties: str = "likelihood") -> int:
         if ties not in ("likelihood", "first"):
             raise ValueError(f"Unknown rule for ties {ties!r}; use 'likelihood' or 'first'.")
+        if not (known := self.labelled).any():
+            raise ValueError("No query has a label, so no layer is best: name the layer (layer=...).")
         curves = [[p.mean for p in self.curve(self.sources[s], score)] for s in sources]
         means = np.mean(curves, axis=0).round(12)
         if ties == "first":
             return self.layers[int(means.argmax())]
-        likelihood = self.log_probability[list(sources)].mean((0, 2))
+        likelihood = self.log_probability[list(sources)][..., known].mean((0, 2))
         return self.layers[int(np.lexsort((likelihood, means))[-1])]
 
     def to_frame(self) -> pd.DataFrame:
@@ -248,6 +312,13 @@ class Transfer(Result):
         if source not in self.sources:
             raise KeyError(f"No source {source!r}; the sources are {list(self.sources)}.")
         return self.sources.index(source)
+
+
+def _of_task(result: Any, task: str) -> Any:
+    keep = [i for i, name in enumerate(result.tasks) if name == task]
+    if not keep:
+        raise KeyError(f"Nothing was asked of the task {task!r}; the tasks are {sorted(set(result.tasks))}.")
+    return _some(result, keep)
 
 
 def _some(result: Any, keep: Sequence[int]) -> Any:
@@ -279,12 +350,35 @@ def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
     if score == "whole":
         if result.continuations is None:
             raise ValueError("Whole labels can be scored only if several tokens were read: max_new_tokens=...")
-        return _whole(result.continuations, result.accepted)
+        return _whole(result.continuations, result.accepted, rivals_of(result))
     raise ValueError(f"Unknown score {score!r}; use 'paper', 'strict' or 'whole'.")
 
 
-def _whole(texts: Any, answers: Sequence[Sequence[str]]) -> Bool[np.ndarray, ...]:
+def rivals_of(result: Answers | Transfer) -> tuple[frozenset[str], ...]:
+    """For each prompt the labels of its task, in this result, that do not count for it."""
+    labels: dict[str, set[str]] = {}
+    for task, own in zip(result.tasks, result.accepted, strict=True):
+        labels.setdefault(task, set()).update(own)
+    pairs = list(zip(result.tasks, result.accepted, strict=True))
+    found = {pair: frozenset(labels[pair[0]].difference(pair[1])) for pair in set(pairs)}
+    return tuple(found[pair] for pair in pairs)
+
+
+def _tied(texts: Any, answers: Sequence[Sequence[str]], rivals: Sequence[frozenset[str]]) -> Bool[np.ndarray, ...]:
+    """Whether each token, at any depth of nesting, is a hit on one of its labels and on one that does not count."""
+    if texts and isinstance(texts[0], str):
+        asked = zip(texts, answers, rivals, strict=True)
+        return np.array([paper_hit(t, a) and _begins_some(t, r) for t, a, r in asked], dtype=bool)
+    return np.array([_tied(part, answers, rivals) for part in texts])
+
+
+@lru_cache(maxsize=1 << 14)
+def _begins_some(text: str, labels: frozenset[str]) -> bool:
+    return paper_hit(text, tuple(labels))
+
+
+def _whole(texts: Any, answers: Sequence[Sequence[str]], rivals: Sequence[frozenset[str]]) -> Bool[np.ndarray, ...]:
     """Whether each text, at any depth of nesting, begins with one of its labels as whole words."""
     if texts and isinstance(texts[0], str):
-        return np.array([whole_hit(t, a) for t, a in zip(texts, answers, strict=True)])
-    return np.array([_whole(part, answers) for part in texts])
+        return np.array([whole_hit(t, a, r) for t, a, r in zip(texts, answers, rivals, strict=True)])
+    return np.array([_whole(part, answers, rivals) for part in texts])

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from xmi.measure.answers import Answers, Transfer, hits_of
+from xmi.measure.answers import Answers, Transfer, hits_of, only_labelled
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, paired
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit
@@ -166,7 +166,7 @@ def compare_all(
         ValueError: As in `compare`.
     """
     # One side often stands in many pairs (a patch against each control).
-    known = {id(side): _by_item(side, hits_of(side, score)) for a, b, _ in pairs for side in (a, b)}
+    known = {id(side): _by_item(side, score) for a, b, _ in pairs for side in (a, b)}
     sides = [(_same_items(known[id(a)], known[id(b)], names), known[id(b)], names) for a, b, names in pairs]
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, (left, _, _) in enumerate(sides):
@@ -220,15 +220,15 @@ def layerwise(
         KeyError: Unknown source.
         ValueError: An item was asked on one side only, there are no items, or the score is unknown.
     """
-    hits = hits_of(transfer, score)
+    transfer = only_labelled(transfer)
     chosen = transfer.sources[0] if source is None and len(transfer.sources) == 1 else source
-    left = _by_item(transfer, hits[_index(transfer, chosen)])
+    left = _by_item(transfer, score, _index(transfer, chosen))
     if isinstance(baseline, str):
-        name, right = baseline, _by_item(transfer, hits[_index(transfer, baseline)])
+        name, right = baseline, _by_item(transfer, score, _index(transfer, baseline))
     else:
         name = "no context" if baseline is None else "baseline"
         other = transfer.clean if baseline is None else baseline
-        right = _by_item(other, hits_of(other, score))
+        right = _by_item(other, score)
     left = _same_items(left, right, (str(chosen), name))
     found = paired(left.shares - right.shares, left.tasks, confidence=confidence, resamples=resamples, seed=seed)
     return LayerComparison(
@@ -282,7 +282,7 @@ def majority_answers(asked: Answers | Transfer, training: Mapping[str, Sequence[
     Raises:
         ValueError: A task has no training labels.
     """
-    prompts = asked.clean if isinstance(asked, Transfer) else asked
+    prompts = only_labelled(asked.clean if isinstance(asked, Transfer) else asked)
     lacking = [t for t in dict.fromkeys(prompts.tasks) if not training.get(t)]
     if lacking:
         raise ValueError(f"No training labels of {lacking}; give those of every task that was asked.")
@@ -326,8 +326,11 @@ class _Items:
         return self.items.get_level_values(0).to_numpy(dtype=str)
 
 
-def _by_item(asked: Answers | Transfer, hits: Bool[np.ndarray, "*measure answer"]) -> _Items:
-    """Averages the hits of each item; `hits` holds one measure, or one per row."""
+def _by_item(given: Answers | Transfer, score: str, source: int | None = None) -> _Items:
+    """Averages the hits of each item that has a label; of a sweep those of one source, at each of its layers."""
+    asked = only_labelled(given) if len(given.tasks) else given
+    hits = hits_of(asked, score)
+    hits = hits if source is None else hits[source]
     values = np.atleast_2d(np.asarray(hits, dtype=float)).T
     if not len(values):
         raise ValueError("There are no answers to compare.")

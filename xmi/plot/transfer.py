@@ -95,13 +95,14 @@ def _looks(sources: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def majority(result: Transfer | Answers) -> Proportion:
     """Accuracy of always giving the most frequent label of each task, mean over tasks (the paper's `Random`)."""
-    labels, tasks = np.array(result.answers, dtype=object), np.array(result.tasks, dtype=object)
+    asked = result.answers, result.tasks, result.units
+    labels, tasks, units = (np.array(values, dtype=object)[result.labelled] for values in asked)
     hits = np.zeros(len(labels))
-    for task in set(result.tasks):
+    for task in set(tasks):
         own = tasks == task
         names, counts = np.unique(labels[own].astype(str), return_counts=True)
         hits[own] = labels[own] == names[counts.argmax()]
-    return accuracy(hits, result.units, result.tasks)
+    return accuracy(hits, units.astype(str), tasks.astype(str))
 
 
 def accuracies(
@@ -118,7 +119,7 @@ def accuracies(
         One row per method.
     """
     if isinstance(result, Answers):
-        result = {task: _of_task(result, task, score) for task in dict.fromkeys(result.tasks)}
+        result = {task: result.of_task(task).accuracy(score) for task in dict.fromkeys(result.tasks)}
     found = {k: v.accuracy(score) if isinstance(v, Answers) else v for k, v in result.items()}
     figure = go.Figure(_points("accuracy", list(found), list(found.values()), 0))
     return _rows_layout(figure, title, len(found)).update_layout(showlegend=False)
@@ -161,12 +162,6 @@ def _label(name: str) -> str:
     return f"{text(source)}:<br>{text(way)}" if source else text(name)
 
 
-def _of_task(result: Answers, task: str, score: str) -> Proportion:
-    own = np.array([t == task for t in result.tasks])
-    hits = (result.paper if score == "paper" else result.strict)[own]
-    return accuracy(hits, np.array(result.units)[own])
-
-
 def _add_band(figure: go.Figure, layers: list[int], curve: list[Proportion], tint: str, group: str) -> None:
     outline = numbers([p.high for p in curve]) + numbers([p.low for p in curve])[::-1]
     figure.add_scatter(
@@ -176,6 +171,8 @@ def _add_band(figure: go.Figure, layers: list[int], curve: list[Proportion], tin
 
 
 def _add_level(figure: go.Figure, layers: tuple[int, ...], value: float, name: str, dash: str) -> None:
+    if np.isnan(value):  # no query has a label
+        return
     figure.add_scatter(
         x=[layers[0], layers[-1]], y=numbers([value, value]), name=f"{name} ({value:.2f})", mode="lines",
         line={"color": GREY, "width": 1.5, "dash": dash}, hoverinfo="skip",

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, islice, pairwise
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
+from xmi.byte_text import shown
 from xmi.errors import PromptError
 from xmi.prompt.batch import Batch
 from xmi.prompt.feed import Feeder, Side, token_text
 from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
 from xmi.prompt.prompt import Prompt, Segment, Template
+from xmi.prompt.token_bytes import TokenBytes
 from xmi.prompt.trace import PADDING, trace_row
 
 
@@ -62,6 +65,7 @@ class Encoder:
         self.token_types = token_types
         self.patch_grid = patch_grid
         self._texts: dict[int, str] = {}
+        self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
 
     def encode(self, prompts: Sequence[Prompt], padding_side: Side = "left") -> Batch:
@@ -113,7 +117,7 @@ class Encoder:
             The token's id.
 
         Raises:
-            PromptError: The word is empty, or its first token also holds the end of `before`.
+            PromptError: The word is empty, its first token also holds the end of `before`, or the vocabulary lacks it.
         """
         text = before + word
         encoding = self.tokenizer(text, add_special_tokens=False).encodings[0]
@@ -123,6 +127,11 @@ class Encoder:
                 if text[start : len(before)].strip():
                     raise PromptError(
                         f"{word!r} has no token of its own after {before!r}: it merges into {text[start:end]!r}."
+                    )
+                if token == self.tokenizer.unk_token_id and word.strip() != self.tokenizer.unk_token:
+                    raise PromptError(
+                        f"{word!r} cannot be written with this model's tokens: it begins with {self.decode(token)!r}, "
+                        "which stands for whatever they lack."
                     )
                 return int(token)
         raise PromptError(f"{word!r} has no token after {before!r}.")
@@ -140,24 +149,38 @@ class Encoder:
             found.append(self.first_token(template.delimiter, prompt.answer))
         return torch.tensor(found)
 
+    def first_tokens(self, before: str, labels: Sequence[str]) -> set[int]:
+        """Ids of the first tokens of several labels, each as it is written and in Unicode's composed form (NFC).
+
+        Raises:
+            PromptError: As in `first_token`, of a label as it is written.
+        """
+        forms = [*labels, *(composed for label in labels if (composed := normalize("NFC", label)) != label)]
+        return {self.first_token(before, form) for form in forms}
+
     def length(self, before: str, word: str) -> int:
         """How many tokens a word has as it is tokenised after some text; a token that holds both counts."""
         encoding = self.tokenizer(before + word, add_special_tokens=False).encodings[0]
         return sum(end > len(before) for _, end in encoding.offsets)
 
     def decode(self, token: int) -> str:
-        """Returns the text of one token."""
+        """Returns the text of one token; bytes that are not a whole character are spelled out (`<0xE9>`)."""
         if token not in self._texts:  # sweeps ask for the same few tokens thousands of times
-            self._texts[token] = str(self.tokenizer.decode([token]))
+            self._texts[token] = self._bytes.text([token], skip_special=False)
         return self._texts[token]
 
+    def is_whole(self, token: int) -> bool:
+        """Returns whether a token is made of whole characters: it is not some of the bytes of one."""
+        made = self._bytes.of(token)
+        return made is None or shown(made).encode() == made
+
     def text(self, tokens: Sequence[int]) -> str:
-        """Returns the text of several tokens, up to the end-of-sequence token."""
+        """Returns the text of several tokens, up to the end-of-sequence token; parts of characters as in `decode`."""
         stop = self.tokenizer.eos_token_id
         kept = list(tokens)[: list(tokens).index(stop)] if stop in tokens else list(tokens)
         if len(kept) == 1 and kept[0] not in self._special:
             return self.decode(kept[0])
-        return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return self._bytes.text(kept)
 
     def word_ids(self, words: Sequence[str], before: str) -> tuple[int, ...]:
         """Ids with which the words may begin as a next token: as after `before`, and after a space.
@@ -171,7 +194,7 @@ class Encoder:
                     token = self.first_token(before, variant)
                 except PromptError:
                     continue
-                if token != self.tokenizer.unk_token_id and self.tokenizer.decode([token]).strip():
+                if self.decode(token).strip():
                     found.append(token)
         return tuple(dict.fromkeys(found))
 

@@ -159,7 +159,7 @@ def override(
     paper, strict = [], []
     for wanted in (prompts, theirs):
         paper.append([[paper_hit(t, p.answers) for t, p in zip(run, wanted, strict=True)] for run in texts])
-        right = [{encoder.first_token(before, label) for label in p.answers} for p in wanted]
+        right = [encoder.first_tokens(before, p.answers) for p in wanted]
         strict.append([[strict_hit(i, ids) for i, ids in zip(run, right, strict=True)] for run in runs.tolist()])
     return Overriding(
         context=prompts.specification,

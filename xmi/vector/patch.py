@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 
-from xmi.errors import VectorError
+from xmi.errors import VectorError, XmiWarning
 from xmi.kernels import next_token_kernel
-from xmi.measure import Answers, Transfer, paper_hit, strict_hit
+from xmi.measure import Answers, Transfer, paper_hit
+from xmi.measure.answers import rivals_of
 from xmi.model import Engine
-from xmi.prompt import Batch, Encoder, Prompts
+from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template
 from xmi.vector.sweep import Patch, Swept, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
 
@@ -30,7 +33,7 @@ def answer(
 
     def arguments() -> Iterator[tuple[Any, ...]]:
         for batch in batches:
-            wanted.append(encoder.answer_ids(batch.prompts, prompts.template))
+            wanted.append(_targets(encoder, batch.prompts, prompts.template))
             yield engine.forward(batch.inputs), wanted[-1], new
 
     said = engine.map(next_token_kernel, arguments())
@@ -54,7 +57,9 @@ def score_answers(
         max_new_tokens: How many tokens were asked for; None for one, and no texts.
     """
     values = (torch.cat(column) for column in zip(*said, strict=True))
-    return _answers(encoder, prompts, *values, torch.cat(list(wanted)), longer=max_new_tokens is not None)
+    found = _answers(encoder, prompts, *values, torch.cat(list(wanted)), longer=max_new_tokens is not None)
+    _announce_ties(found)
+    return found
 
 
 def transfer(
@@ -82,7 +87,7 @@ def transfer(
 
     def sweeps() -> Iterator[Callable[[], Swept]]:
         for batch in batches:
-            targets.append(encoder.answer_ids(batch.prompts, to.template))
+            targets.append(_targets(encoder, batch.prompts, to.template))
             yield partial(sweep, engine, encoder, batch, patch, targets[-1], new)
 
     rows = [(found.ids, found.log_probability, found.rank) for found in engine.together(sweeps())]
@@ -92,23 +97,15 @@ def transfer(
     shape = (len(to), len(vectors), len(chosen))
     log_probability, rank = (v[:, 1:].reshape(shape).permute(1, 2, 0) for v in (log_probability, rank))
     ids = ids[:, 1:].reshape(*shape, -1).permute(1, 2, 0, 3)
-    first = ids[..., 0]
-    predicted = tuple(tuple(tuple(encoder.decode(i) for i in row) for row in source) for source in first.tolist())
-    hits = [[[paper_hit(t, p.answers) for t, p in zip(row, to, strict=True)] for row in s] for s in predicted]
-    right = [np.isin(first[..., i], list(ids)) for i, ids in enumerate(_right_ids(encoder, to, wanted))]
-    texts = tuple(tuple(tuple(encoder.text(i) for i in row) for row in source) for source in ids.tolist())
-    return Transfer(
+    found = Transfer(
         sources=tuple(vectors),
         layers=chosen,
         **_asked(to),
-        predicted=predicted,
-        log_probability=log_probability.numpy(),
-        rank=rank.numpy(),
-        paper=np.array(hits),
-        strict=np.stack(right, -1),
+        **_scored(encoder, to, ids, log_probability, rank, wanted, longer=longer),
         clean=clean,
-        continuations=texts if longer else None,
     )
+    _announce_ties(found)
+    return found
 
 
 def _tokens(asked: int | None) -> int:
@@ -137,37 +134,86 @@ def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskV
     return named
 
 
+def _targets(encoder: Encoder, prompts: Sequence[Prompt], template: Template) -> Int[torch.Tensor, " prompt"]:
+    """The first token of each prompt's label; where there is no label, any token, whose numbers are not kept."""
+    labelled = [p for p in prompts if p.answer]
+    ids = iter(encoder.answer_ids(labelled, template).tolist())
+    return torch.tensor([next(ids) if p.answer else 0 for p in prompts])
+
+
 def _answers(encoder: Encoder, prompts: Prompts, *values: torch.Tensor, longer: bool = False) -> Answers:
     """From ids [prompt, new], log-probabilities, ranks and wanted ids, each [prompt], to scored answers."""
-    ids, log_probability, rank, wanted = values
-    first = ids[:, 0]
-    predicted = tuple(encoder.decode(i) for i in first.tolist())
-    pairs: list[tuple[str, Any]] = list(zip(predicted, prompts, strict=True))
-    right = _right_ids(encoder, prompts, wanted)
     return Answers(
-        prompts=tuple(p.text for p in prompts),
-        **_asked(prompts),
-        predicted=predicted,
-        log_probability=log_probability.numpy(),
-        rank=rank.numpy(),
-        paper=np.array([paper_hit(text, p.answers) for text, p in pairs]),
-        strict=np.array([strict_hit(a, b) for a, b in zip(first.tolist(), right, strict=True)]),
-        continuations=tuple(encoder.text(i) for i in ids.tolist()) if longer else None,
+        prompts=tuple(p.text for p in prompts), **_asked(prompts), **_scored(encoder, prompts, *values, longer=longer)
     )
+
+
+def _scored(
+    encoder: Encoder,
+    prompts: Prompts,
+    ids: Int[torch.Tensor, "*run prompt new"],
+    log_probability: Float[torch.Tensor, "*run prompt"],
+    rank: Int[torch.Tensor, "*run prompt"],
+    wanted: Int[torch.Tensor, " prompt"],
+    *,
+    longer: bool,
+) -> dict[str, Any]:
+    """What was answered and whether it is right, in the fields of a result."""
+    first, labels = ids[..., 0].numpy(), [p.answers for p in prompts]
+    words = {i: encoder.decode(i) for i in np.unique(first).tolist()}
+    hits = [np.vectorize(lambda i, n=n: paper_hit(words[i], labels[n]), otypes=[bool]) for n in range(len(labels))]
+    right = _right_ids(encoder, prompts, wanted)
+    known = torch.tensor([bool(some) for some in labels])
+    return {
+        "predicted": _nested(first.tolist(), words.__getitem__),
+        "log_probability": log_probability.masked_fill(~known, float("nan")).numpy(),
+        "rank": rank.masked_fill(~known, -1).numpy(),
+        "paper": np.stack([hit(first[..., n]) for n, hit in enumerate(hits)], -1),
+        "strict": np.stack([np.isin(first[..., n], list(some)) for n, some in enumerate(right)], -1),
+        "continuations": _nested(ids.tolist(), encoder.text, depth=ids.dim() - 1) if longer else None,
+    }
+
+
+def _nested(values: Any, make: Callable[[Any], str], depth: int | None = None) -> Any:
+    """Texts in the nesting of the tokens they are made from, or of those at some depth."""
+    if depth == 0 or not isinstance(values, list):
+        return make(values)
+    return tuple(_nested(value, make, None if depth is None else depth - 1) for value in values)
 
 
 def _right_ids(encoder: Encoder, prompts: Prompts, wanted: torch.Tensor) -> list[set[int]]:
     """The tokens with which each prompt's labels begin; `wanted` holds that of the canonical one."""
     before = prompts.template.delimiter
-    further = [{encoder.first_token(before, label) for label in p.alternatives} for p in prompts]
-    return [{token} | others for token, others in zip(wanted.tolist(), further, strict=True)]
+    begun = {labels: encoder.first_tokens(before, labels) for labels in {p.answers for p in prompts}}
+    pairs = zip(wanted.tolist(), prompts, strict=True)
+    return [{token} | begun[p.answers] if p.answers else set() for token, p in pairs]
+
+
+def _announce_ties(found: Answers | Transfer) -> None:
+    """Warns of answers that the first token does not tell from other labels of the task."""
+    tied = found.tied()
+    if not tied.any():
+        return
+    where = tuple(np.argwhere(tied)[0])
+    said: Any = found.predicted
+    for place in where:
+        said = said[place]
+    rival = next(label for label in sorted(rivals_of(found)[where[-1]]) if paper_hit(said, label))
+    own = next(label for label in found.accepted[where[-1]] if paper_hit(said, label))
+    warnings.warn(
+        f"{int(tied.sum())} of {tied.size} answers are hits under `paper` on several labels of one task: {said!r} "
+        f"begins {own!r} and {rival!r} ({found.tasks[where[-1]]}). The first token does not tell them apart: read more "
+        "(max_new_tokens=...) and take score='whole'.",
+        XmiWarning,
+        stacklevel=4,
+    )
 
 
 def _asked(prompts: Prompts) -> dict[str, Any]:
     """What was asked, as every result stores it."""
     return {
         "tasks": tuple(p.task for p in prompts),
-        "units": tuple(p.unit for p in prompts),
+        "units": tuple(p.unit if p.input else p.text for p in prompts),
         "answers": tuple(p.answer or "" for p in prompts),
         "alternatives": tuple(p.alternatives for p in prompts) if any(p.alternatives for p in prompts) else None,
     }
