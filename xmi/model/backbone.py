@@ -118,16 +118,17 @@ def _blocks(decoder: torch.nn.Module, count: int, kind: str) -> tuple[torch.nn.M
 
 
 def _final_norm(owner: torch.nn.Module, width: int, kind: str) -> torch.nn.Module:
-    """The last direct child of the decoder that is a norm over the residual's width."""
-    norms = [
-        child
-        for child in owner.children()
-        if "norm" in type(child).__name__.lower() and _norm_width(child) in (width, None)
-    ]
+    """The last direct child of the decoder that is a norm over the residual's width, or is wrapped around one."""
+    norms = [child for child in owner.children() if _is_norm(child) and _norm_width(child) in (width, None)]
     if not norms:
         children = ", ".join(f"{n} ({type(c).__name__})" for n, c in owner.named_children())
         raise ModelError(f"{kind}: no final norm of width {width} among {children}.")
     return norms[-1]
+
+
+def _is_norm(module: torch.nn.Module) -> bool:
+    named = any("norm" in type(part).__name__.lower() for part in module.modules())
+    return named and all(p.dim() <= 1 for p in module.parameters())
 
 
 def _norm_width(norm: torch.nn.Module) -> int | None:

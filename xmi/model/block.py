@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
@@ -69,6 +69,13 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
         return _nothing(finding, inner, f"its residual stream has the shape {list(before.shape)} within blocks")
     for call in parts:
         call.unflatten(before.shape)
+    while (held := _wrapped(block, parts)) is not None:
+        path = f"{path}.{held.path}"
+        added = ", ".join(c.path for c in parts if c.direct and c is not held)
+        parts = [replace(c, path=c.path.removeprefix(f"{held.path}.")) for c in parts if _within(c, held)]
+        if not torch.equal(_value(held), _value(block)):
+            finding.remarks.append(f"{added or 'its wrapper'} changes the residual stream after hook_mlp_out is added")
+        block, after = held, _value(held)
     children = [c for c in parts if c.direct and c.leaving is not None and c.leaving.shape == before.shape]
     if (middle := _middle(before, parts)) is not None:
         reader, state = middle
@@ -98,10 +105,16 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
         if not torch.equal(_value(root), _value(term.call)):
             finding.remarks.append(f"{hook} is read after {term.call.path}, a norm on what {root.path} returns")
         # The parts of an MLP may stand in the block itself (OPT).
-        whole = any(c.path.startswith(f"{root.path}.") for c in parts)
-        inside = [c for c in parts if (c.path.startswith(f"{root.path}.") if whole else c.direct)]
+        apart = not any(_within(c, root) for c in parts) or _after_activation(root, parts)
+        inside = [c for c in parts if (c.direct if apart else _within(c, root))]
         find(finding, path, prefix, root, inside, config)
     return finding
+
+
+def _wrapped(block: Call, parts: list[Call]) -> Call | None:
+    """The block in a wrapper around it: a part that reads what it reads, returns a residual, and is most of it."""
+    found = _cores(replace(block, path=""), [c for c in parts if c.direct])
+    return found[0] if found else None
 
 
 def _nothing(finding: Finding, hooks: tuple[str, ...], reason: str) -> Finding:
@@ -205,14 +218,16 @@ def _root(call: Call, children: list[Call]) -> Call:
 
 
 def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call], config: Any) -> None:
-    """Queries, keys, values and per-head outputs of an attention module."""
-    if not hasattr(root.module, "config") or not _is_attention(root):
+    """Queries, keys, values and per-head outputs of an attention module, maybe inside of a wrapper."""
+    able = [c for c in (root, *_cores(root, inside)) if hasattr(c.module, "config") and _is_attention(c)]
+    if not able:
         reason = f"{root.path} is a {type(root.module).__name__}, not softmax attention"
         finding.missing |= dict.fromkeys(ATTENTION, reason)
         return
-    finding.attention = f"{path}.{root.path}"
-    width = head_width(root.module, config)
-    output = next((c for c in reversed(inside) if _matrix(c.module) and torch.equal(_value(c), _value(root))), None)
+    core = next((c for c in able if _last(c, inside) is not None), able[0])
+    finding.attention = f"{path}.{core.path}"
+    width = head_width(core.module, config)
+    output = _last(core, inside)
     heads = 0
     if output is not None and output.entering is not None and output.entering.shape[-1] % width == 0:
         heads = output.entering.shape[-1] // width
@@ -220,7 +235,7 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
     else:
         finding.missing["attn.hook_z"] = "no module takes all heads' outputs and returns attention's"
     # What reads anything else (images, in cross-attention; queries, in a norm) projects something else.
-    readers = [c for c in inside if _matrix(c.module) and c.leaving is not None and _same(c.entering, root.entering)]
+    readers = _readers(core, inside)
     fused = [c for c in readers if re.search("q.*k.*v|^c_attn$", c.name)]
     if fused:
         finding.fused = f"{path}.{fused[0].path}"
@@ -229,7 +244,7 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
         return
     for letter in "qkv":
         hook = f"attn.hook_{letter}"
-        named = [c for c in readers if c.name.lstrip("w").startswith(letter)]
+        named = [c for c in readers if _letter(c) == letter]
         if len(named) != 1:
             names = ", ".join(c.name for c in readers) or "none"
             finding.missing[hook] = f"no projection of the residual stream of its own (there is: {names})"
@@ -242,8 +257,10 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
 
 
 def _mlp(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call], config: Any) -> None:
-    """What enters and leaves the MLP's activation function."""
-    down = next((c for c in reversed(inside) if _matrix(c.module) and torch.equal(_value(c), _value(root))), None)
+    """What enters and leaves the MLP's activation function; the MLP may be inside of a wrapper."""
+    down = root if root in inside and _matrices(root) else None  # its parts stand in the block itself (OPT)
+    for core in (root, *_cores(root, inside)):
+        down = down or _last(core, inside)
     if down is None or down.entering is None or down.entering.dim() != 3:
         reason = f"{root.path} ({type(root.module).__name__}) is no plain MLP"
         finding.missing |= dict.fromkeys(MLP, reason)
@@ -251,10 +268,77 @@ def _mlp(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call
     shape = down.entering.shape
     finding.points.append(_entering(f"{prefix}mlp.hook_post", path, down))
     acts = [c for c in inside if _activation(c.module) and c.entering is not None and c.entering.shape == shape]
+    # An activation inside of a projection, whose output it does not make, is an adapter's.
+    linear = [c for c in inside if _matrices(c) and (c is down or not _within(down, c)) and c is not root]
+    acts = [a for a in acts if not any(_within(a, c) and not torch.equal(_value(a), _value(c)) for c in linear)]
     if len(acts) == 1:
         finding.points.append(_entering(f"{prefix}mlp.hook_pre", path, acts[0]))
     else:
         finding.missing["mlp.hook_pre"] = "its activation function is no module"
+
+
+def _cores(whole: Call, inside: list[Call]) -> list[Call]:
+    """What a wrapper may be around: parts that read what it reads, return what it returns, and are most of it."""
+    size = sum(p.numel() for p in whole.module.parameters())
+    return [
+        c
+        for c in sorted(inside, key=lambda c: c.path.count("."))
+        if _within(c, whole)
+        and list(c.module.children())
+        and _same(c.entering, whole.entering)
+        and _value(c).shape == _value(whole).shape
+        and 2 * sum(p.numel() for p in c.module.parameters()) > size
+    ]
+
+
+def _last(whole: Call, inside: list[Call]) -> Call | None:
+    """The projection that makes a module's output, with whatever is wrapped around it.
+
+    From the innermost module with that output outwards, while what goes in has the same shape: a wrapper may turn or
+    scale it, whereas a module that makes queries or widens its input for an activation is more than a projection.
+    """
+    makers = [
+        c
+        for c in inside
+        if _within(c, whole)
+        and _matrices(c)
+        and torch.equal(_value(c), _value(whole))
+        and not _same(c.entering, whole.entering)
+    ]
+    if not makers:
+        return None
+    found = max(reversed(makers), key=lambda c: c.path.count("."))
+    for outer in sorted((c for c in makers if _within(found, c)), key=lambda c: -c.path.count(".")):
+        if outer.entering is not None and outer.entering.shape == _entered(found) and not _several(outer, inside):
+            found = outer
+    return found
+
+
+def _readers(whole: Call, inside: list[Call]) -> list[Call]:
+    """The projections of what a module reads, with whatever is wrapped around each."""
+    found = [c for c in inside if _within(c, whole) and _matrices(c) and _same(c.entering, whole.entering)]
+    found = [c for c in found if c.leaving is not None and c.place is None]
+    found = [c for c in found if not _several(c, found)]
+    return [c for c in found if not any(_within(c, other) for other in found)]
+
+
+def _several(whole: Call, parts: list[Call]) -> bool:
+    """Whether it holds several projections: of queries, keys and values."""
+    return len({_letter(p) for p in parts if _within(p, whole) and _matrices(p)} & set("qkv")) > 1
+
+
+def _entered(call: Call) -> torch.Size | None:
+    return None if call.entering is None else call.entering.shape
+
+
+def _letter(call: Call) -> str:
+    """The initial of a projection's name."""
+    return call.name.lstrip("w")[:1]
+
+
+def _within(call: Call, whole: Call) -> bool:
+    """Whether a part is inside of another (the block itself has no path)."""
+    return call is not whole and (not whole.path or call.path.startswith(f"{whole.path}."))
 
 
 def _entering(name: str, block: str, call: Call, **more: Any) -> Point:
@@ -285,6 +369,17 @@ def _same(one: torch.Tensor | None, two: torch.Tensor | None) -> bool:
 
 def _is_attention(call: Call) -> bool:
     return "attn" in call.path.lower() or "attention" in f"{call.path} {type(call.module).__name__}".lower()
+
+
+def _after_activation(root: Call, parts: list[Call]) -> bool:
+    """Whether a part reads what an activation function beside it gave: then it is a projection, not an MLP."""
+    return any(c.direct and _activation(c.module) and _same(c.leaving, root.entering) for c in parts)
+
+
+def _matrices(call: Call) -> bool:
+    """Whether it has weight matrices (and not one per expert), itself or in its parts."""
+    dims = {p.dim() for p in call.module.parameters()}
+    return 2 in dims and max(dims) == 2
 
 
 def _matrix(module: torch.nn.Module) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of a module: its floating-point tensors, copied.
 
