@@ -27,6 +27,8 @@ from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
 from xmi.model.engine import wrap
+from xmi.model.finite import ADVICE
+from xmi.model.options import count
 from xmi.progress import track
 from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Task, as_prompts, free_prompt, patch_grid
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
@@ -383,6 +385,9 @@ class VLM:
         for start, stops, part in zip(starts, ends, sums, strict=False):
             total |= {start + stop: before + some for stop, some in zip(stops, part, strict=True)}
             before = total[start + stops[-1]]
+        if not bool(torch.isfinite(before).all()):
+            layer = int((~torch.isfinite(before)).any(-1).any(0).nonzero()[0])
+            raise ModelError(f"{self.name}: the residual stream is infinite at a slot after block {layer}. {ADVICE}")
         return torch.cat(values), [total[size] / size for size in wanted]
 
     def _card(self, prompts: Prompts, slot: str) -> VectorCard:
@@ -862,10 +867,11 @@ def load(
 
     Args:
         source: An embedded model (`organism`, `organism-llm`, `organism-control`), a folder, a Hub id, or a loaded
-            module (with `processor`).
+            module (with `processor`; it may be compiled or data-parallel). Folder and id may hold an adapter of PEFT.
         processor: Processor or tokenizer in place of the checkpoint's own.
         revision: Hub revision.
-        dtype: A torch dtype, its name, or `auto` (float32 on a CPU, the checkpoint's own on a GPU).
+        dtype: A torch dtype, its name (`bf16`, `fp16` and the like, too), or `auto` (float32 on a CPU, the
+            checkpoint's own on a GPU).
         device: Where the model goes; by default a GPU if there is one. `meta` loads configuration and processor
             only: the model can be described and prompts encoded, nothing computed.
         device_map: Spreads the model over devices, as in transformers (`auto`); needs accelerate.
@@ -888,6 +894,7 @@ def load(
             what only it decides (device, dtype, ...).
         RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
     """
+    count("batch_size", batch_size)
     if remote:
         given = {
             "device": device, "dtype": None if dtype == "auto" else dtype, "device_map": device_map,

@@ -1,6 +1,7 @@
 """The self-check: does what xmi found in a model really compute the model's logits?
 
 A few small forwards in plain Hugging Face prove, before anything is measured, that
+- no weight and no residual is NaN or infinite, and every token of the input has a residual of its own,
 - the final norm and unembedding of the last block's residual give the model's own logits (readout identity),
 - writing into any hook moves the logits (liveness); all hooks share a forward, each in a row of its own,
 - changing the last token moves no earlier residual (causality),
@@ -22,6 +23,7 @@ from xmi.errors import ModelError
 from xmi.model.anatomy import Anatomy, dissect, ranges
 from xmi.model.backbone import Backbone
 from xmi.model.eye import find_eye
+from xmi.model.finite import ADVICE, overflow, require_finite
 from xmi.model.inside import attention
 from xmi.model.points import BLOCK_HOOKS, Point, short_name, sort_names
 from xmi.model.readout import readout
@@ -140,10 +142,12 @@ class _Check:
             raise ModelError(f"{self.kind} runs neither on text alone nor on an image: {'; '.join(self.remarks)}")
         if self.probes.why_blind:
             self.remarks.append(f"image path not checked: {self.probes.why_blind}")
-        first = text if text is not None else image[0]  # type: ignore[index]
-        clean, residuals = self._forward(first)
-        error, bound = self._readout(clean, residuals)
         probes = [p for p in (text, image[0] if image else None) if p is not None]
+        require_finite(self.model)
+        clean, residuals = self._sound(probes[0])
+        error, bound = self._readout(clean, residuals)
+        if len(probes) > 1:
+            self._sound(probes[1])
         anatomy = dissect(self.model, self.backbone, [lambda p=p: self._forward(p) for p in probes])  # type: ignore[misc]
         effect, pictured = None, None
         if image is not None:
@@ -186,6 +190,28 @@ class _Check:
             for handle in handles:
                 handle.remove()
         return logits, kept
+
+    def _sound(self, inputs: Inputs) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """A forward whose numbers are numbers, and which gives each token of the input one residual per block."""
+        logits, residuals = self._forward(inputs)
+        if said := overflow(residuals):
+            raise ModelError(f"{self.kind}: {said}")
+        if bool(torch.isnan(logits).any()) or bool(torch.isposinf(logits).any()):
+            raise ModelError(f"{self.kind}: its logits are NaN or infinite, its residual stream is not. {ADVICE}")
+        asked = inputs["input_ids"].shape[-1]
+        for layer, state in residuals.items():
+            if state.shape[-2] != asked:
+                how = "lengthens" if state.shape[-2] > asked else "shortens"
+                raise ModelError(
+                    f"{self.kind} {how} its input: {asked} tokens went in, and block {layer} has {state.shape[-2]} "
+                    "positions (a learned prompt, pruned or merged tokens?). No residual would belong to the token it "
+                    "is read at, so xmi refuses this model."
+                )
+        if logits.shape[-2] != asked:
+            raise ModelError(
+                f"{self.kind} gives logits of {logits.shape[-2]} positions for {asked} tokens: xmi refuses this model."
+            )
+        return logits, residuals
 
     def _readout(self, clean: torch.Tensor, residuals: dict[int, torch.Tensor]) -> tuple[float, float]:
         b = self.backbone

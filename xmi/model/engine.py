@@ -16,10 +16,11 @@ from nnsight import TransformersModel
 from xmi.errors import HookError, ModelError, PromptError
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
+from xmi.model.check_cache import remembered
+from xmi.model.finite import ADVICE, holds_nan, overflow
 from xmi.model.gather import Call, request, together
 from xmi.model.hosted import check_hosted, prove
 from xmi.model.load import Checkpoint
-from xmi.model.remember import remembered
 
 T = TypeVar("T")
 
@@ -138,6 +139,11 @@ class Engine:
                 pictures = image() if image is not None else None
             except PromptError as error:
                 why = str(error)
+            except CRASHES as error:
+                raise ModelError(
+                    f"{self.checkpoint.name}: its processor cannot encode an image ({type(error).__name__}: "
+                    f"{first_line(error)}). Are its configuration files complete?"
+                ) from error
             if self.host is not None:
                 return check_hosted(self, pictures, (why,) if why else ())
             probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
@@ -301,10 +307,48 @@ class Engine:
 
         Returns:
             What it gave.
+
+        Raises:
+            ModelError: It gave NaN; the error says where in the model that begins.
         """
         if self.host is None:
-            return [kernel(self.envoy, *given) for given in arguments]
-        return request(self.host.run, [(kernel, given) for given in arguments])
+            return [self.numbers(kernel(self.envoy, *given), given) for given in arguments]
+        return [self.numbers(found, ()) for found in request(self.host.run, [(kernel, given) for given in arguments])]
+
+    def numbers(self, found: T, given: tuple[Any, ...]) -> T:
+        """What a kernel, or a forward, gave: an argmax over NaN would look like an answer.
+
+        Args:
+            found: Tensors, maybe nested.
+            given: What it was given, the forward's arguments first.
+
+        Raises:
+            ModelError: There is NaN; it says in which block of the plain model that begins.
+        """
+        if holds_nan(found):
+            said = self.overflow(given[0]) if given and isinstance(given[0], Mapping) else ""
+            said = said or f"the numbers are NaN, though not in a plain forward of these prompts. {ADVICE}"
+            raise ModelError(f"{self.checkpoint.name}: {said}")
+        return found
+
+    def overflow(self, inputs: Mapping[str, Any]) -> str:
+        """Says in which block the residual stream of a forward stops being finite, if it does; see `overflow`."""
+        kept: dict[int, torch.Tensor] = {}
+        blocks = self.model.get_submodule(self.backbone.layers).children()
+        handles = [
+            block.register_forward_hook(
+                lambda _module, _args, output, i=i: kept.update({i: output[0] if isinstance(output, tuple) else output})
+            )
+            for i, block in enumerate(blocks)
+        ]
+        try:
+            with torch.no_grad():
+                self.model(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        mask = inputs.get("attention_mask")
+        return overflow(kept, mask.bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None)
 
     def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Does several things that do not need one another's results; on a host they share requests.

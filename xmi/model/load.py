@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
-    BitsAndBytesConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from xmi.errors import ModelError
+from xmi.errors import ModelError, XmiError
+from xmi.model.adapter import Adapter, attach, find_adapter
+from xmi.model.complete import check_loading
+from xmi.model.identity import Mark, Stamp, edits, identify_folder, identify_module, identify_snapshot, short, stamps
+from xmi.model.options import find_device, find_dtype, find_quantization
+from xmi.model.source import EMBEDDED, embedded_name, hub_options, resolve
+from xmi.model.unwrap import unwrap
 
-EMBEDDED = {"organism": "vlm", "organism-llm": "llm", "organism-control": "control"}
-"""Names of the embedded models and their folders in `xmi/data/organism`; hosts know them as `xmi/<name>`."""
+__all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,40 @@ class Checkpoint:
         processor: The processor of a VLM; None for a text-only model.
         tokenizer: The tokenizer, padding on the left.
         name: What the user asked for: an embedded name, a Hub id, or a folder.
-        revision: Commit hash of a Hub checkpoint, or `sha256:...` over a local folder's files.
-        stored: Whether it was read from files, which the revision identifies.
+        loaded: Its revision when it was loaded.
+        read: Whether it was read from files, which `loaded` identifies.
+        mark: What tells whether it was edited since.
     """
 
     model: torch.nn.Module
     processor: Any | None
     tokenizer: Any
     name: str
-    revision: str
-    stored: bool = True
+    loaded: str
+    read: bool
+    mark: Mark
+
+    @property
+    def stored(self) -> bool:
+        """Whether files hold it as it is now."""
+        return self.read and edits(self.model) == self.mark
+
+    @property
+    def revision(self) -> str:
+        """Commit hash of a Hub checkpoint, or `sha256:...` over all bytes of a folder's files or of a module.
+
+        What was edited, put on it or quantised counts, also in the model after it was loaded.
+        """
+        mark = edits(self.model)
+        if mark == self.mark:
+            return self.loaded
+        if self._edited.get("mark") != mark:
+            self._edited.update(mark=mark, revision=identify_module(self.model))
+        return str(self._edited["revision"])
+
+    @cached_property
+    def _edited(self) -> dict[str, Any]:
+        return {}
 
 
 def load_checkpoint(
@@ -67,11 +96,12 @@ def load_checkpoint(
 
     Args:
         source: An embedded name (`organism`, `organism-llm`, `organism-control`), a folder, a Hub id, or a module
-            that is loaded already (then `processor` is required).
+            that is loaded already (then `processor` is required). A folder or id may hold an adapter of PEFT, which
+            is loaded with its base; a module may be compiled, or wrapped for training in parallel.
         processor: Processor or tokenizer to use instead of the checkpoint's own.
         revision: Hub revision.
-        dtype: A torch dtype, its name, or `auto` for the checkpoint's own; the half precision of a checkpoint
-            becomes float32 where no GPU is used, because CPU half precision is slow and coarse.
+        dtype: A torch dtype, its name (`bfloat16`, `bf16`), or `auto` for the checkpoint's own; the half precision of
+            a checkpoint becomes float32 where no GPU is used, because CPU half precision is slow and coarse.
         device: Where the model goes; default CUDA if there is one, else CPU. `meta` loads no weights.
         device_map: Spreads the model over devices (`auto`, or module to device); needs accelerate.
         quantization: `8bit` or `4bit` (bitsandbytes), or a quantisation configuration of transformers.
@@ -82,82 +112,164 @@ def load_checkpoint(
         The checkpoint, in eval mode, its tokenizer padding on the left.
 
     Raises:
-        ModelError: Unknown id or folder, an architecture that is neither, or no usable processor.
+        ModelError: Unknown id or folder, an architecture that is neither, no usable processor, files that are damaged
+            or hold other weights than the model has, a device that is not there, or an option that is none.
     """
     if device is not None and device_map is not None:
         raise ModelError(f"Give device={str(device)!r} or device_map={device_map!r}, not both.")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precision, quantized = find_dtype(dtype), find_quantization(quantization)
+    place = find_device(device)
     if isinstance(source, torch.nn.Module):
-        if processor is None:
-            raise ModelError("A module was given without its processor: pass processor=... (or a tokenizer).")
-        if device_map is not None or quantization is not None:
-            raise ModelError("A module that is loaded already can be neither spread nor quantised: load it that way.")
-        moved = source.to(place) if device is not None or next(source.parameters()).device.type != "meta" else source
-        return _checkpoint(moved, processor, type(source).__name__, _hash_state(source), stored=False)
-
+        asked = {"revision": revision, "attn_implementation": attn_implementation}
+        return _in_memory(source, processor, precision, None if device is None else place, device_map, quantized, asked)
     location = resolve(source)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _refusals(source):
-        config = AutoConfig.from_pretrained(location, **options)
-    auto, auto_processor = _classes(config, str(source))
-    wanted = _dtype(dtype, config, place)
+    if revision is not None and Path(location).is_dir() and place.type != "meta":
+        raise ModelError(f"revision={revision!r} is one of the Hub's; {str(source)!r} is a folder here. Leave it out.")
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, **hub_options(location, revision)}
     extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with _refusals(source):
-        tool = processor if processor is not None else auto_processor.from_pretrained(location, **options)
-        _tokenizer(tool, str(source))  # before minutes of loading weights
-        if place.type == "meta":
-            with torch.device("meta"):
-                model = auto.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code, **extra)
+    extra |= {"device_map": device_map} if device_map is not None else {}
+    extra |= {"quantization_config": quantized} if quantized is not None else {}
+    with _refusals(source, extra):
+        adapter = find_adapter(location, options)
+        if adapter is None:
+            model, tool, found = _load(location, str(source), processor, precision, place, options, extra)
         else:
-            extra |= {"device_map": device_map} if device_map is not None else {}
-            extra |= {"quantization_config": _quantization(quantization)} if quantization is not None else {}
-            model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
-            _check_complete(source, loading)
-            model = model if device_map is not None or quantization is not None else model.to(place)
-    found = getattr(config, "_commit_hash", None) or _hash_folder(Path(location))
-    return _checkpoint(model, tool, str(source), found, stored=quantization is None and device_map is None)
+            model, tool, found = _load_adapted(adapter, processor, precision, place, options, extra)
+    if quantized is not None:
+        said = quantized.to_dict() if hasattr(quantized, "to_dict") else quantized
+        found += f"+{quantization if isinstance(quantization, str) else short([json.dumps(said, default=str)])}"
+    return _checkpoint(model, tool, str(source), found, stored=quantized is None and device_map is None)
+
+
+def _in_memory(
+    source: torch.nn.Module,
+    processor: Any | None,
+    dtype: torch.dtype | None,
+    place: torch.device | None,
+    device_map: Any,
+    quantized: Any,
+    asked: dict[str, Any],
+) -> Checkpoint:
+    """A module that is loaded already."""
+    if processor is None:
+        raise ModelError("A module was given without its processor: pass processor=... (or a tokenizer).")
+    if device_map is not None or quantized is not None:
+        raise ModelError("A module that is loaded already can be neither spread nor quantised: load it that way.")
+    model: Any = unwrap(source)
+    if dtype is not None and model.dtype != dtype:
+        raise ModelError(f"The module is in {model.dtype}: convert it (model.to({dtype})) in place of passing dtype.")
+    if given := [name for name, value in asked.items() if value is not None]:
+        raise ModelError(f"{', '.join(given)}: a module is loaded already. Load it that way, or leave this out.")
+    if place is not None:
+        try:
+            model = model.to(place)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(f"The module cannot be moved to {place}: {error}") from error
+    return _checkpoint(model, processor, type(model).__name__, identify_module(model), stored=False)
+
+
+def _load(
+    location: str,
+    source: str,
+    processor: Any | None,
+    dtype: torch.dtype | None,
+    place: torch.device,
+    options: dict[str, Any],
+    extra: dict[str, Any],
+) -> tuple[torch.nn.Module, Any, str]:
+    """A model that is whole in its folder or on the Hub; with its processor and identity."""
+    before = _stamps(location)
+    config = AutoConfig.from_pretrained(location, **options)
+    auto, auto_processor = _classes(config, source)
+    wanted = dtype or _own_dtype(config, place)
+    tool = processor if processor is not None else auto_processor.from_pretrained(location, **options)
+    _tokenizer(tool, source)  # before minutes of loading weights
+    if place.type == "meta":
+        attention = {k: v for k, v in extra.items() if k == "attn_implementation"}
+        code = {"trust_remote_code": options["trust_remote_code"]}
+        with torch.device("meta"):
+            model = auto.from_config(config, dtype=wanted, **code, **attention)
+    else:
+        model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
+        check_loading(source, loading, _folder(location, config))
+        model = model if "device_map" in extra or "quantization_config" in extra else model.to(place)
+    revision = _revision(location, config)
+    if _stamps(location) != before:
+        raise ModelError(f"The files of {source} changed while they were read. Load it again when they are complete.")
+    return model, tool, revision
+
+
+def _load_adapted(
+    adapter: Adapter,
+    processor: Any | None,
+    dtype: torch.dtype | None,
+    place: torch.device,
+    options: dict[str, Any],
+    extra: dict[str, Any],
+) -> tuple[torch.nn.Module, Any, str]:
+    """An adapter on its base; both make its identity."""
+    location = resolve(adapter.base)
+    own = {**options, "revision": adapter.base_revision, **hub_options(location, adapter.base_revision)}
+    if find_adapter(location, own) is not None:
+        raise ModelError(f"{adapter.location} is an adapter whose base, {adapter.base}, is an adapter too: merge that.")
+    if place.type == "meta":
+        raise ModelError(f"{adapter.location} is an adapter: it has no place on the meta device. Load it with weights.")
+    before = _stamps(adapter.location)
+    model, tool, base = _load(location, adapter.base, processor, dtype, place, own, extra)
+    saved = adapter.tool()
+    if processor is None and saved is not None:
+        # A tokenizer alone does not make a VLM's processor.
+        kind = AutoTokenizer if tool is getattr(tool, "tokenizer", tool) else AutoProcessor
+        try:
+            tool = kind.from_pretrained(saved, **options)
+            _tokenizer(tool, adapter.location)
+        except (OSError, ValueError, KeyError) as error:
+            if kind is AutoTokenizer:
+                raise
+            raise ModelError(
+                f"{adapter.location} holds part of a processor ({str(error).splitlines()[0]}). Save all of it with the "
+                "adapter, or nothing: then the base's is used. Or pass processor=..."
+            ) from error
+    model = attach(model, adapter, options)
+    identity = short([f"adapter:{adapter.identity()}", f"base:{base}"])
+    if _stamps(adapter.location) != before:
+        raise ModelError(f"The files of {adapter.location} changed while they were read. Load it again.")
+    return model, tool, identity
+
+
+def _revision(location: str, config: Any) -> str:
+    commit = getattr(config, "_commit_hash", None)
+    if Path(location).is_dir():
+        return identify_folder(Path(location))
+    if commit is None:
+        raise ModelError(
+            f"{location}: the Hub does not say which commit this is. Download it into a folder of its own."
+        )
+    folder = _folder(location, config)
+    return "+".join(filter(None, [str(commit), identify_snapshot(folder) if folder is not None else ""]))
+
+
+def _folder(location: str, config: Any) -> Path | None:
+    """Where a checkpoint's files are: its folder, or its snapshot in the Hub's cache."""
+    if Path(location).is_dir():
+        return Path(location)
+    file = try_to_load_from_cache(location, "config.json", revision=getattr(config, "_commit_hash", None))
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _stamps(location: str) -> dict[str, Stamp]:
+    return stamps(Path(location)) if Path(location).is_dir() else {}
 
 
 @contextmanager
-def _refusals(source: Any) -> Iterator[None]:
+def _refusals(source: Any, asked: dict[str, Any]) -> Iterator[None]:
     """What transformers and its helpers raise while loading, as one kind of error that says what to do."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise ModelError(_not_loadable(source, error)) from error
-
-
-def _quantization(wanted: str | Any) -> Any:
-    if not isinstance(wanted, str):
-        return wanted
-    if wanted not in ("4bit", "8bit"):
-        raise ModelError(f"Unknown quantization {wanted!r}; use '8bit', '4bit' or a configuration of transformers.")
-    chosen: dict[str, Any] = {f"load_in_{wanted}": True}
-    return BitsAndBytesConfig(**chosen)  # type: ignore[no-untyped-call]
-
-
-def resolve(source: str | Path) -> str:
-    """Returns the folder of an embedded model, or the source itself.
-
-    Raises:
-        ModelError: The source looks like a path and is no folder.
-    """
-    text = str(source)
-    if text in EMBEDDED:
-        return str(files("xmi") / "data" / "organism" / EMBEDDED[text])
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise ModelError(
-            f"No model folder {text!r}. Give an existing folder, a Hub id, or one of: {', '.join(EMBEDDED)}."
-        )
-    return text
-
-
-def embedded_name(location: str) -> str | None:
-    """Returns the name of the embedded model in a folder that `resolve` gave, if it is one."""
-    return next((name for name in EMBEDDED if resolve(name) == location), None)
+    except XmiError:
+        raise
+    except Exception as error:  # of any library: a cut file is a SafetensorError, EOFError, UnpicklingError, ...
+        raise ModelError(_not_loadable(source, error, asked)) from error
 
 
 def _checkpoint(model: torch.nn.Module, tool: Any, name: str, revision: str, *, stored: bool) -> Checkpoint:
@@ -165,7 +277,8 @@ def _checkpoint(model: torch.nn.Module, tool: Any, name: str, revision: str, *, 
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Checkpoint(model.eval(), tool if tool is not tokenizer else None, tokenizer, name, revision, stored)
+    held = tool if tool is not tokenizer else None
+    return Checkpoint(model.eval(), held, tokenizer, name, revision, stored, edits(model))
 
 
 def _tokenizer(tool: Any, name: str) -> Any:
@@ -190,19 +303,12 @@ def _classes(config: Any, source: str) -> tuple[Any, Any]:
     )
 
 
-def _dtype(dtype: torch.dtype | str, config: Any, place: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype != "auto":
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype):
-            raise ModelError(f"Unknown dtype {dtype!r}; use a torch dtype such as float32, bfloat16 or auto.")
-        return found
+def _own_dtype(config: Any, place: torch.device) -> torch.dtype:
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
     return torch.float32 if place.type == "cpu" else own
 
 
-def _not_loadable(source: Any, error: Exception) -> str:
+def _not_loadable(source: Any, error: Exception, asked: dict[str, Any]) -> str:
     text = str(error).strip() or type(error).__name__
     if "trust_remote_code" in text:
         return (
@@ -210,41 +316,10 @@ def _not_loadable(source: Any, error: Exception) -> str:
             "trust_remote_code=True (and a fixed revision) if you trust it."
         )
     first = text if isinstance(error, ImportError) else text.splitlines()[0]
+    given = ", ".join(f"{name}={value!r:.60}" for name, value in asked.items())
+    with_options = f" with {given}" if given else ""
     return (
-        f"Cannot load {str(source)!r}: {first} Embedded models: {', '.join(EMBEDDED)}. "
+        f"Cannot load {str(source)!r}{with_options}: {first} Embedded models: {', '.join(EMBEDDED)}. "
         "Check the spelling, that the folder holds config, weights and "
-        "processor, and that the Hub can be reached (or the model is in its cache)."
+        "processor, that no file is cut short, and that the Hub can be reached (or the model is in its cache)."
     )
-
-
-def _check_complete(source: Any, loading: dict[str, Any]) -> None:
-    """Refuses a model with weights that the checkpoint does not hold: transformers fills them at random."""
-    lacking = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading.get(kind, ()))
-    if lacking:
-        shown = ", ".join(lacking[:4]) + (", ..." if len(lacking) > 4 else "")
-        raise ModelError(
-            f"{source} lacks {len(lacking)} of its model's weights ({shown}); they would be random. The files are "
-            "incomplete, or were saved by another version of transformers: get them again, or install that version."
-        )
-
-
-def _hash_folder(folder: Path) -> str:
-    """Identity of a local checkpoint: configuration whole, weights by size and both ends (they may be large)."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.glob("*") if p.suffix in {".json", ".safetensors", ".bin"}):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(1 << 22))
-            if size > 1 << 22:
-                stream.seek(-(1 << 20), 2)
-                digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _hash_state(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        known = [] if value.is_meta else value.detach().reshape(-1)[:64].to("cpu", torch.float32).tolist()
-        digest.update(f"{name}:{tuple(value.shape)}:{known}".encode())
-    return f"sha256:{digest.hexdigest()[:16]}"

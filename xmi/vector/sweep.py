@@ -293,7 +293,7 @@ def _run_rows(
             pad = encoder.tokenizer.pad_token_id
             made = engine.model.generate(**inputs, **options, max_new_tokens=new, pad_token_id=pad)  # type: ignore[operator]
             logits, ids = made.logits[0][:, None], torch.stack([step.argmax(-1) for step in made.logits], 1).cpu()
-    _, log_probability, rank = score(logits, target.expand(len(entries)), 1)
+    _, log_probability, rank = score(engine.numbers(logits, (inputs,)), target.expand(len(entries)), 1)
     return Swept(ids, log_probability[:, 0], rank[:, 0])
 
 
