@@ -154,7 +154,7 @@ def test_a_check_is_remembered_per_files_and_versions(folder: Path, monkeypatch:
     stored.write_text(stored.read_text()[:100])
     assert xmi.load(folder / "model").report == first
     assert len(calls) == 3, "a broken file counts for nothing"
-    monkeypatch.setattr("xmi.model.remember.version", lambda name: "another")
+    monkeypatch.setattr("xmi.model.check_cache.version", lambda name: "another")
     xmi.load(folder / "model")
     assert len(calls) == 4
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import xmi
 from tests.zoo.models import ZOO, build, llama, llava, tokenizer
+from tests.zoo.oracle import prompts_for
 from xmi.model import Engine, find_backbone, load_checkpoint
 from xmi.model.load import Checkpoint
 
@@ -67,7 +68,7 @@ def test_attention_that_looks_ahead_is_noticed_and_its_runs_are_not_packed() -> 
 
     model.model.forward = everything_visible
     assert not xmi.load(model, processor=tool).report.causal
-    queries = xmi.task("country-capital").queries("text", n=1)
+    queries = prompts_for("none")[:1]
     for check in (True, False):
         vlm = xmi.load(model, processor=tool, check=check)
         vector = vlm.task_vector(queries)
