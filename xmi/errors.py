@@ -29,8 +29,20 @@ class SlotError(PromptError):
     """A slot that does not exist in a prompt, or whose token is ambiguous."""
 
 
-class VectorError(XmiError):
+class VectorError(XmiError, ValueError):
     """A task vector that does not fit: another width, layer count, model or template, or non-finite values."""
+
+
+class MeasureError(XmiError, ValueError):
+    """Numbers that cannot be measured: too few, not finite, of other shapes, or not of the same items."""
+
+
+class NotMeasuredError(XmiError, KeyError):
+    """A source, layer, task, score or winner that a result does not hold."""
+
+    def __str__(self) -> str:
+        """Returns the message; a `KeyError` would quote it."""
+        return str(self.args[0])
 
 
 class HookError(XmiError):

@@ -122,6 +122,8 @@ def reading(path: str | Path, what: str, *, error: type[XmiError] = StorageError
     """
     try:
         yield
+    except XmiError:
+        raise
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError, MemoryError) as problem:
         lines = [line.strip() for line in str(problem).splitlines()[:3]]  # pydantic names the field in the second
         why = getattr(problem, "strerror", None) or ": ".join(lines)

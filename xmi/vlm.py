@@ -49,12 +49,14 @@ class VLM:
     Attributes:
         engine: The checked model and its nnsight envoy.
         batch_size: Prompts per forward.
+        kin: Revisions of models whose vectors are meant here, since they were compared with this one.
     """
 
     def __init__(self, engine: Engine, *, batch_size: int = 16) -> None:
         """Wraps an engine; users call `xmi.load`."""
         self.engine = engine
         self.batch_size = batch_size
+        self.kin: set[str] = set()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -96,6 +98,10 @@ class VLM:
     def revision(self) -> str:
         """Commit or content hash of what was loaded."""
         return self.engine.checkpoint.revision
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.engine.dtype).removeprefix("torch.")
 
     @property
     def backbone(self) -> Backbone:
@@ -164,7 +170,7 @@ class VLM:
         card = {
             "model": self.name,
             "revision": self.revision,
-            "dtype": str(self.engine.dtype).removeprefix("torch."),
+            "dtype": self._dtype,
             "n_layers": self.backbone.n_layers,
             "prompts": [p.text for p in batch.prompts],
             "tokens": [list(row) for row in batch.tokens],
@@ -394,7 +400,7 @@ class VLM:
         return VectorCard(
             model=self.name,
             revision=self.revision,
-            dtype=str(self.engine.dtype).removeprefix("torch."),
+            dtype=self._dtype,
             task=prompts.task,
             specification=prompts.specification,
             shots=prompts.shots,
@@ -602,6 +608,7 @@ class VLM:
         mode: str = "overwrite",
         strength: float = 1.0,
         max_new_tokens: int | None = None,
+        foreign: bool = False,
     ) -> Transfer:
         """Patches vectors into queries, after every layer: by default into the last token of context-free ones.
 
@@ -621,6 +628,8 @@ class VLM:
             max_new_tokens: How many tokens to read, greedily, every new one with the patch in place; then
                 `continuations` holds the texts and `accuracy(score="whole")` scores whole labels. By default one, and
                 no texts.
+            foreign: Vectors of another model (its base LLM, say) are meant. Otherwise they are patched with a warning
+                that names both, unless the models were compared (`compare_base`).
 
         Returns:
             The answers of every source at every layer, and without a patch.
@@ -645,6 +654,7 @@ class VLM:
             mode=mode,
             strength=strength,
             max_new_tokens=max_new_tokens,
+            kin=None if foreign else self.kin,
         )
 
     def compare_base(self, base: VLM, prompts: PromptLike | None = None) -> Lineage:
@@ -672,6 +682,7 @@ class VLM:
             return [row[mask].tolist() for row, mask in rows]
 
         check_shapes(self.engine, base.engine)
+        self.kin.add(base.revision)
         return lineage(self.engine, base.engine, ids(self), ids(base))
 
     def ensembling(
@@ -799,7 +810,7 @@ class VLM:
         drawn = theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples)
         written = vector or self.task_vector(drawn, slot=slot)
         given = (task, other, mine, prompts, self._batches, written, layers, seed, patch_slot)
-        return override(self.engine, self.encoder, *given)
+        return override(self.engine, self.encoder, *given, kin=self.kin)
 
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
         starts = range(0, len(prompts), self.batch_size)

@@ -74,11 +74,13 @@ def test_scores() -> None:
 
 def test_cosines_by_hand() -> None:
     vectors = np.array([[[1.0, 0.0]], [[1.0, 1.0]], [[0.0, 0.0]]])
-    found = cosine_per_layer(vectors, ["a", "b", "zero"], ["t", "t", "u"])
-    np.testing.assert_allclose(found.values[0], [[1, 0.5**0.5, 0], [0.5**0.5, 1, 0], [0, 0, 0]], atol=1e-12)
+    with pytest.warns(xmi.XmiWarning, match=r"'null' at layers \[0\]: a zero vector"):
+        found = cosine_per_layer(vectors, ["a", "b", "null"], ["t", "t", "u"])
+    nan = np.nan
+    np.testing.assert_allclose(found.values[0], [[1, 0.5**0.5, nan], [0.5**0.5, 1, nan], [nan, nan, nan]], atol=1e-12)
     table = found.within_and_across()
     np.testing.assert_allclose(table["same"], 0.5**0.5)
-    np.testing.assert_allclose(table["different"], 0.0)
+    assert table["different"].isna().all()
     centred = cosine_per_layer(vectors[:2], ["a", "b"], centred=True)
     np.testing.assert_allclose(centred.values[0, 0, 1], -1.0)
 
@@ -166,8 +168,8 @@ def test_phases_relative_and_merge() -> None:
     probability = np.array([[[0.2, 0.1, 0.1], [0.0, 0.0, 0.0]]])
     tops = ((("x", 1.0),), (("y", 1.0),))
     one = Phases("one", ("embed", "0"), probability, probability * 0, tops)
-    np.testing.assert_allclose(one.relative, [[0.5, 0.25, 0.25], [1 / 3] * 3])
-    assert one.dominant[0] == "input"
+    np.testing.assert_allclose(one.relative, [[0.5, 0.25, 0.25], [np.nan] * 3])
+    assert one.dominant == ("input", "")
     both = merge("both", [one, Phases("two", ("embed", "0"), probability, probability * 0, ((("z", 1.0),),) * 2)])
     assert both.probability.shape[0] == 2
     assert dict(both.top_tokens[0]) == {"x": 0.5, "z": 0.5}

@@ -137,7 +137,7 @@ def test_other_shapes_are_refused(vlm: VLM, changes: dict[str, int]) -> None:
 def test_without_weights_nothing_moved_is_claimed() -> None:
     found = xmi.load("organism", device="meta").compare_base(xmi.load("organism-llm", device="meta"), PROMPTS)
     assert np.isnan(found.moved).all()
-    assert not found.related
+    assert found.related is None
     assert found.warnings == ()
 
 

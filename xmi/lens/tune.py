@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def tune_lens(
 
     Raises:
         PromptError: Too few prompts, or numbers that mean nothing.
-        ModelError: The model is on a host.
+        ModelError: The model is on a host, or training does not converge.
     """
     if steps < 0 or size < 1 or not 0 < held_out < 1:
         raise PromptError(
@@ -81,6 +82,11 @@ def tune_lens(
         identity = (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
         for told, found in ((before, identity), (after, pair)):
             told.append(divergence(stream[:, depth][kept], stream[:, -1][kept], _decoder(engine), *found))
+        if not math.isfinite(after[-1]):
+            raise ModelError(
+                f"The lens does not converge at depth {depth}: its divergence is {after[-1]}. Train with a smaller "
+                f"rate than {rate}, or look at the residuals there (vlm.run_with_cache says where they are NaN)."
+            )
         weights.append(pair[0].cpu())
         biases.append(pair[1].cpu())
     tested = sum(item(p) in aside for p in every)

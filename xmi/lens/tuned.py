@@ -9,6 +9,7 @@ Transformers with the Tuned Lens", 2023, section 3.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
-from xmi.errors import ModelError
+from xmi.errors import ModelError, XmiWarning
 from xmi.lens.base import depths
 from xmi.model import Engine
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
@@ -89,7 +90,7 @@ class TunedLens:
         """Returns weight and bias of every depth but the last.
 
         Raises:
-            ModelError: The lens was trained on another model or revision.
+            ModelError: The lens was trained on another model or revision. (Another precision is a warning.)
         """
         found, card, b = engine.checkpoint, self.card, engine.backbone
         if found.revision != card.revision or self.bias.shape != (b.n_layers, b.d_model):
@@ -98,6 +99,13 @@ class TunedLens:
                 f"This lens was trained on {card.model}, revision {card.revision} ({layers} layers of width {width}); "
                 f"the model is {found.name}, revision {found.revision} ({b.n_layers} layers of width {b.d_model}). "
                 "A lens reads only the model it was trained on: train one with vlm.tune_lens(prompts)."
+            )
+        if (dtype := str(engine.dtype).removeprefix("torch.")) != card.dtype:
+            warnings.warn(
+                f"This lens was trained on {card.model} in {card.dtype}, and the model runs in {dtype}: what it reads "
+                "differs by rounding.",
+                XmiWarning,
+                stacklevel=2,
             )
         return self.weight, self.bias
 

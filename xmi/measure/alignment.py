@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.clusters import centroid_votes, left_out_hits, pair_means, unit_length
 from xmi.measure.correspondence import linear_cka, procrustes, rsa
-from xmi.measure.geometry import checked
+from xmi.measure.geometry import announce_zeros, checked
 from xmi.measure.permutation import PERMUTATIONS, Tested, orders, p_values, shuffles
 from xmi.measure.result import Result
 from xmi.measure.stats import wilson
@@ -84,10 +85,12 @@ class Alignment(Result):
         """Returns the rows of one measure in one state, one per layer.
 
         Raises:
-            KeyError: Unknown measure or state.
+            NotMeasuredError: Unknown measure or state.
         """
         if measure not in self.measures or state not in self.states:
-            raise KeyError(f"No {measure!r} in state {state!r}; measures: {self.measures}, states: {self.states}.")
+            raise NotMeasuredError(
+                f"No {measure!r} in state {state!r}; measures: {self.measures}, states: {self.states}."
+            )
         frame = self.to_frame()
         return frame[(frame["measure"] == measure) & (frame["state"] == state)].reset_index(drop=True)
 
@@ -127,10 +130,10 @@ def alignment(
         seed: Seed of permutations and resamples.
 
     Returns:
-        All measures, per layer.
+        All measures, per layer. What is made of cosines is NaN at layers where a point is zero (with a warning).
 
     Raises:
-        ValueError: Not two modalities, tasks that one of them lacks, fewer than two tasks, ambiguous items, or points
+        MeasureError: Not two modalities, tasks that one of them lacks, fewer than two tasks, ambiguous items, or points
             that are no finite array [point, layer, d_model].
 
     Source: W. Liang et al., "Mind the gap", NeurIPS 2022 (the gap and its removal); see `xmi.measure.correspondence`
@@ -138,13 +141,14 @@ def alignment(
     """
     values = checked(points, tasks, modalities, least=2).astype(float)
     if permutations < 1:
-        raise ValueError(f"Need at least 1 permutation, got {permutations}.")
+        raise MeasureError(f"Need at least 1 permutation, got {permutations}.")
     a, b = _two(modalities, between)
     kinds, names = np.asarray(modalities), np.asarray(tasks)
     known = _tasks(names, kinds, a, b)
     codes = np.array([known.index(t) if t in known else -1 for t in tasks])
     left, right = (_Side(values[kinds == m], codes[kinds == m]) for m in (a, b))
     partners = None if items is None else _partners(np.asarray(items), kinds, a, b)
+    announce_zeros(values[(kinds == a) | (kinds == b)])
     steps = _Steps(a, b, left, right, len(known), partners, permutations, seed)
     rows = [steps.measured(removed) for removed in (False, True)]
     stack = {k: np.stack([[getattr(m, k) for m in row.values()] for row in rows]) for k in _FIELDS}
@@ -167,7 +171,11 @@ class _Side:
     labels: Int[np.ndarray, " point"]
 
     def less_mean(self) -> _Side:
-        return _Side(self.points - self.points.mean(0), self.labels)
+        middle = self.points - self.points.mean(0)
+        lengths, largest = (np.linalg.norm(p, axis=-1, keepdims=True) for p in (middle, self.points))
+        # What is left of equal points is rounding, which has no direction.
+        noise = lengths <= 8 * np.finfo(float).eps * largest.max(0)
+        return _Side(np.where(noise, 0.0, middle), self.labels)
 
     def task_means(self) -> Float[np.ndarray, "layer task d_model"]:
         count = self.labels.max() + 1
@@ -245,7 +253,13 @@ class _Steps:
     def _layer(
         self, u: Float[np.ndarray, "point d_model"], v: Float[np.ndarray, "point d_model"]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Per measure its interval data (resamples, the estimate first; or hits) and its permutations."""
+        """Per measure its interval data (resamples, the estimate first; or hits) and its permutations.
+
+        All NaN where a point has no direction.
+        """
+        if not (np.isfinite(u).all() and np.isfinite(v).all()):
+            shapes = self._layer(np.ones_like(u), np.ones_like(v))
+            return {name: (np.full(a.shape, np.nan), np.full(b.shape, np.nan)) for name, (a, b) in shapes.items()}
         x, y = self.left.labels, self.right.labels
         none = np.zeros(0)
         between, inner = u @ v.T, [u @ u.T, v @ v.T]
@@ -319,7 +333,7 @@ def _two(modalities: Sequence[str], between: tuple[str, str] | None) -> tuple[st
     known = list(dict.fromkeys(modalities))
     chosen = tuple(known) if between is None else tuple(between)
     if len(chosen) != 2 or len(set(chosen)) != 2 or not set(chosen) <= set(known):
-        raise ValueError(f"An alignment is between two modalities; got {chosen} of {known}. Name two by between=.")
+        raise MeasureError(f"An alignment is between two modalities; got {chosen} of {known}. Name two by between=.")
     return chosen[0], chosen[1]
 
 
@@ -327,7 +341,7 @@ def _tasks(names: np.ndarray, kinds: np.ndarray, a: str, b: str) -> tuple[str, .
     known = tuple(dict.fromkeys(str(t) for t in names[(kinds == a) | (kinds == b)]))
     lacking = {m: [t for t in known if t not in names[kinds == m]] for m in (a, b)}
     if any(lacking.values()) or len(known) < 2:
-        raise ValueError(
+        raise MeasureError(
             f"Need two tasks or more, each with points of {a!r} and {b!r}; found tasks {list(known)}, "
             f"lacking {lacking}. Leave out the tasks that one modality lacks."
         )
@@ -338,10 +352,10 @@ def _partners(
     items: np.ndarray, kinds: np.ndarray, a: str, b: str
 ) -> tuple[Int[np.ndarray, " item"], Int[np.ndarray, " item"]]:
     if items.shape != kinds.shape:
-        raise ValueError(f"Need one item per point; got {len(items)} items, {len(kinds)} points.")
+        raise MeasureError(f"Need one item per point; got {len(items)} items, {len(kinds)} points.")
     for m in (a, b):
         own, counts = np.unique(items[kinds == m], return_counts=True)
         if counts.max() > 1:
-            raise ValueError(f"Item {str(own[counts.argmax()])!r} has several points in {m!r}; name the items apart.")
+            raise MeasureError(f"Item {str(own[counts.argmax()])!r} has several points in {m!r}; name the items apart.")
     _, left, right = np.intersect1d(items[kinds == a], items[kinds == b], return_indices=True)
     return left, right

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit, whole_hit
 from xmi.measure.stats import Proportion, accuracy
@@ -43,18 +44,22 @@ def _accuracy(hits: Bool[np.ndarray, " prompt"], result: Answers | Transfer) -> 
     return accuracy(hits[known], np.array(result.units)[known], np.array(result.tasks)[known])
 
 
-def only_labelled(result: Any) -> Any:
+Asked = TypeVar("Asked", bound="Answers | Transfer")
+
+
+def only_labelled(result: Asked) -> Asked:
     """The prompts or queries that have a label.
 
     Raises:
-        ValueError: There are none.
+        MeasureError: There are none.
     """
     known = _labelled(result)
     if known.all():
         return result
     if not known.any():
-        raise ValueError("No prompt has a label, so there is nothing to compare: give prompts of a task.")
-    return _some(result, np.flatnonzero(known).tolist())
+        raise MeasureError("No prompt has a label, so there is nothing to compare: give prompts of a task.")
+    found: Asked = _some(result, np.flatnonzero(known).tolist())
+    return found
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Answers(Result):
         """Returns the answers to the prompts of one task.
 
         Raises:
-            KeyError: There are none.
+            NotMeasuredError: There are none.
         """
         found: Self = _of_task(self, task)
         return found
@@ -200,10 +205,10 @@ class Transfer(Result):
         """Pools the queries of several sweeps (tasks, seeds) with the same sources and layers.
 
         Raises:
-            ValueError: No parts, or parts that differ in sources or layers.
+            MeasureError: No parts, or parts that differ in sources or layers.
         """
         if not parts or any((p.sources, p.layers) != (parts[0].sources, parts[0].layers) for p in parts):
-            raise ValueError("concat needs at least one Transfer, all with the same sources and layers.")
+            raise MeasureError("concat needs at least one Transfer, all with the same sources and layers.")
         sources, layers = parts[0].sources, parts[0].layers
 
         def texts(name: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
@@ -231,7 +236,7 @@ class Transfer(Result):
         """Returns the queries of one task.
 
         Raises:
-            KeyError: There are none.
+            NotMeasuredError: There are none.
         """
         found: Self = _of_task(self, task)
         return found
@@ -249,13 +254,13 @@ class Transfer(Result):
             is NaN with `n = 0`.
 
         Raises:
-            KeyError: Unknown source or layer.
-            ValueError: No layer was named, and without labels none is best.
+            NotMeasuredError: Unknown source or layer.
+            MeasureError: No layer was named, and without labels none is best.
         """
         s = self._source(source)
         chosen = self.best_layer_of(source, score) if layer is None else layer
         if chosen not in self.layers:
-            raise KeyError(f"Layer {chosen} was not swept; the layers are {list(self.layers)}.")
+            raise NotMeasuredError(f"Layer {chosen} was not swept; the layers are {list(self.layers)}.")
         return _accuracy(hits_of(self, score)[s, self.layers.index(chosen)], self)
 
     def curve(self, source: str | None = None, score: str = "paper") -> list[Proportion]:
@@ -276,7 +281,7 @@ class Transfer(Result):
             The layer.
 
         Raises:
-            ValueError: Unknown rule for ties, or no query has a label.
+            MeasureError: Unknown rule for ties, or no query has a label.
         """
         return self._best([self._source(source)], score, ties)
 
@@ -287,14 +292,17 @@ class Transfer(Result):
 
     def _best(self, sources: Sequence[int], score: str, ties: str = "likelihood") -> int:
         if ties not in ("likelihood", "first"):
-            raise ValueError(f"Unknown rule for ties {ties!r}; use 'likelihood' or 'first'.")
+            raise MeasureError(f"Unknown rule for ties {ties!r}; use 'likelihood' or 'first'.")
         if not (known := self.labelled).any():
-            raise ValueError("No query has a label, so no layer is best: name the layer (layer=...).")
+            raise MeasureError("No query has a label, so no layer is best: name the layer (layer=...).")
         curves = [[p.mean for p in self.curve(self.sources[s], score)] for s in sources]
         means = np.mean(curves, axis=0).round(12)
         if ties == "first":
             return self.layers[int(means.argmax())]
         likelihood = self.log_probability[list(sources)][..., known].mean((0, 2))
+        if np.isnan(likelihood).any():
+            bad = [layer for layer, value in zip(self.layers, likelihood, strict=True) if np.isnan(value)]
+            raise MeasureError(f"The log-probabilities at layers {bad} hold NaN: check the dtype the model ran in.")
         return self.layers[int(np.lexsort((likelihood, means))[-1])]
 
     def to_frame(self) -> pd.DataFrame:
@@ -310,14 +318,14 @@ class Transfer(Result):
         if source is None and len(self.sources) == 1:
             return 0
         if source not in self.sources:
-            raise KeyError(f"No source {source!r}; the sources are {list(self.sources)}.")
+            raise NotMeasuredError(f"No source {source!r}; the sources are {list(self.sources)}.")
         return self.sources.index(source)
 
 
 def _of_task(result: Any, task: str) -> Any:
     keep = [i for i, name in enumerate(result.tasks) if name == task]
     if not keep:
-        raise KeyError(f"Nothing was asked of the task {task!r}; the tasks are {sorted(set(result.tasks))}.")
+        raise NotMeasuredError(f"Nothing was asked of the task {task!r}; the tasks are {sorted(set(result.tasks))}.")
     return _some(result, keep)
 
 
@@ -341,7 +349,7 @@ def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
     """The hits of a result under a named score.
 
     Raises:
-        ValueError: The score is neither `paper` nor `strict`.
+        MeasureError: The score is neither `paper` nor `strict`.
     """
     if score == "paper":
         return result.paper
@@ -349,9 +357,9 @@ def hits_of(result: Answers | Transfer, score: str) -> Bool[np.ndarray, ...]:
         return result.strict
     if score == "whole":
         if result.continuations is None:
-            raise ValueError("Whole labels can be scored only if several tokens were read: max_new_tokens=...")
+            raise MeasureError("Whole labels can be scored only if several tokens were read: max_new_tokens=...")
         return _whole(result.continuations, result.accepted, rivals_of(result))
-    raise ValueError(f"Unknown score {score!r}; use 'paper', 'strict' or 'whole'.")
+    raise MeasureError(f"Unknown score {score!r}; use 'paper', 'strict' or 'whole'.")
 
 
 def rivals_of(result: Answers | Transfer) -> tuple[frozenset[str], ...]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from xmi.errors import MeasureError
 from xmi.measure.result import Result
 
 CHANGES = ("input → task", "task → answer")
@@ -82,10 +83,10 @@ class Boundaries(Result):
         """Lays several side by side.
 
         Raises:
-            ValueError: None, or intervals of different coverage.
+            MeasureError: None, or intervals of different coverage.
         """
         if not parts or any(p.confidence != parts[0].confidence for p in parts):
-            raise ValueError("Boundaries.concat needs at least one, all of the same confidence.")
+            raise MeasureError("Boundaries.concat needs at least one, all of the same confidence.")
         layer, low, high, found, mass = (np.concatenate([getattr(p, k) for p in parts]) for k in _ARRAYS)
         return cls(
             tuple(label for p in parts for label in p.labels),
@@ -109,7 +110,8 @@ def find_boundaries(relative: Float[np.ndarray, "*batch depth 3"]) -> Float[np.n
 
     Returns:
         Places on the axis of depths, 0 being the first. NaN where a stretch beside the boundary is empty, or its phase
-        leads at no depth of it: input may give way to answer directly, or one phase may lead from end to end.
+        leads at no depth of it: input may give way to answer directly, or one phase may lead from end to end. NaN, too,
+        where a share is.
     """
     curves = np.asarray(relative, dtype=float)
     rows = curves.reshape(-1, *curves.shape[-2:])
@@ -123,6 +125,7 @@ def find_boundaries(relative: Float[np.ndarray, "*batch depth 3"]) -> Float[np.n
     leads = np.stack([((stretch == i) & (rows.argmax(-1) == i)).any(1) for i in range(3)], 1)
     found = np.stack([_crossing(rows[..., 0] - rows[..., 1], start), _crossing(rows[..., 1] - rows[..., 2], end)], 1)
     found[~(leads[:, :-1] & leads[:, 1:])] = np.nan
+    found[np.isnan(rows).any((1, 2))] = np.nan
     return found.reshape(*curves.shape[:-2], 2)
 
 
@@ -146,30 +149,45 @@ def resampled_means(
     """Bootstrap means whose units are drawn whole and within their stratum.
 
     Args:
-        values: Values of every prompt.
+        values: Values of every prompt; what is NaN is missing, and left out of the means.
         units: What each prompt is a repeat of; all prompts of a unit are drawn together.
         strata: The stratum (task) of each prompt; every resample has as many units of it as there are.
         resamples: How many resamples.
         seed: Seed of the drawing.
 
     Returns:
-        The mean over prompts in each resample.
+        The mean over prompts in each resample; NaN where none of the prompts drawn has a value.
 
     Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application", 1997, sections 2.4 and 3.8.
     """
     flat = np.asarray(values, dtype=float).reshape(len(values), -1)
     rng = np.random.default_rng(seed)
-    total, count = np.zeros((resamples, flat.shape[1])), np.zeros((resamples, 1))
+    known = ~np.isnan(flat)
+    flat = np.where(known, flat, 0.0)
+    total, count = np.zeros((resamples, flat.shape[1])), np.zeros((resamples, flat.shape[1]))
     names, kinds = np.asarray(units), np.asarray(strata)
     for kind in np.unique(kinds):
         chosen = kinds == kind
         distinct, inverse = np.unique(names[chosen], return_inverse=True)
-        sums = np.zeros((len(distinct), flat.shape[1]))
+        sums, counts = np.zeros((2, len(distinct), flat.shape[1]))
         np.add.at(sums, inverse, flat[chosen])
+        np.add.at(counts, inverse, known[chosen].astype(float))
         drawn = rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=resamples)
         total += drawn @ sums
-        count += (drawn @ np.bincount(inverse))[:, None]
-    return np.asarray((total / count).reshape(resamples, *np.shape(values)[1:]))
+        count += drawn @ counts
+    means = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return np.asarray(means.reshape(resamples, *np.shape(values)[1:]))
+
+
+def mean_shares(
+    shares: Float[np.ndarray, "prompt depth 3"], missing: Bool[np.ndarray, "prompt depth"]
+) -> Float[np.ndarray, "depth 3"]:
+    """The mean over prompts, those left out that have no share at a depth; NaN where none has."""
+    if not missing.any():
+        return np.asarray(shares.mean(0))
+    total = np.where(missing[..., None], 0.0, shares).sum(0)
+    count = (~missing).sum(0)[:, None].astype(float)
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
 def bootstrap_boundaries(
@@ -187,14 +205,14 @@ def bootstrap_boundaries(
     """Boundaries of the mean curves with percentile intervals; see `Phases.boundaries`.
 
     Raises:
-        ValueError: `confidence` is no probability, or there are no prompts or resamples.
+        MeasureError: `confidence` is no probability, or there are no prompts or resamples.
     """
     if not 0 < confidence < 1 or resamples < 1 or not len(shares):
-        raise ValueError(
+        raise MeasureError(
             f"Boundaries need prompts, resamples >= 1 and 0 < confidence < 1; got {len(shares)} prompts, "
             f"resamples={resamples}, confidence={confidence}."
         )
-    place = find_boundaries(shares.mean(0))
+    place = find_boundaries(mean_shares(shares, np.isnan(shares).any(-1)))
     drawn = find_boundaries(resampled_means(shares, units, tasks, resamples=resamples, seed=seed))
     distinct = set(zip(tasks, units, strict=True))
     ends = np.full((2, 2), np.nan)

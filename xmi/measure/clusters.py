@@ -14,9 +14,9 @@ Labels = Int[np.ndarray, " point"]
 
 
 def unit_length(points: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
-    """Returns the points scaled to length 1; a zero vector stays zero, and has cosine 0 with everything."""
+    """Returns the points scaled to length 1; a zero vector has no direction and becomes NaN."""
     norms = np.linalg.norm(points, axis=-1, keepdims=True)
-    return np.asarray(np.divide(points, norms, out=np.zeros_like(points), where=norms > 0))
+    return np.asarray(np.divide(points, norms, out=np.full_like(points, np.nan), where=norms > 0))
 
 
 def centroid_votes(
@@ -100,6 +100,11 @@ def pair_means(
     return np.stack([*means, means[0] - means[1]])
 
 
+def apart(distances: Float[np.ndarray, "point point"]) -> bool:
+    """Whether some points are further from each other than rounding of single precision; not if one is NaN."""
+    return bool(np.isfinite(distances).all() and distances.max(initial=0.0) > 1e-6)
+
+
 def silhouette_test(
     distances: Float[np.ndarray, "layer point point"], labels: Labels, shuffled: Int[np.ndarray, "permutation point"]
 ) -> Tested:
@@ -111,7 +116,7 @@ def silhouette_test(
         shuffled: For each labelling the point whose label each point gets; the given labels first.
 
     Returns:
-        P-values per layer.
+        P-values per layer; NaN where a distance is, or where all are zero.
     """
     sizes = np.bincount(labels)
     n, tries, count = len(labels), len(shuffled), len(sizes)
@@ -121,6 +126,9 @@ def silhouette_test(
     alone = sizes[own] == 1
     found = []
     for square in distances.astype(np.float32):
+        if not apart(square):
+            found.append(np.full(tries, np.nan))
+            continue
         sums = (square @ chosen).reshape(n, tries, count)
         inner = sums[at] / np.maximum(sizes[own] - 1, 1)
         sums /= sizes.astype(np.float32)

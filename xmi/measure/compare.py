@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.answers import Answers, Transfer, hits_of, only_labelled
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, paired
 from xmi.measure.result import Result
@@ -137,7 +138,7 @@ def compare(
         The difference with its interval and p-value; see `xmi.measure.paired.paired` for the method.
 
     Raises:
-        ValueError: An item was asked of one method only, there are no items, or the score is unknown.
+        MeasureError: An item was asked of one method only, there are no items, or the score is unknown.
     """
     return compare_all([(a, b, names)], score=score, confidence=confidence, resamples=resamples, seed=seed)[0]
 
@@ -163,7 +164,7 @@ def compare_all(
         One comparison per pair, in order. P-values are not corrected: `holm` and `benjamini_hochberg` do that.
 
     Raises:
-        ValueError: As in `compare`.
+        MeasureError: As in `compare`.
     """
     # One side often stands in many pairs (a patch against each control).
     known = {id(side): _by_item(side, score) for a, b, _ in pairs for side in (a, b)}
@@ -217,8 +218,8 @@ def layerwise(
         Difference, interval, p-value and corrected p-value of each layer.
 
     Raises:
-        KeyError: Unknown source.
-        ValueError: An item was asked on one side only, there are no items, or the score is unknown.
+        NotMeasuredError: Unknown source.
+        MeasureError: An item was asked on one side only, there are no items, or the score is unknown.
     """
     transfer = only_labelled(transfer)
     chosen = transfer.sources[0] if source is None and len(transfer.sources) == 1 else source
@@ -249,11 +250,11 @@ def answers_at(transfer: Transfer, source: str, layer: int) -> Answers:
         The answers, as if to prompts; all of `Answers`' measures apply.
 
     Raises:
-        KeyError: Unknown source or layer.
+        NotMeasuredError: Unknown source or layer.
     """
     s = _index(transfer, source)
     if layer not in transfer.layers:
-        raise KeyError(f"Layer {layer} was not swept; the layers are {list(transfer.layers)}.")
+        raise NotMeasuredError(f"Layer {layer} was not swept; the layers are {list(transfer.layers)}.")
     at = transfer.layers.index(layer)
     # What belongs to the queries (prompts, tasks, units, labels) is the same as without a patch.
     return replace(
@@ -280,12 +281,12 @@ def majority_answers(asked: Answers | Transfer, training: Mapping[str, Sequence[
         share among the training labels: `-inf` and the number of distinct labels if it never occurs there.
 
     Raises:
-        ValueError: A task has no training labels.
+        MeasureError: A task has no training labels.
     """
     prompts = only_labelled(asked.clean if isinstance(asked, Transfer) else asked)
     lacking = [t for t in dict.fromkeys(prompts.tasks) if not training.get(t)]
     if lacking:
-        raise ValueError(f"No training labels of {lacking}; give those of every task that was asked.")
+        raise MeasureError(f"No training labels of {lacking}; give those of every task that was asked.")
     counts = {task: dict(Counter(training[task]).most_common()) for task in dict.fromkeys(prompts.tasks)}
     said = tuple(next(iter(counts[task])) for task in prompts.tasks)
     right = list(zip(prompts.tasks, prompts.answers, strict=True))
@@ -333,7 +334,7 @@ def _by_item(given: Answers | Transfer, score: str, source: int | None = None) -
     hits = hits if source is None else hits[source]
     values = np.atleast_2d(np.asarray(hits, dtype=float)).T
     if not len(values):
-        raise ValueError("There are no answers to compare.")
+        raise MeasureError("There are no answers to compare.")
     everyone = pd.MultiIndex.from_arrays([asked.tasks, asked.units])
     items = everyone.unique().sort_values()
     codes = items.get_indexer(everyone)
@@ -350,13 +351,13 @@ def _same_items(left: _Items, right: _Items, names: tuple[str, str]) -> _Items:
     """Returns the left side, whose items are also the right side's.
 
     Raises:
-        ValueError: They are not.
+        MeasureError: They are not.
     """
     for (name, own), other in zip(((names[0], left), (names[1], right)), (right, left), strict=True):
         missing = [str(unit) for _, unit in other.items.difference(own.items)]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise ValueError(
+            raise MeasureError(
                 f"A paired comparison needs the same items on both sides; {name!r} was not asked "
                 f"{', '.join(map(repr, missing[:5]))}{more}. Ask both methods the same queries."
             )
@@ -373,5 +374,5 @@ def _macro(values: Float[np.ndarray, "item 1"], tasks: np.ndarray) -> float:
 
 def _index(transfer: Transfer, source: str | None) -> int:
     if source not in transfer.sources:
-        raise KeyError(f"No source {source!r}; the sources are {list(transfer.sources)}.")
+        raise NotMeasuredError(f"No source {source!r}; the sources are {list(transfer.sources)}.")
     return transfer.sources.index(source)

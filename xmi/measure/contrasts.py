@@ -110,7 +110,7 @@ def comparisons(
         (answers per item), answers_a, answers_b, lowest_seed, highest_seed (difference under single seeds).
 
     Raises:
-        ValueError: The sides of a contrast were asked different items, or the score is unknown.
+        MeasureError: The sides of a contrast were asked different items, or the score is unknown.
     """
     found = [
         (contrast, target.modality, a, b)

@@ -62,7 +62,7 @@ def rsa(
     """
     if len(a) < LEAST:
         return np.full(len(orders), np.nan)
-    left, right = (_standard(rankdata(pdist(side, "cosine"))) for side in (a, b))
+    left, right = (_standard(pdist(side, "cosine")) for side in (a, b))
     square = squareform(right)
     upper = np.triu_indices(len(a), 1)
     return np.asarray(square[orders[:, upper[0]], orders[:, upper[1]]] @ left)
@@ -89,16 +89,17 @@ def procrustes(
 
     Returns:
         Mean cosine between mapped and true held-out vectors, one value in [-1, 1] per pairing; NaN if there are fewer
-        than 4 pairs.
+        than 4 pairs, if one side does not vary, or if one of the vectors compared is zero.
 
     Source: P. H. Schönemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 1966.
     """
     count = len(a)
-    if count < LEAST:
+    if count < LEAST or not all(_varies(side, centred) for side in (a, b)):
         return np.full(len(orders), np.nan)
     width = min(count - 2 if centred else count - 1, a.shape[1], b.shape[1])
     left, right = (_left_out(_components(side, width, centred), centred) for side in (a, b))
     total = np.zeros(len(orders))
+    noise = 8 * np.finfo(float).eps * np.prod([np.linalg.norm(side, axis=-1).max() for side in (left, right)])
     for held in range(count):
         fit = np.delete(np.arange(count), held)
         there = right[orders[:, held]]  # as seen without the partner of the held-out vector
@@ -108,7 +109,7 @@ def procrustes(
         true = np.take_along_axis(there, orders[:, held, None, None], axis=1)[:, 0]
         norms = np.linalg.norm(mapped, axis=-1) * np.linalg.norm(true, axis=-1)
         dots = (mapped * true).sum(-1)
-        total += np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        total += np.divide(dots, norms, out=np.full_like(dots, np.nan), where=norms > noise)
     return np.clip(total / count, -1.0, 1.0)
 
 
@@ -123,11 +124,20 @@ def _u_centred(points: Float[np.ndarray, "pair d"]) -> Float[np.ndarray, "pair p
     return centred
 
 
-def _standard(ranks: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
+def _standard(distances: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
     """Ranks as a vector of mean 0 and length 1, so that a product is a correlation; NaN if they are all equal."""
+    if not np.ptp(distances) > 1e-12:  # rounding has an order, but means nothing
+        return np.full_like(distances, np.nan)
+    ranks = rankdata(distances)
     middle = ranks - ranks.mean()
     length = float(np.linalg.norm(middle))
     return middle / length if length > 0 else np.full_like(middle, np.nan)
+
+
+def _varies(points: Float[np.ndarray, "pair d"], centred: bool) -> bool:
+    """Whether there is more to the points than rounding."""
+    middle = points - points.mean(0) if centred else points
+    return bool(np.linalg.norm(middle) > 8 * np.finfo(float).eps * np.linalg.norm(points))
 
 
 def _components(points: Float[np.ndarray, "pair d"], width: int, centred: bool) -> Float[np.ndarray, "pair width"]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.paired import paired
 from xmi.measure.result import Result
 from xmi.measure.stats import Proportion, accuracy
@@ -56,11 +57,11 @@ class EnsembleCurve(Result):
         """Pools the queries of several curves (tasks) that differ in nothing else.
 
         Raises:
-            ValueError: No parts, or parts of other examples, seeds, layers or modalities.
+            MeasureError: No parts, or parts of other examples, seeds, layers or modalities.
         """
         fixed = ("source", "target", "layer", "shots", "examples", "seeds")
         if not parts or any(getattr(p, k) != getattr(parts[0], k) for p in parts for k in fixed):
-            raise ValueError(f"concat needs at least one EnsembleCurve, all with the same {', '.join(fixed)}.")
+            raise MeasureError(f"concat needs at least one EnsembleCurve, all with the same {', '.join(fixed)}.")
         kept: dict[str, Any] = {k: getattr(parts[0], k) for k in fixed}
         for name in (f.name for f in fields(cls) if f.name not in fixed):
             values = [getattr(p, name) for p in parts]
@@ -72,8 +73,8 @@ class EnsembleCurve(Result):
         """Accuracy of the vectors of so many examples, seeds averaged per query, with its Wilson interval over units.
 
         Raises:
-            ValueError: An unknown score.
-            KeyError: So many examples were not measured.
+            MeasureError: An unknown score.
+            NotMeasuredError: So many examples were not measured.
         """
         hits = self._hits(score)[int(instruction), self._index(examples)]
         seeds = len(self.seeds)
@@ -119,11 +120,11 @@ class EnsembleCurve(Result):
 
     def _index(self, examples: int) -> int:
         if examples not in self.examples:
-            raise KeyError(f"No vectors of {examples} examples; there are {list(self.examples)}.")
+            raise NotMeasuredError(f"No vectors of {examples} examples; there are {list(self.examples)}.")
         return self.examples.index(examples)
 
     def _hits(self, score: str) -> Bool[np.ndarray, "kind examples seed query"]:
         if score not in ("paper", "strict"):
-            raise ValueError(f"Unknown score {score!r}; use 'paper' or 'strict'.")
+            raise MeasureError(f"Unknown score {score!r}; use 'paper' or 'strict'.")
         found: Bool[np.ndarray, "kind examples seed query"] = getattr(self, score)
         return found

@@ -5,6 +5,7 @@ PCA, t-SNE and silhouette come from scikit-learn with fixed seeds; nothing here 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_distances
 
-from xmi.measure.clusters import silhouette_test
+from xmi.errors import MeasureError, XmiWarning
+from xmi.measure.clusters import apart, silhouette_test
 from xmi.measure.permutation import PERMUTATIONS, shuffles
 from xmi.measure.result import Result
 
@@ -101,25 +103,30 @@ def project(
         seed: Seed of t-SNE and of the randomised PCA solver.
 
     Returns:
-        The projection of every layer; layers are projected independently.
+        The projection of every layer; layers are projected independently. A layer at which all points are one is NaN.
 
     Raises:
-        ValueError: Unknown method, or fewer than 3 points.
+        MeasureError: Unknown method, fewer than 3 points, or points of fewer than 2 dimensions.
     """
     values = checked(points, tasks, modalities, least=3)
+    if values.shape[2] < 2:
+        raise MeasureError(f"Need points of 2 dimensions or more to project into the plane, got {values.shape[2]}.")
     planes, shares = [], []
     for layer in range(values.shape[1]):
-        if method == "pca":
+        if method not in ("pca", "tsne"):
+            raise MeasureError(f"Unknown projection {method!r}; use 'pca' or 'tsne'.")
+        if not np.ptp(values[:, layer], axis=0).any():  # there is nothing to project
+            planes.append(np.full((len(values), 2), np.nan))
+            shares.append(np.full(2, np.nan))
+        elif method == "pca":
             pca = PCA(n_components=2, random_state=seed)
             planes.append(pca.fit_transform(values[:, layer]))
             shares.append(pca.explained_variance_ratio_)
-        elif method == "tsne":
+        else:
             perplexity = min(30.0, (len(values) - 1) / 3)
             tsne = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed)
             planes.append(tsne.fit_transform(values[:, layer]))
             shares.append(np.full(2, np.nan))
-        else:
-            raise ValueError(f"Unknown projection {method!r}; use 'pca' or 'tsne'.")
     layers = tuple(range(values.shape[1]))
     return Projection(method, tuple(tasks), tuple(modalities), layers, np.stack(planes), np.stack(shares))
 
@@ -142,13 +149,17 @@ def silhouette(
         seed: Seed of the exchanges.
 
     Returns:
-        The two curves and their p-values; a curve is NaN where there are fewer than two clusters.
+        The two curves and their p-values. A curve is NaN where there are fewer than two clusters, at layers where all
+        points are one, and at layers where a point is zero, which then has no direction (with a warning).
 
     Source: P. J. Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 1987; scikit-learn's `silhouette_score`.
     """
     values = checked(points, tasks, modalities, least=3)
     layers = range(values.shape[1])
-    distances = np.stack([cosine_distances(values[:, i]) for i in layers]) if permutations else None
+    announce_zeros(values)
+    distances = np.stack([cosine_distances(values[:, i]) for i in layers])
+    distances[~values.any(-1).all(0)] = np.nan
+    known = [apart(square) for square in distances]
     rng = np.random.default_rng(seed)
 
     def curve(
@@ -156,15 +167,29 @@ def silhouette(
     ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"] | None]:
         nothing = np.full(len(layers), np.nan)
         if not 2 <= len(set(names)) < len(names):
-            return nothing, None if distances is None else nothing
-        found = np.array([silhouette_score(values[:, i], list(names), metric="cosine") for i in layers])
-        if distances is None:
+            return nothing, nothing if permutations else None
+        scores = (silhouette_score(values[:, i], list(names), metric="cosine") if known[i] else np.nan for i in layers)
+        found = np.array(list(scores))
+        if not permutations:
             return found, None
         labels = np.unique(list(names), return_inverse=True)[1]
         return found, silhouette_test(distances, labels, shuffles(strata, permutations, rng)).corrected
 
     (by_task, p_task), (by_modality, p_modality) = curve(tasks, modalities), curve(modalities, tasks)
     return Silhouette(tuple(layers), by_task, by_modality, p_task, p_modality)
+
+
+def announce_zeros(values: Float[np.ndarray, "point layer d_model"]) -> None:
+    """Warns of points that are zero at some layer, and so have no cosine."""
+    zeros = np.argwhere((values == 0).all(-1))
+    if len(zeros):
+        point, layer = zeros[0]
+        warnings.warn(
+            f"{len(np.unique(zeros[:, 0]))} of {len(values)} points are zero at some layer (the first is point {point} "
+            f"at layer {layer}) and have no direction: what is made of cosines is NaN at these layers.",
+            XmiWarning,
+            stacklevel=3,
+        )
 
 
 def checked(
@@ -177,16 +202,16 @@ def checked(
     """Returns the points as float32.
 
     Raises:
-        ValueError: They are no finite array [point, layer, d_model] with a task and a modality each, or too few.
+        MeasureError: They are no finite array [point, layer, d_model] with a task and a modality each, or too few.
     """
     values = np.asarray(points, dtype=np.float32)
     if values.ndim != 3 or not len(values) == len(tasks) == len(modalities):
-        raise ValueError(
+        raise MeasureError(
             f"Need points [point, layer, d_model] with one task and modality each; got {values.shape}, "
             f"{len(tasks)} tasks, {len(modalities)} modalities."
         )
     if len(values) < least:
-        raise ValueError(f"Need at least {least} points, got {len(values)}: extract more prompts.")
+        raise MeasureError(f"Need at least {least} points, got {len(values)}: extract more prompts.")
     if not np.isfinite(values).all():
-        raise ValueError("The points hold NaN or infinite values; check the model's dtype.")
+        raise MeasureError("The points hold NaN or infinite values; check the model's dtype.")
     return values

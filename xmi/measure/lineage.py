@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from xmi.errors import MeasureError
 from xmi.measure.result import Result
 from xmi.measure.similarity import cosine_per_layer
 
@@ -51,13 +52,15 @@ class Lineage(Result):
         )
 
     @property
-    def related(self) -> bool:
+    def related(self) -> bool | None:
         """Whether the blocks' weights are close (the median block moved by less than half of its norm).
 
-        Weights drawn independently differ by about 1.4 times their norm. False if weights were not compared.
+        Weights drawn independently differ by about 1.4 times their norm. None if the weights of some block were not
+        compared.
         """
         blocks = [m for place, m in zip(self.places, self.moved, strict=True) if place.startswith("blocks.")]
-        return bool(np.median(blocks) < 0.5)
+        middle = np.median(blocks) if blocks else np.nan
+        return None if np.isnan(middle) else bool(middle < 0.5)
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row per aspect: aspect, vlm, base, differs, consequence."""
@@ -134,19 +137,19 @@ def kinship(
         The cosines, raw as in the paper or centred.
 
     Raises:
-        ValueError: Different shapes, not one task per vector, or fewer than two tasks to centre.
+        MeasureError: Different shapes, not one task per vector, or fewer than two tasks to centre.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4 (LLM to VLM).
     """
     left, right = (np.asarray(v, dtype=np.float64) for v in (own, base))
     if left.ndim != 3 or left.shape != right.shape or len(tasks) != len(left) or len(set(tasks)) < len(left):
-        raise ValueError(
+        raise MeasureError(
             f"Need vectors [task, layer, d_model] of one shape from both models and a name per task; got {left.shape}, "
             f"{right.shape} and the tasks {list(tasks)}."
         )
     if centred:
         if len(tasks) < 2:
-            raise ValueError("Centring needs two or more tasks: the mean of one vector is the vector.")
+            raise MeasureError("Centring needs two or more tasks: the mean of one vector is the vector.")
         left, right = left - left.mean(0), right - right.mean(0)
     names = [f"{model} {task}" for model in ("vlm", "base") for task in tasks]
     found = cosine_per_layer(np.concatenate([left, right]), names)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.paired import paired
 from xmi.measure.result import Result
 from xmi.measure.stats import Proportion, accuracy
@@ -57,11 +58,11 @@ class Overriding(Result):
         """Pools pairs of tasks; each pair weighs the same in every share.
 
         Raises:
-            ValueError: No parts, or parts of other layers or specifications.
+            MeasureError: No parts, or parts of other layers or specifications.
         """
         fixed = ("context", "source", "layers")
         if not parts or any(getattr(p, k) != getattr(parts[0], k) for p in parts for k in fixed):
-            raise ValueError(f"concat needs at least one Overriding, all with the same {', '.join(fixed)}.")
+            raise MeasureError(f"concat needs at least one Overriding, all with the same {', '.join(fixed)}.")
         runs = range(len(parts[0].predicted))
         kept: dict[str, Any] = {k: getattr(parts[0], k) for k in fixed}
         for k in ("tasks", "others", "units", "splits"):
@@ -74,10 +75,10 @@ class Overriding(Result):
         """Returns who won, as index into `WINNERS`.
 
         Raises:
-            ValueError: An unknown score.
+            MeasureError: An unknown score.
         """
         if score not in ("paper", "strict"):
-            raise ValueError(f"Unknown score {score!r}; use 'paper' or 'strict'.")
+            raise MeasureError(f"Unknown score {score!r}; use 'paper' or 'strict'.")
         prompt, patched = getattr(self, score)
         return np.select([prompt & patched, prompt, patched], [3, 0, 1], 2)
 
@@ -97,11 +98,11 @@ class Overriding(Result):
             The share of queries, mean over pairs of tasks, with its Wilson interval.
 
         Raises:
-            KeyError: Unknown winner, method or layer.
-            ValueError: An unknown score.
+            NotMeasuredError: Unknown winner, method or layer.
+            MeasureError: An unknown score.
         """
         if winner not in WINNERS:
-            raise KeyError(f"Unknown winner {winner!r}; use one of {', '.join(WINNERS)}.")
+            raise NotMeasuredError(f"Unknown winner {winner!r}; use one of {', '.join(WINNERS)}.")
         run = self._run(method, layer, score)
         own = np.array(self.splits) == split
         return accuracy(
@@ -118,7 +119,12 @@ class Overriding(Result):
 
         Returns:
             The layer; among equal ones that at which the prompt's task wins least, then the earliest.
+
+        Raises:
+            MeasureError: There are no validation queries.
         """
+        if "validation" not in self.splits:
+            raise MeasureError("There are no validation queries to choose a layer on: name the layer.")
         keys = [
             (
                 self.share("patched", layer=layer, score=score, split="validation").mean,
@@ -168,11 +174,11 @@ class Overriding(Result):
 
     def _run(self, method: str, layer: int | None, score: str) -> int:
         if method not in METHODS:
-            raise KeyError(f"Unknown method {method!r}; use one of {', '.join(METHODS)}.")
+            raise NotMeasuredError(f"Unknown method {method!r}; use one of {', '.join(METHODS)}.")
         place = METHODS.index(method)
         if place < 2:
             return place
         chosen = self.best_layer_of(score) if layer is None else layer
         if chosen not in self.layers:
-            raise KeyError(f"Layer {chosen} was not patched; the layers are {list(self.layers)}.")
+            raise NotMeasuredError(f"Layer {chosen} was not patched; the layers are {list(self.layers)}.")
         return 2 + (place - 2) * len(self.layers) + self.layers.index(chosen)

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.stats import false_discovery_control
 
+from xmi.errors import MeasureError
+
 CONFIDENCE, RESAMPLES = 0.95, 9999
 _CHUNK = 1000  # resamples in memory at once
 _TIE = 1e-12  # sums of the same numbers in another order are equal
@@ -69,7 +71,7 @@ def paired(
         One estimate per measure.
 
     Raises:
-        ValueError: No items, differing lengths, differences outside [-1, 1], or a faulty option.
+        MeasureError: No items, differing lengths, differences outside [-1, 1], or a faulty option.
 
     Source: J. N. K. Rao and C. F. J. Wu, "Resampling inference with complex survey data", JASA 1988 (n - 1 of n).
     J. A. Hanley and A. Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 1983 (rule of three).
@@ -78,11 +80,11 @@ def paired(
     """
     values, names = np.asarray(differences, dtype=float), np.asarray(tasks)
     if values.ndim != 2 or not len(values) or names.shape != values.shape[:1]:
-        raise ValueError(f"Need differences [item, measure] and a task per item; got {values.shape}, {names.shape}.")
+        raise MeasureError(f"Need differences [item, measure] and a task per item; got {values.shape}, {names.shape}.")
     if not (np.abs(values) <= 1 + _TIE).all():
-        raise ValueError("Differences of accuracies lie in [-1, 1]; got some that do not, or NaN.")
+        raise MeasureError("Differences of accuracies lie in [-1, 1]; got some that do not, or NaN.")
     if not (0 < confidence < 1 and resamples >= 1):
-        raise ValueError(f"Need 0 < confidence < 1 and resamples >= 1; got {confidence} and {resamples}.")
+        raise MeasureError(f"Need 0 < confidence < 1 and resamples >= 1; got {confidence} and {resamples}.")
     _, strata, counts = np.unique(names, return_inverse=True, return_counts=True)
     weights = 1 / (len(counts) * counts[strata])
     low, high = _interval(values, weights, strata, (1 - confidence) / 2, resamples, np.random.default_rng([seed, 0]))
@@ -151,7 +153,7 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " test"]:
         The corrected p-values, in the given order; valid however the tests depend on one another.
 
     Raises:
-        ValueError: Values outside [0, 1].
+        MeasureError: Values outside [0, 1].
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979.
     """
@@ -173,7 +175,7 @@ def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, " test"]:
         The corrected p-values, in the given order; valid for independent or positively dependent tests.
 
     Raises:
-        ValueError: Values outside [0, 1].
+        MeasureError: Values outside [0, 1].
 
     Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", JRSS B 1995; scipy's
     `false_discovery_control`.
@@ -186,5 +188,5 @@ def _checked(p: ArrayLike) -> Float[np.ndarray, " test"]:
     values = np.asarray(p, dtype=float)
     inside: Bool[np.ndarray, ...] = (values >= 0) & (values <= 1)
     if values.ndim != 1 or not inside.all():
-        raise ValueError(f"Need a list of p-values in [0, 1]; got {values.tolist()}.")
+        raise MeasureError(f"Need a list of p-values in [0, 1]; got {values.tolist()}.")
     return values

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from xmi.measure.boundaries import Boundaries, bootstrap_boundaries
+from xmi.errors import MeasureError
+from xmi.measure.boundaries import Boundaries, bootstrap_boundaries, mean_shares
 from xmi.measure.result import Result
 
 PHASES = ("input", "task", "answer")
@@ -53,16 +54,19 @@ class Phases(Result):
     def shares(self) -> Float[np.ndarray, "prompt depth 3"]:
         """Each phase's share of the three masses, per prompt; it sums to 1 at each depth.
 
-        Where all three masses are zero (underflow) the share is a third each.
+        Where all three masses are zero (underflow) there is no share: NaN.
         """
         total = self.probability.sum(-1, keepdims=True)
-        third = np.full_like(self.probability, 1 / 3)
-        return np.asarray(np.divide(self.probability, total, out=third, where=total > 0))
+        nothing = np.full_like(self.probability, np.nan)
+        return np.asarray(np.divide(self.probability, total, out=nothing, where=total != 0))
 
     @property
     def relative(self) -> Float[np.ndarray, "depth 3"]:
-        """Mean of `shares` over the prompts; it sums to 1 at each depth."""
-        return np.asarray(self.shares.mean(0))
+        """Mean of `shares` over the prompts that have one; it sums to 1 at each depth.
+
+        NaN at depths where no prompt has one, or where a probability is NaN.
+        """
+        return mean_shares(self.shares, self.probability.sum(-1) == 0)
 
     @property
     def relative_depth(self) -> Float[np.ndarray, " depth"]:
@@ -71,8 +75,9 @@ class Phases(Result):
 
     @property
     def dominant(self) -> tuple[str, ...]:
-        """The phase with the largest relative probability at each depth."""
-        return tuple(PHASES[i] for i in self.relative.argmax(-1))
+        """The phase with the largest relative probability at each depth; empty where there is none."""
+        relative = self.relative
+        return tuple("" if np.isnan(row).any() else PHASES[row.argmax()] for row in relative)
 
     def boundaries(self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Boundaries:
         """The depths at which task takes over from input, and answer from task.
@@ -90,8 +95,10 @@ class Phases(Result):
             Both boundaries with percentile intervals, and the share of the resamples in which there is one.
 
         Raises:
-            ValueError: `confidence` is no probability, or there are no prompts or resamples.
+            MeasureError: `confidence` is no probability, there are no prompts or resamples, or a probability is NaN.
         """
+        if not np.isfinite(self.probability).all():
+            raise MeasureError(f"{self.label}: probabilities are NaN or infinite: check the dtype the model ran in.")
         count = len(self.probability)
         units = self.units or tuple(map(str, range(count)))
         tasks = self.tasks or ("",) * count
@@ -155,7 +162,7 @@ def boundaries(
         One pair of boundaries per measurement.
 
     Raises:
-        ValueError: No measurement, or as `Phases.boundaries`.
+        MeasureError: No measurement, or as `Phases.boundaries`.
     """
     several = [measured] if isinstance(measured, Phases) else measured
     found = list(several.values()) if isinstance(several, Mapping) else list(several)
@@ -168,13 +175,13 @@ def merge(label: str, parts: list[Phases]) -> Phases:
     Top tokens are averaged with equal weight per part. All parts must have the same depths.
 
     Raises:
-        ValueError: No parts, or parts of different depth, or read by different lenses or at different slots.
+        MeasureError: No parts, or parts of different depth, or read by different lenses or at different slots.
     """
     if not parts or any(p.depth != parts[0].depth for p in parts):
-        raise ValueError("merge needs at least one Phases, all of the same depth.")
+        raise MeasureError("merge needs at least one Phases, all of the same depth.")
     for what in ("lens", "slot"):
         if len(kinds := {getattr(p, what) for p in parts}) > 1:
-            raise ValueError(f"merge needs Phases of one {what}, found {', '.join(sorted(kinds))}.")
+            raise MeasureError(f"merge needs Phases of one {what}, found {', '.join(sorted(kinds))}.")
     tops = []
     for i in range(len(parts[0].depth)):
         share: dict[str, float] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from xmi.errors import MeasureError, VectorError, XmiWarning
 from xmi.measure.result import Result
 
 
@@ -19,7 +21,7 @@ class Similarity(Result):
     Attributes:
         labels: Name of each vector.
         groups: A group of each vector (its task, say); pairs are compared within and across groups.
-        values: Cosines, in [-1, 1].
+        values: Cosines, in [-1, 1]; NaN where one of the two vectors is zero.
         centred: Whether the mean over all vectors was subtracted at each layer first.
     """
 
@@ -46,10 +48,15 @@ class Similarity(Result):
         return pd.DataFrame(rows, columns=["layer", "a", "b", "group_a", "group_b", "cosine"])
 
     def within_and_across(self) -> pd.DataFrame:
-        """Returns per layer the mean cosine of pairs of the same group and of pairs of different groups."""
+        """Returns per layer the mean cosine of pairs of the same group and of pairs of different groups.
+
+        A mean is NaN where one of its cosines is.
+        """
         frame = self.to_frame()
         kind = np.where(frame["group_a"] == frame["group_b"], "same", "different")
-        return frame.groupby(["layer", kind])["cosine"].mean().unstack().rename_axis(columns=None).reset_index()
+        groups = frame.groupby(["layer", kind])["cosine"]
+        means = groups.mean().where(groups.count() == groups.size())  # pandas would leave NaN out
+        return means.unstack().rename_axis(columns=None).reset_index()
 
 
 def cosine_per_layer(
@@ -69,16 +76,54 @@ def cosine_per_layer(
             inflates raw cosines; centring removes it.
 
     Returns:
-        The similarities. A zero vector has cosine 0 with everything.
+        The similarities. A vector that is zero at a layer (or, centred, nothing but the mean) has no direction: its
+        cosines there are NaN, itself included, with a warning that names it.
+
+    Raises:
+        MeasureError: The vectors have another shape, or not one label and group each.
+        VectorError: NaN or infinite values; the vectors and layers are named.
     """
     points = np.asarray(vectors, dtype=np.float64)
     if points.ndim != 3 or len(labels) != points.shape[0]:
-        raise ValueError(
+        raise MeasureError(
             f"Need one label per vector [vector, layer, d_model]; got {points.shape}, {len(labels)} labels."
         )
+    if groups is not None and len(groups) != len(labels):
+        raise MeasureError(f"Need one group per vector; got {len(groups)} groups of {len(labels)} vectors.")
+    bad = np.asarray(~np.isfinite(points).all(-1))
+    if bad.any():
+        raise VectorError(f"NaN or infinite values in {_places(bad, labels)}: check the dtype they were read in.")
+    points, largest = _scaled(points, (0, 2))
     if centred:
         points = points - points.mean(axis=0, keepdims=True)
+    size = np.abs(points).max(-1, initial=0.0, keepdims=True)
+    points, _ = _scaled(points, (2,))
     norms = np.linalg.norm(points, axis=-1, keepdims=True)
-    unit = np.divide(points, norms, out=np.zeros_like(points), where=norms > 0)
+    # What is left of equal vectors when their mean is subtracted is rounding.
+    none = np.asarray(size <= 8 * np.finfo(float).eps * largest if centred else size == 0)
+    if none.any():
+        zero = "nothing is left when the mean of all is subtracted" if centred else "a zero vector"
+        warnings.warn(
+            f"{_places(none[..., 0], labels)}: {zero}. It has no direction, so its cosines are NaN.",
+            XmiWarning,
+            stacklevel=2,
+        )
+    unit = np.divide(points, norms, out=np.full_like(points, np.nan), where=~none)
     values = np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)
     return Similarity(tuple(labels), tuple(groups if groups is not None else labels), values, centred)
+
+
+def _scaled(
+    points: Float[np.ndarray, "vector layer d_model"], axes: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "vector layer d_model"], Float[np.ndarray, ...]]:
+    """The points, divided by their largest number where squares would be infinite or zero; and what is largest then."""
+    size = np.abs(points).max(axes, initial=0.0, keepdims=True)
+    extreme = np.broadcast_to((size > 1e150) | ((size > 0) & (size < 1e-150)), points.shape)
+    scaled = np.divide(points, size, out=points.copy(), where=extreme)
+    return scaled, np.abs(scaled).max(axes, initial=0.0, keepdims=True)
+
+
+def _places(which: Bool[np.ndarray, "vector layer"], labels: Sequence[str]) -> str:
+    """Some vectors and their layers, in words."""
+    names = [f"{labels[i]!r} at layers {np.flatnonzero(row).tolist()}" for i, row in enumerate(which) if row.any()]
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
+from xmi.errors import MeasureError
+
 
 @dataclass(frozen=True)
 class Proportion:
@@ -48,12 +50,15 @@ def wilson(mean: float, n: int, confidence: float = 0.95) -> Proportion:
         The proportion with its interval. With `n = 0` all values are NaN.
 
     Raises:
-        ValueError: `mean` lies outside [0, 1] or `n` is negative.
+        MeasureError: `mean` lies outside [0, 1] or `n` is negative.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     """
-    if n < 0 or (n > 0 and not 0.0 <= mean <= 1.0):
-        raise ValueError(f"A proportion needs 0 <= mean <= 1 and n >= 0; got mean={mean}, n={n}.")
+    if n < 0 or (n > 0 and not 0.0 <= mean <= 1.0) or not 0 < confidence < 1:
+        raise MeasureError(
+            f"A proportion needs 0 <= mean <= 1, n >= 0 and 0 < confidence < 1; got mean={mean}, n={n}, "
+            f"confidence={confidence}."
+        )
     if n == 0:
         return Proportion(float("nan"), 0, float("nan"), float("nan"))
     z = float(norm.ppf(0.5 + confidence / 2))
@@ -84,15 +89,17 @@ def accuracy(
         The mean, with `n` = number of distinct units.
 
     Raises:
-        ValueError: The arguments differ in length.
+        MeasureError: The arguments differ in length, or a hit is NaN or not in [0, 1].
     """
     values: NDArray[Any] = np.asarray(hits, dtype=float)
     names: NDArray[Any] = np.asarray(units)
     kinds: NDArray[Any] = np.zeros(values.shape, dtype=int) if groups is None else np.asarray(groups)
     if not values.shape == names.shape == kinds.shape:
-        raise ValueError(
+        raise MeasureError(
             f"hits, units and groups need one entry per answer; got {values.shape}, {names.shape}, {kinds.shape}."
         )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise MeasureError("Hits lie in [0, 1]; got some that do not, or NaN.")
     if values.size == 0:
         return wilson(0.0, 0, confidence)
     means, count = [], 0

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from xmi.errors import MeasureError
 from xmi.measure.result import Result
 
 
@@ -73,7 +74,7 @@ class TaskWords(Result):
 
     def _require(self, task: str) -> None:
         if task not in self.searched:
-            raise ValueError(f"No words were searched for {task!r}; the tasks are {', '.join(self.searched)}.")
+            raise MeasureError(f"No words were searched for {task!r}; the tasks are {', '.join(self.searched)}.")
 
 
 def choose_task_words(
@@ -107,11 +108,13 @@ def choose_task_words(
         The tokens found; a task may have none.
 
     Raises:
-        ValueError: Fewer than two tasks, so that nothing can stand out.
+        MeasureError: Fewer than two tasks, so that nothing can stand out; or probabilities that are not finite.
     """
     searched = tuple(dict.fromkeys(tasks))
     if len(searched) < 2:
-        raise ValueError(f"Task words stand out against other tasks: give prompts of at least two, not {searched}.")
+        raise MeasureError(f"Task words stand out against other tasks: give prompts of at least two, not {searched}.")
+    if not np.isfinite(probabilities).all():
+        raise MeasureError("The probabilities hold NaN or infinite values: check the dtype the model ran in.")
     vocabulary, place = np.unique(ids, return_inverse=True)
     table = np.zeros((2, len(searched), len(depth), len(vocabulary)))  # mean mass and share of prompts
     for number, task in enumerate(searched):

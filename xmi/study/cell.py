@@ -207,7 +207,9 @@ def ask_cell(
         both = partial(vlm.phases_and_answers, ask.prompts, max_new_tokens=new, **follow)  # type: ignore[arg-type]
         plain = partial(vlm.answers, ask.prompts, max_new_tokens=new)
         todo.append(partial(_ask, once, cell, ask.prompts, both if label else plain))
-    where = {"layers": plan.layers, "slot": plan.patch_slot}
+    # Vectors of the base LLM are meant.
+    foreign = any(source.startswith("base LLM") for source in vectors)
+    where = {"layers": plan.layers, "slot": plan.patch_slot, "foreign": foreign}
     todo += [partial(vlm.transfer, vectors, s.prompts, max_new_tokens=new, **where) for s in swept]  # type: ignore[arg-type]
     todo += [partial(_ask, once, cell, followed[n], partial(vlm.phases, followed[n], **follow)) for n in rest]  # type: ignore[arg-type]
     found = iter(vlm.engine.together(todo))

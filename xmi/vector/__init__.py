@@ -1,6 +1,6 @@
 """Task vectors: extract, average, ensemble, control, save and load."""
 
-from xmi.vector.compare import similarity
+from xmi.vector.compare import ensemble, similarity
 from xmi.vector.lineage import base_similarity
 from xmi.vector.override import shared_pairs
 from xmi.vector.patch import answer, name_vectors, score_answers, transfer
@@ -9,7 +9,6 @@ from xmi.vector.task_vector import (
     TaskVector,
     VectorCard,
     check_fits,
-    ensemble,
     random_like,
     versions,
 )

@@ -13,7 +13,8 @@ from xmi.errors import VectorError
 from xmi.measure import Transfer
 from xmi.measure.ensembling import EnsembleCurve
 from xmi.prompt import Prompts, Task
-from xmi.vector.task_vector import TaskVector, ensemble
+from xmi.vector.compare import ensemble
+from xmi.vector.task_vector import TaskVector
 
 TOLD = "instruction"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xmi.errors import VectorError
+from xmi.errors import MeasureError, VectorError
 from xmi.measure.lineage import Kinship, Lineage, kinship
 from xmi.model import Engine
 from xmi.prompt import Prompt, load_task, task_names
@@ -117,7 +117,7 @@ def base_similarity(own: Sequence[TaskVector], base: Sequence[TaskVector], *, ce
     left, right = (torch.stack([v.values for v in vectors]).numpy() for vectors in (own, [theirs[t] for t in tasks]))
     try:
         return kinship(left, right, tasks, centred=centred)
-    except ValueError as error:
+    except MeasureError as error:
         raise VectorError(str(error)) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from xmi.measure import paper_hit, strict_hit
 from xmi.measure.overriding import Overriding
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompt, Prompts, Segment, Task
+from xmi.vector.foreign import announce_foreign
 from xmi.vector.patch import _layers
 from xmi.vector.sweep import Patch, sweep
 from xmi.vector.task_vector import TaskVector, check_fits, random_like
@@ -109,6 +110,7 @@ def override(
     layers: Sequence[int] | None,
     seed: int,
     slot: str = "last",
+    kin: Collection[str] = (),
 ) -> Overriding:
     """Patches another task into prompts of a task; see `VLM.override`.
 
@@ -124,6 +126,7 @@ def override(
         layers: Where to patch, by default everywhere.
         seed: Seed of the random control.
         slot: Where to patch.
+        kin: Revisions of other models whose vectors are meant.
 
     Raises:
         VectorError: A vector of another task or that does not fit, or unknown layers.
@@ -134,6 +137,7 @@ def override(
     backbone = engine.backbone
     fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
     check_fits(vector, template=prompts.template.hash, model=engine.checkpoint.name, **fit)
+    announce_foreign([vector], engine, kin)
     chosen = _layers(layers, backbone.n_layers)
     written = torch.stack([v.values[list(chosen)] for v in (vector, random_like(vector, seed))])
     told = _system_prompts(prompts, other)

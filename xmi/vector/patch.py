@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xmi.errors import VectorError, XmiWarning
+from xmi.errors import ModelError, VectorError, XmiWarning
 from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit
 from xmi.measure.answers import rivals_of
 from xmi.model import Engine
 from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template
+from xmi.vector.foreign import announce_foreign
 from xmi.vector.sweep import Patch, Swept, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
 
@@ -74,12 +75,18 @@ def transfer(
     mode: str = "overwrite",
     strength: float = 1.0,
     max_new_tokens: int | None = None,
+    kin: Collection[str] | None = (),
 ) -> Transfer:
-    """Every vector at every layer into every query; see `VLM.transfer`."""
+    """Every vector at every layer into every query; see `VLM.transfer`.
+
+    `kin` holds revisions of other models whose vectors are meant; None if all are.
+    """
     backbone, name = engine.backbone, engine.checkpoint.name
     for vector in vectors.values():
         fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
         check_fits(vector, template=to.template.hash, model=name, **fit)
+    if kin is not None:
+        announce_foreign(vectors.values(), engine, kin)
     new = _tokens(max_new_tokens)
     chosen = _layers(layers, backbone.n_layers)
     patch = Patch(torch.stack([v.values[list(chosen)] for v in vectors.values()]), chosen, slot, mode, strength)
@@ -158,7 +165,17 @@ def _scored(
     *,
     longer: bool,
 ) -> dict[str, Any]:
-    """What was answered and whether it is right, in the fields of a result."""
+    """What was answered and whether it is right, in the fields of a result.
+
+    Raises:
+        ModelError: Logits were NaN, so that the top token is any.
+    """
+    if bool(torch.isnan(log_probability).any()):
+        rows = torch.isnan(log_probability).reshape(-1, len(prompts)).any(0).nonzero().flatten().tolist()
+        raise ModelError(
+            f"The model's logits hold NaN for prompts {rows[:10]}: what it says there is not an answer. In half "
+            "precision load it with dtype='float32' (or bfloat16 in place of float16)."
+        )
     first, labels = ids[..., 0].numpy(), [p.answers for p in prompts]
     words = {i: encoder.decode(i) for i in np.unique(first).tolist()}
     hits = [np.vectorize(lambda i, n=n: paper_hit(words[i], labels[n]), otypes=[bool]) for n in range(len(labels))]

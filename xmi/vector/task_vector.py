@@ -126,32 +126,6 @@ class Residuals:
         return Residuals(values, self.card.model_copy(update={"n": len(values)}))
 
 
-def ensemble(*vectors: TaskVector) -> TaskVector:
-    """The mean of vectors of one task from several specifications (Luo, Darrell and Bar, ICML 2025, section 5).
-
-    Args:
-        vectors: At least two vectors of the same task, width and depth.
-
-    Returns:
-        Their mean; its specification names all of theirs.
-
-    Raises:
-        VectorError: Fewer than two vectors, or vectors of different tasks or shapes.
-    """
-    if len(vectors) < 2:
-        raise VectorError("An ensemble needs at least two vectors.")
-    first = vectors[0]
-    for other in vectors[1:]:
-        if other.values.shape != first.values.shape or other.card.task != first.card.task:
-            raise VectorError(
-                f"Cannot average {first.name} {tuple(first.values.shape)} with {other.name} "
-                f"{tuple(other.values.shape)}: an ensemble needs one task and one shape."
-            )
-    name = " + ".join(v.card.specification for v in vectors)
-    card = first.card.model_copy(update={"specification": name, "n": sum(v.card.n for v in vectors)})
-    return TaskVector(torch.stack([v.values for v in vectors]).mean(0), card)
-
-
 def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
     """A random vector with the norm of the given one at each layer: the control for patching just anything.
 
@@ -161,7 +135,13 @@ def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
 
     Returns:
         Gaussian directions scaled to the vector's norm, layer by layer.
+
+    Raises:
+        VectorError: Not one task vector, or one with values that are not finite.
     """
+    if not isinstance(vector, TaskVector):
+        raise VectorError(f"random_like takes one task vector; found {type(vector).__name__}: {vector!r:.60}.")
+    check_finite(vector)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(vector.values.shape, generator=generator)
     norm = vector.values.norm(dim=-1, keepdim=True)
@@ -185,6 +165,15 @@ def check_fits(vector: TaskVector, *, n_layers: int, d_model: int, template: str
             f"{vector.name} was read with prompt template {vector.card.template}, the queries use {template}. "
             "Extract it again with the queries' template."
         )
+    check_finite(vector)
+
+
+def check_finite(vector: TaskVector) -> None:
+    """Refuses a vector with NaN or infinite values.
+
+    Raises:
+        VectorError: It has some; the layers are named.
+    """
     bad = (~torch.isfinite(vector.values)).any(-1).nonzero().flatten().tolist()
     if bad:
         raise VectorError(f"{vector.name} has NaN or infinite values at layers {bad}: check the dtype it was read in.")
