@@ -126,16 +126,33 @@ class VLM:
         """The residual stream after each block, for use inside `trace`: `vlm.resid_post[5]`, to read and to write."""
         return ResidPost(self.layers)
 
-    def trace(self, prompt: PromptLike | Batch, **options: Any) -> Any:
+    def trace(self, prompt: PromptLike | Batch, *, trust_host: bool = False, **options: Any) -> Any:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`).
 
-        On a host the block travels with every name in it, so take what is read beforehand (`resid = vlm.resid_post`),
-        and nnsight un-pickles what comes back: only hosts you trust.
+        On a host the block travels with every name in it, so take what is read beforehand (`resid = vlm.resid_post`).
+        What it saves may be tensors and builtins, and comes back as data.
+
+        Args:
+            prompt: The prompt.
+            trust_host: Send it by nnsight's own means, which show progress and take anything that can be saved, but
+                un-pickle what comes back: whoever runs the host can run code on this machine.
+            **options: What nnsight's `trace` takes.
+
+        Raises:
+            RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
         """
+        own = [name for name in ("remote", "blocking", "backend", "job_id", "verbose") if name in options]
+        elsewhere = options.get("remote") not in (None, False, "local")
+        if not trust_host and (elsewhere or (own and self.served is not None)):
+            raise RemoteError(
+                f"{', '.join(own)}: nnsight's own way to a host un-pickles what comes back, so that whoever runs the "
+                "host can run code on this machine. Leave it out (load the model with remote=...; what is saved then "
+                "comes back as data), or say trust_host=True."
+            )
         inputs = self.engine.forward(self.encode(prompt).inputs)
         inputs.pop("logits_to_keep", None)
         if self.served is not None:  # without it nnsight would load the weights here
-            options.setdefault("remote", self.served.host.url)
+            options |= {"remote": self.served.host.url, **options} if trust_host else {"backend": self.served.backend()}
         return self.engine.envoy.trace(**inputs, **options)
 
     def run_with_cache(

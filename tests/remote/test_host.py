@@ -23,6 +23,7 @@ from xmi.errors import RemoteError, XmiError
 from xmi.remote import Host, model_key, preflight
 from xmi.remote import host as host_module
 from xmi.remote.host import Away, Refused
+from xmi.remote.incoming import Deployment, Deployments
 from xmi.remote.payload import build
 
 
@@ -65,9 +66,10 @@ def seen(server: Loopback, what: str) -> int:
 
 def test_a_host_says_what_it_has(host: Host) -> None:
     assert host.reachable()
-    assert host.env()["packages"]["nnsight"]
-    assert {one["repo_id"] for one in host.status()["deployments"].values()} == set(EMBEDDED)
-    assert host.whoami()["email"] == "tester@localhost"
+    assert host.env().packages["nnsight"]
+    keys = [str(one.model_key) for one in (host.status().deployments or {}).values()]
+    assert {json.loads(key.partition(":")[2])["repo_id"] for key in keys} == set(EMBEDDED)
+    assert host.whoami().email == "tester@localhost"
     assert host.look("unknown") is None
 
 
@@ -89,10 +91,10 @@ def test_a_job_is_told_of_just_before_it_is_whole(server: Loopback, host: Host, 
 def test_the_key_comes_from_where_nnsight_looks_for_it(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Host(server.url).has_key
     monkeypatch.setattr(host_module.CONFIG.API, "APIKEY", KEY)
-    assert Host(server.url).whoami()["email"]
+    assert Host(server.url).whoami().email
     monkeypatch.setenv("NDIF_API_KEY", "another-key")
-    assert Host(server.url).whoami()["email"] is None
-    assert Host(server.url, KEY).whoami()["email"]
+    assert Host(server.url).whoami().email is None
+    assert Host(server.url, KEY).whoami().email
 
 
 @pytest.mark.parametrize(
@@ -185,15 +187,15 @@ def test_a_host_that_is_not_there(blob: bytes) -> None:
 def test_a_connection_that_was_never_made_is_tried_again(
     server: Loopback, host: Host, blob: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = httpx.Client.post, []
+    real, refused = httpx.Client.send, []
 
-    def post(self: httpx.Client, *args: Any, **kwargs: Any) -> httpx.Response:
-        if len(refused) < 2:
+    def send(self: httpx.Client, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        if request.method == "POST" and len(refused) < 2:
             refused.append(1)
             raise httpx.ConnectError("[Errno 111] Connection refused")
-        return real(self, *args, **kwargs)
+        return real(self, request, **kwargs)
 
-    monkeypatch.setattr(httpx.Client, "post", post)
+    monkeypatch.setattr(httpx.Client, "send", send)
     answer, told = submit(host, blob)
     assert answer.id and told == [1] and len(refused) == 2
 
@@ -201,7 +203,7 @@ def test_a_connection_that_was_never_made_is_tried_again(
 def test_what_is_no_ndif_host_is_recognised(host: Host, monkeypatch: pytest.MonkeyPatch, blob: bytes) -> None:
     def page(request: httpx.Request) -> httpx.Response:
         request.read()
-        return httpx.Response(200, text="<html>hello</html>")
+        return httpx.Response(200, stream=httpx.ByteStream(b"<html>hello</html>"))
 
     real = httpx.Client.__init__
 
@@ -266,7 +268,7 @@ def test_a_key_that_cannot_be_one_is_refused_unseen(server: Loopback) -> None:
         with pytest.raises(RemoteError, match="not shown") as caught:
             Host(server.url, wrong)
         assert wrong not in str(caught.value)
-    assert Host(server.url, f" {KEY}\n").whoami()["email"]
+    assert Host(server.url, f" {KEY}\n").whoami().email
 
 
 # Preflight
@@ -305,7 +307,7 @@ def test_preflight_names_close_models_and_other_keys(server: Loopback, host: Hos
 
 def test_preflight_of_a_model_that_sleeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     key = model_key(meta())
-    sleeping = {"deployments": {"x": {"model_key": key, "deployment_level": "COLD"}}}
+    sleeping = Deployments(deployments={"x": Deployment(model_key=key, deployment_level="COLD")})
     monkeypatch.setattr(host, "status", lambda: sleeping)
     found = preflight(host, key)
     assert found.ok and verdicts(found)["model"] == "note" and any("COLD" in line for line in found.lines())

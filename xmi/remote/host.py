@@ -1,33 +1,39 @@
 """One NDIF host over HTTP: what it says of itself, and how a job gets there and its result back.
 
-The API key is put into a request's headers at the moment of sending and nowhere else. NDIF quotes it in what it says of
-a malformed one, so the texts that a host sends are cleaned of it before anybody sees them; and httpx's own errors,
-which hold the request with its headers, never leave this file.
+The API key is put into a request's headers at the moment of sending and nowhere else, and goes to the configured host
+alone. NDIF quotes it in what it says of a malformed one, so the texts that a host sends are cleaned of it before they
+are seen; and httpx's own errors, which hold the request with its headers, never leave this file. What comes back is
+bounded by `exchange` and checked by `incoming`.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
-from nnsight.schema.response import ResponseModel
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from xmi.errors import RemoteError
-from xmi.remote.payload import ZSTD
+from xmi.remote import incoming
+from xmi.remote.exchange import Answer, TooLarge, client, left, send, within
+from xmi.remote.incoming import Deployments, Environment, Identity, Reply, checked_id, parse, plain, read, without
 
 PAUSES = (0.1, 0.4, 1.5)
 """Seconds before the second, third and fourth attempt at what may be asked again."""
 LIMITS = httpx.Timeout(30.0, connect=10.0)
 POST_LIMITS = httpx.Timeout(30.0, connect=10.0, read=300.0)  # the host stores the payload before it answers
+POST_SECONDS, SLOWEST = 600.0, 20_000
+"""What sending a job may take: some seconds, and one more for so many bytes."""
+_M = TypeVar("_M", Deployments, Environment, Identity)
 SHOWN = 2000  # characters of what a host says that a message shows
 
 
@@ -89,7 +95,7 @@ class Host:
         """
         self.url = _address(url)
         self._key = SecretStr(_usable(key or os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY or ""))
-        self._client = httpx.Client(timeout=LIMITS)
+        self._client = client(LIMITS)
 
     def __repr__(self) -> str:
         """Returns the address."""
@@ -109,9 +115,8 @@ class Host:
         return bool(self._key)
 
     def clean(self, text: str) -> str:
-        """A text without the API key."""
-        key = self._key.get_secret_value()
-        return text.replace(key, "(API key)") if key else text
+        """A text without the API key, and without characters that steer a terminal."""
+        return plain(without(self._key.get_secret_value(), text))
 
     def reachable(self) -> bool:
         """Returns whether the host answers."""
@@ -120,33 +125,33 @@ class Host:
         except Away:
             return False
 
-    def env(self) -> dict[str, Any]:
-        """Returns the host's `python_version` and `packages` (version by name).
+    def env(self) -> Environment:
+        """Returns the host's Python and the versions of the packages that matter.
 
         Raises:
             RemoteError: It cannot be asked, or does not say.
         """
-        return self._ask("/env")
+        return self._ask("/env", Environment)
 
-    def status(self) -> dict[str, Any]:
-        """Returns the host's `deployments`, each with `model_key`, `deployment_level` and `application_state`.
+    def status(self) -> Deployments:
+        """Returns the host's deployments.
 
         Raises:
             RemoteError: It cannot be asked, or does not say.
         """
-        return self._ask("/status")
+        return self._ask("/status", Deployments)
 
-    def whoami(self) -> dict[str, Any]:
+    def whoami(self) -> Identity:
         """Returns whose API key it is: `email` is None for an unknown key, and on hosts that know no keys.
 
         Raises:
             RemoteError: It cannot be asked, or does not say.
         """
-        return self._ask("/whoami")
+        return self._ask("/whoami", Identity)
 
     def submit(
         self, model_key: str, blob: bytes, *, on_sent: Callable[[], None], env: Mapping[str, Any] | None = None
-    ) -> ResponseModel:
+    ) -> Reply:
         """Sends a job; it runs without anybody listening, and its status is asked for with `look`.
 
         Nothing is sent twice: only a connection that was never made is tried again.
@@ -165,7 +170,7 @@ class Host:
             Away: There was no connection, or it broke; whether `on_sent` was called says if there may be a job.
             RemoteError: The answer cannot be read.
         """
-        request = RequestModel(model_key=model_key, compress=blob[:4] == ZSTD, env=dict(env or {}))
+        request = RequestModel(model_key=model_key, compress=blob[:4] == incoming.ZSTD, env=dict(env or {}))
         form = httpx.Request(
             "POST",
             f"{self.url}/request",
@@ -180,127 +185,144 @@ class Host:
             "python-version": sys.version,
         }
 
-        def send() -> httpx.Response:
+        def post() -> Answer:
             # A connection of its own: one that was kept open may break just when it is used again.
-            with httpx.Client(timeout=POST_LIMITS) as client:
-                body = _telling(form, on_sent)
-                return client.post(form.url, content=body, headers=headers, auth=_Key(self._key))
+            with client(POST_LIMITS) as fresh:
+                request = fresh.build_request("POST", form.url, content=_telling(form, on_sent), headers=headers)
+                return send(fresh, request, _Key(self._key), incoming.ANSWER_BYTES)
 
-        answer = self._try(send, again=lambda error: isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
+        with within(POST_SECONDS + len(blob) / SLOWEST, self.clean):
+            answer = self._try(post, again=lambda error: isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
         if not answer.is_success:
             raise self._refusal(answer, "the job")
-        return self._response(answer)
+        return self._reply(answer, "/request")
 
-    def look(self, job_id: str) -> ResponseModel | None:
+    def look(self, job_id: str) -> Reply | None:
         """Returns a job's last status, or None if the host has none for it (yet).
 
         Raises:
-            RemoteError: It cannot be asked, refuses, or its answer cannot be read.
+            RemoteError: It cannot be asked, refuses, its answer cannot be read, or is about another job.
         """
-        answer = self._get(f"{self.url}/response/{job_id}", auth=_Key(self._key))
-        if answer.status_code == 404:
+        path = f"/response/{checked_id(job_id, self.url)}"
+        answer = self._get(f"{self.url}{path}", auth=_Key(self._key))
+        if answer.status == 404:
             return None
         if not answer.is_success:
             raise self._refusal(answer, f"the status of job {job_id}")
-        return self._response(answer)
+        reply = self._reply(answer, path)
+        if reply.id != job_id:
+            raise RemoteError(f"{self.url} was asked for job {job_id} and answers for another one, {reply.id}.")
+        return reply
 
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, limit: int | None = None, seconds: float = incoming.ANSWER_SECONDS) -> bytes:
         """Returns a result's bytes from the address that the status of a finished job gives.
+
+        Args:
+            url: The address.
+            limit: Bytes that it may have; by default `incoming.result_bytes()`.
+            seconds: How long it may take.
 
         Raises:
             Refused: The result is not there (any more).
-            RemoteError: It cannot be fetched.
+            RemoteError: It cannot be fetched, or is larger.
         """
-        try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL:
-            address = httpx.URL("")
-        if address.scheme not in ("http", "https"):
-            raise RemoteError(f"{self.url} gives no address for its result.")
-        answer = self._get(str(address))  # signed, and often another machine's: no key
+        # Signed, and often another machine's: no key.
+        address = self._result(url)
+        answer = self._get(address, limit=incoming.result_bytes() if limit is None else limit, seconds=seconds)
         if not answer.is_success:
             raise Refused(
-                f"{self.url} does not give the result (HTTP {answer.status_code}): results are kept for about an hour "
+                f"{self.url} does not give the result (HTTP {answer.status}): results are kept for about an hour "
                 "after a job has ended.",
-                answer.status_code,
+                answer.status,
             )
         return answer.content
 
-    def _cleaned(self, value: Any) -> Any:
-        """Nested JSON without the API key."""
-        if isinstance(value, dict):
-            return {self.clean(key): self._cleaned(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [self._cleaned(part) for part in value]
-        return self.clean(value) if isinstance(value, str) else value
+    def _result(self, url: str) -> str:
+        """The address of a result, if it may be one: a host cannot send us into our own network, or off TLS."""
+        try:
+            address = httpx.URL(url)
+        except (httpx.InvalidURL, TypeError):
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host or address.userinfo:
+            raise RemoteError(f"{self.url} gives no address for its result.")
+        own = httpx.URL(self.url)
+        if own.scheme == "https" and address.scheme == "http":
+            raise RemoteError(f"{self.url} gives an address for its result that is not encrypted (http://).")
+        if _inside(address.host) and not _inside(own.host):
+            raise RemoteError(f"{self.url} gives an address in this machine's own network for its result.")
+        return str(address)
 
-    def _ask(self, path: str) -> dict[str, Any]:
+    def _ask(self, path: str, kind: type[_M]) -> _M:
         answer = self._get(f"{self.url}{path}", auth=_Key(self._key))
         if not answer.is_success:
             raise self._refusal(answer, path)
-        try:
-            found = json.loads(answer.text)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise RemoteError(f"{self.url}{path} does not answer as an NDIF host does. Is the address right?")
-        return found
+        where = f"{self.url}{path}"
+        return read(kind, self._parsed(answer, where), where, self.clean)
 
-    def _response(self, answer: httpx.Response) -> ResponseModel:
-        try:
-            found = ResponseModel.model_validate_json(answer.text)
-            return found.model_copy(
-                update={"description": self.clean(found.description), "meta": self._cleaned(found.meta)}
-            )
-        except ValidationError:
-            pass
-        raise RemoteError(
-            f"{self.url} does not answer as an NDIF host does: {self.clean(answer.text)[:200]!r}. Is the address right?"
-        )
+    def _reply(self, answer: Answer, path: str) -> Reply:
+        where = f"{self.url}{path}"
+        return read(Reply, self._parsed(answer, where), where, self.clean)
 
-    def _get(self, url: str, auth: httpx.Auth | None = None) -> httpx.Response:
-        answer = self._try(
-            lambda: self._client.get(url, auth=auth), again=lambda error: isinstance(error, httpx.TransportError)
-        )
-        for pause in PAUSES:
-            if answer.status_code < 500:
-                return answer
-            time.sleep(pause)
-            answer = self._try(lambda: self._client.get(url, auth=auth), again=lambda error: False)
-        if answer.status_code >= 500:
+    def _parsed(self, answer: Answer, where: str) -> Any:
+        try:
+            return parse(answer.content, where)
+        except RemoteError as error:
+            found = self.clean(answer.content[:SHOWN].decode(errors="replace"))[: SHOWN // 10]
+            raise RemoteError(
+                f"{where} does not answer as an NDIF host does: {found!r}. {error} Is the address right?"
+            ) from None
+
+    def _get(
+        self, url: str, auth: httpx.Auth | None = None, limit: int | None = None, seconds: float | None = None
+    ) -> Answer:
+        most = incoming.ANSWER_BYTES if limit is None else limit
+
+        def get() -> Answer:
+            return send(self._client, self._client.build_request("GET", url), auth, most)
+
+        with within(incoming.ANSWER_SECONDS if seconds is None else seconds, self.clean):
+            answer = self._try(get, again=lambda error: isinstance(error, httpx.TransportError))
+            for pause in PAUSES:
+                if answer.status < 500 or left() <= pause:
+                    break
+                time.sleep(pause)
+                answer = self._try(get, again=lambda error: False)
+        if answer.status >= 500:
             raise Away(f"{self._refusal(answer, 'an answer')}")
         return answer
 
-    def _try(self, send: Callable[[], httpx.Response], again: Callable[[httpx.HTTPError], bool]) -> httpx.Response:
+    def _try(self, get: Callable[[], Answer], again: Callable[[httpx.HTTPError], bool]) -> Answer:
         """Sends, and sends again after a pause where that is allowed."""
         for pause in (*PAUSES, None):
             try:
-                return send()
+                return get()
             except httpx.HTTPError as error:
                 found, repeat = f"{type(error).__name__}: {self.clean(str(error))}", again(error)
-            if pause is None or not repeat:
+            except TooLarge as error:
+                found, repeat = str(error), None
+            if pause is None or not repeat or left() <= pause:
                 break
             time.sleep(pause)
         # Raised outside of the handler: httpx's error holds the request, and that the key.
+        if repeat is None:
+            raise RemoteError(f"{self.url} gives an answer that {found}; it was not read.")
         raise Away(f"{self.url} cannot be reached ({found}). Check the address, the connection, and that it is up.")
 
-    def _refusal(self, answer: httpx.Response, what: str) -> Refused:
+    def _refusal(self, answer: Answer, what: str) -> Refused:
         try:
-            body = json.loads(answer.text)
+            body = parse(answer.content, "")
             said = body.get("detail", body) if isinstance(body, dict) else body
-        except ValueError:
-            said = answer.text
+        except RemoteError:
+            said = answer.content.decode(errors="replace")
         said = self.clean(said if isinstance(said, str) else json.dumps(said)).strip()[:SHOWN]
-        advice = _ADVICE.get(answer.status_code, "")
-        if answer.status_code in (401, 403):
+        advice = _ADVICE.get(answer.status, "")
+        if answer.status in (401, 403):
             advice = (
                 "Check the API key: NDIF_API_KEY, or what `nnsight login` stored."
                 if self.has_key
                 else "There is no API key: set NDIF_API_KEY, or run `nnsight login`."
             )
-        return Refused(
-            f"{self.url} refuses {what} (HTTP {answer.status_code}): {said} {advice}".strip(), answer.status_code
-        )
+        return Refused(f"{self.url} refuses {what} (HTTP {answer.status}): {said} {advice}".strip(), answer.status)
 
 
 _ADVICE = {
@@ -322,6 +344,15 @@ def _telling(form: httpx.Request, on_sent: Callable[[], None]) -> Iterator[bytes
             held = part
     on_sent()
     yield held
+
+
+def _inside(host: str) -> bool:
+    """Whether a name is this machine's, or an address of its own network."""
+    try:
+        number = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost")
+    return not number.is_global
 
 
 def _address(url: str) -> str:

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnsight.schema.response import ResponseModel, Status
+from nnsight.schema.response import Status
 
 from xmi.errors import JobError, RemoteError
 from xmi.model import Call
+from xmi.remote.expected import SPARE, check, expected, largest, sizes
 from xmi.remote.host import Away, Host, Refused
 from xmi.remote.identity import fingerprint
+from xmi.remote.incoming import ANSWER_SECONDS, Reply, result_bytes, unpack
 from xmi.remote.ledger import Attempt, Ledger, now
-from xmi.remote.payload import build, unpack
+from xmi.remote.payload import build
 
 EXPIRED = (403, 404, 410)
 """What the address of a result answers when the result is no longer kept."""
@@ -87,10 +89,10 @@ class Jobs:
         name = fingerprint(self.model_key, calls, self.envoy._remoteable_get_env())
         last = self.ledger.last(name)
         if last is not None:
-            kept = self._earlier(name, last, label)
+            kept = self._earlier(name, last, calls, label)
             if kept is not None:
                 return kept
-        return self._collect(name, self._submit(name, calls, label), label, self.wait)
+        return self._collect(name, self._submit(name, calls, label), calls, label, self.wait)
 
     def release(self, label: str) -> None:
         """Drops the results under a label, which the caller has stored; what they took stays known."""
@@ -101,7 +103,7 @@ class Jobs:
         """What the jobs took: label, requests, bytes up, bytes down and seconds; see `Ledger.traffic`."""
         return self.ledger.traffic()
 
-    def _earlier(self, name: str, last: Attempt, label: str) -> list[Any] | None:
+    def _earlier(self, name: str, last: Attempt, calls: Sequence[Call], label: str) -> list[Any] | None:
         """What an earlier attempt brings, or None if the job is to be sent."""
         doubt: RemoteError | None = None
         match last.state:
@@ -125,7 +127,8 @@ class Jobs:
             raise doubt
         self._tell(f"{label}: resumed job {last.job_id}")
         try:
-            return self._collect(name, str(last.job_id), label, self.wait if last.state == "submitted" else 0.0)
+            patience = self.wait if last.state == "submitted" else 0.0
+            return self._collect(name, str(last.job_id), calls, label, patience)
         except Lost:
             if last.state == "submitted" or not self.resubmit:
                 raise
@@ -135,7 +138,7 @@ class Jobs:
         """Sends a job and returns the host's name for it."""
         blob, env = build(self.envoy, calls), self.envoy._remoteable_get_env()
         attempt = Attempt(label=label, host=self.host.url, model_key=self.model_key, begun=now(), up=len(blob))
-        begun, pauses = time.monotonic(), _pauses()
+        begun, waits = time.monotonic(), pauses()
         while True:
             self.ledger.begin(name, attempt)
             try:
@@ -156,8 +159,8 @@ class Jobs:
                 if time.monotonic() - begun >= min(AWAY, self.wait):
                     raise RemoteError(f"{label}: {error} Nothing was run there; run again to send it.") from None
             except RemoteError as error:
-                raise RemoteError(f"{label}: {error}") from None
-            time.sleep(next(pauses))
+                raise RemoteError(f"{label}: {error} Whether the job runs there is unknown. {AGAIN}") from None
+            time.sleep(next(waits))
         self.ledger.change(name, state="submitted", job_id=answer.id)
         self._tell(f"{label}: submitted as job {answer.id} ({_size(len(blob))} up)")
         if answer.status == Status.ERROR:
@@ -167,22 +170,23 @@ class Jobs:
     def _sent(self, name: str) -> None:
         self.ledger.change(name, state="sent")
 
-    def _collect(self, name: str, job: str, label: str, patience: float) -> list[Any]:
+    def _collect(self, name: str, job: str, calls: Sequence[Call], label: str, patience: float) -> list[Any]:
         """Waits for a submitted job and fetches its result.
 
         Args:
             name: The job's fingerprint.
             job: The host's name for it.
+            calls: What it runs.
             label: What it is for.
             patience: Seconds for which the host, being there, may know nothing of it.
         """
         begun = heard = time.monotonic()
-        pauses = _pauses()
+        waits = pauses()
         while True:
             try:
                 answer = self.host.look(job)
                 if answer is not None and answer.status == Status.COMPLETED:
-                    return self._finish(name, label, answer)
+                    return self._finish(name, calls, label, answer)
             except Away as error:  # it may come back, and the job with it
                 found, heard = str(error), time.monotonic()
             else:
@@ -199,26 +203,33 @@ class Jobs:
                     f"{label}: job {job} has not ended after {self.wait:g} s of waiting. {found} It is not lost: run "
                     "the same again to go on waiting."
                 )
-            time.sleep(next(pauses))
+            time.sleep(next(waits))
 
-    def _finish(self, name: str, label: str, answer: ResponseModel) -> list[Any]:
+    def _finish(self, name: str, calls: Sequence[Call], label: str, answer: Reply) -> list[Any]:
         try:
-            content = self.host.fetch(str(answer.data))
+            wanted, known = expected(calls), sizes(self.envoy)
+            most = largest(list(wanted), known)
+            limit = result_bytes() if most is None else most + SPARE
+            content = self.host.fetch(str(answer.data), limit, max(self.wait, ANSWER_SECONDS))
+            down, results = len(content), unpack(content, limit).get("results")
+            del content  # as large as the results
+            check(results, list(wanted), known, "results")
+            assert isinstance(results, list)  # noqa: S101 (checked)
+            self.ledger.keep(name, results)
         except Refused as refusal:
             if refusal.status not in EXPIRED:
                 raise RemoteError(f"{label}: {refusal}") from None
             self._lose(name, f"{label}: the job {answer.id} has ended, but {refusal} {AGAIN}")
-        try:
-            results = unpack(content)
-            self.ledger.keep(name, results)
+        except Away:
+            raise
         except RemoteError as error:
-            raise RemoteError(f"{label}: {error}") from None
-        done = self.ledger.change(name, state="finished", ended=now(), down=len(content), meta=answer.meta or {})
+            raise RemoteError(f"{label}: {self.host.url}: {error}") from None
+        done = self.ledger.change(name, state="finished", ended=now(), down=down, meta=answer.meta or {})
         seconds = (now() - done.begun).total_seconds()
         self._tell(f"{label}: finished in {seconds:.1f} s ({_size(done.up)} up, {_size(done.down)} down)")
         return results
 
-    def _fail(self, name: str, label: str, answer: ResponseModel) -> NoReturn:
+    def _fail(self, name: str, label: str, answer: Reply) -> NoReturn:
         self.ledger.change(name, state="failed", ended=now(), message=answer.description, meta=answer.meta or {})
         raise JobError(_failure(label, answer.description))
 
@@ -227,7 +238,7 @@ class Jobs:
         raise Lost(message)
 
 
-def _pauses(first: float = 0.05, factor: float = 1.4, longest: float = 3.0) -> Iterator[float]:
+def pauses(first: float = 0.05, factor: float = 1.4, longest: float = 3.0) -> Iterator[float]:
     """Seconds between looks: short jobs end at once, long ones are not asked about all the time."""
     pause = first
     while True:

@@ -1,4 +1,4 @@
-"""A job's bytes: calls of kernels to an nnsight payload, and what came back to results.
+"""A job's bytes: calls of kernels to an nnsight payload.
 
 The kernels travel as source code, because the host cannot import xmi. Images make most of a payload, and the same ones
 stand in many prompts and many calls, so equal rows of image-like tensors are sent once.
@@ -7,14 +7,11 @@ stand in many prompts and many calls, so equal rows of image-like tensors are se
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import zstandard
 from nnsight import register, save
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
@@ -30,9 +27,6 @@ TRAVELLING = ("xmi.kernels", "xmi.remote")
 
 for package in TRAVELLING:
     register(package)
-
-ZSTD = b"\x28\xb5\x2f\xfd"
-"""How compressed bytes begin."""
 
 
 class _Keep(Backend):  # type: ignore[misc]
@@ -114,31 +108,3 @@ def coded(pool: torch.Tensor) -> list[torch.Tensor]:
     if len(numbers) > 2**15:
         return [pool]
     return [numbers.view(pool.dtype), places.to(torch.uint8 if len(numbers) <= 2**8 else torch.int16)]
-
-
-def unpack(content: bytes) -> list[Any]:
-    """The results of a job, one per call.
-
-    The bytes come from a host that others run, so only tensors and builtins are loaded from them, never code.
-
-    Args:
-        content: What the host stored, compressed or not.
-
-    Returns:
-        What each kernel returned, tensors on the CPU.
-
-    Raises:
-        RemoteError: They are no results, are cut short, or hold something else than tensors and builtins.
-    """
-    try:
-        if content[:4] == ZSTD:
-            content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        results = saved["results"]
-        if not isinstance(results, list):
-            raise TypeError(f"a {type(results).__name__} instead of a list")
-        return results
-    except (pickle.UnpicklingError, zstandard.ZstdError, RuntimeError, OSError, EOFError, LookupError, TypeError,
-            ValueError, AttributeError) as error:  # fmt: skip
-        found = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    raise RemoteError(f"The host's result ({len(content)} bytes) cannot be read as tensors and numbers: {found}")

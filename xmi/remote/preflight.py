@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import tempfile
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,6 +16,7 @@ from nnsight.util import to_import_path
 from xmi.errors import RemoteError
 from xmi.remote.aboard import facts_kernel
 from xmi.remote.host import Host
+from xmi.remote.incoming import Facts, parse, read
 from xmi.remote.jobs import Jobs
 
 Verdict = Literal["ok", "note", "wrong"]
@@ -97,7 +97,7 @@ def preflight(host: Host, model: str, envoy: Any = None, *, wait: float = 120.0)
 
 def _identity(host: Host) -> Check:
     try:
-        email = host.whoami().get("email")
+        email = host.whoami().email
     except RemoteError as error:
         return Check("API key", "note", f"the host does not say whose it is: {error}")
     if email:
@@ -110,13 +110,13 @@ def _identity(host: Host) -> Check:
 def _served(host: Host, model: str) -> tuple[str | None, Check]:
     """Whether a model is deployed, under exactly which key, and if not, which come close."""
     try:
-        deployments = host.status().get("deployments") or {}
+        deployments = host.status().deployments or {}
     except RemoteError as error:
         return None, Check("model", "note", f"the host does not say what it serves: {error}")
     served: dict[str, list[str]] = {}
     for name, one in deployments.items():
-        state = f"{one.get('deployment_level', '?')} {one.get('application_state', '')}".strip()
-        served.setdefault(one.get("model_key") or name.partition(":")[2] or name, []).append(state)
+        state = f"{one.deployment_level or '?'} {one.application_state or ''}".strip()
+        served.setdefault(one.model_key or name.partition(":")[2] or name, []).append(state)
     wanted = model if ":{" in model else _exact(model, served)
     if wanted in served:
         return wanted, _state(wanted, served[wanted])
@@ -150,8 +150,8 @@ def _exact(repo: str, served: dict[str, list[str]]) -> str | None:
 
 def _parts(key: str) -> dict[str, Any]:
     try:
-        parts = json.loads(key.partition(":")[2])
-    except ValueError:
+        parts = parse(key.partition(":")[2], "a model's key")
+    except RemoteError:
         parts = None
     return {"class": key.partition(":")[0], **parts} if isinstance(parts, dict) else {}
 
@@ -169,7 +169,7 @@ def _difference(wanted: str, found: str) -> str:
 def _versions(host: Host) -> tuple[dict[str, Any], list[Check]]:
     """The host's versions, compared with those here by nnsight's own list of critical packages."""
     try:
-        compared = EnvComparison(_here(), host.env())
+        compared = EnvComparison(_here(), host.env().model_dump())
     except RemoteError as error:
         return {}, [Check("versions", "note", f"the host does not say: {error}")]
     facts, checks = {"python": compared.remote_python}, []
@@ -202,7 +202,8 @@ def _smoke(host: Host, key: str, envoy: Any, wait: float) -> tuple[dict[str, Any
     inputs = {"input_ids": token, "attention_mask": token, "use_cache": False}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            ((facts),) = Jobs(host, key, envoy, folder, wait=wait).run([(facts_kernel, (inputs,))], "smoke trace")
+            (found,) = Jobs(host, key, envoy, folder, wait=wait).run([(facts_kernel, (inputs,))], "smoke trace")
+            facts = read(Facts, found, f"{host.url}: the smoke trace", host.clean).model_dump()
         except RemoteError as error:
             return {}, Check("smoke trace", "wrong", str(error))
     where = " ".join(filter(None, (facts["device"], facts["accelerator"])))

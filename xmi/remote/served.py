@@ -19,6 +19,7 @@ from xmi.remote.host import Host
 from xmi.remote.identity import model_key
 from xmi.remote.jobs import Jobs
 from xmi.remote.preflight import Preflight, preflight
+from xmi.remote.tracing import SafeBackend
 from xmi.storage import cache_home
 
 Say = Callable[[str], None]
@@ -64,6 +65,10 @@ class Served:
             smoke: Run a forward of one token there.
         """
         return preflight(self.host, self.key, self.envoy if smoke else None, wait=self._wait)
+
+    def backend(self) -> SafeBackend:
+        """What runs a raw nnsight trace of this model there, and reads its results safely."""
+        return SafeBackend(self.host, self.key, self.envoy._remoteable_get_env(), self._wait)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
