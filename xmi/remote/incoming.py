@@ -311,9 +311,7 @@ def unpack(content: bytes, limit: int | None = None) -> dict[str, Any]:
         found = next(iter(str(error).strip().splitlines()), type(error).__name__)
     length = len(content)
     del content  # no traceback shows it
-    raise RemoteError(
-        f"The host's result ({length} bytes) cannot be read as tensors and numbers: {plain(found)[:500]}"
-    )
+    raise RemoteError(f"The host's result ({length} bytes) cannot be read as tensors and numbers: {plain(found)[:500]}")
 
 
 def _inflated(content: bytes, limit: int) -> bytes:
