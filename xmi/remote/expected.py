@@ -94,8 +94,7 @@ def _lens(
     weight: Any = None, bias: Any = None, answers: Any = None, new: int = 1,
 ) -> Expected:  # fmt: skip
     one = len(columns), int(paths["n_layers"]) + 1
-    share = {"dtypes": WHOLE, "low": -1e-3, "high": 1 + 1e-3}
-    mass, top = Numbers((*one, len(sets[0])), **share), Numbers((*one, k), **share)
+    mass, top = (Numbers((*one, count), WHOLE, -1e-3, 1 + 1e-3) for count in (len(sets[0]), k))
     said = () if answers is None else _next_token(inputs, answers, new)
     return (mass, _ids(*one, len(sets[0])), _ids(*one, k), top), said
 
@@ -156,7 +155,7 @@ def sizes(envoy: Any) -> dict[str, int]:
     """The sizes of a model, as far as it tells them without its weights: `vocab` and `d_model`."""
     model = envoy._module
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    shape = getattr(getattr(head, "weight", None), "shape", ())
+    shape: Sequence[int] = getattr(getattr(head, "weight", None), "shape", ())
     width = getattr(model.config.get_text_config(), "hidden_size", None)
     found = {"vocab": shape[0] if len(shape) == 2 else None, "d_model": width}
     return {name: int(size) for name, size in found.items() if isinstance(size, int)}

@@ -258,7 +258,7 @@ def read(kind: type[M], found: Any, where: str, clean: Callable[[str], str]) -> 
     raise RemoteError(f"{where} does not answer as an NDIF host does: {field}: {first['msg']}. Is the address right?")
 
 
-def checked_id(job_id: str, where: str) -> str:
+def checked_id(job_id: Any, where: str) -> str:
     """A job's id, which becomes part of an address.
 
     Raises:
@@ -266,7 +266,7 @@ def checked_id(job_id: str, where: str) -> str:
     """
     if not (isinstance(job_id, str) and re.fullmatch(JOB_ID[1:-1], job_id)):
         raise RemoteError(f"{where}: {plain(repr(job_id))[:80]} cannot be the id of a job.")
-    return job_id
+    return str(job_id)
 
 
 # Results
