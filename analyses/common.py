@@ -27,7 +27,7 @@ from scipy.stats import ttest_1samp
 import xmi
 from xmi.measure import Answers, Comparison, answers_at
 from xmi.study import StudyResults
-from xmi.study.results import FINISHED
+from xmi.study.folder import FINISHED
 
 RUN, OUT = Path("runs/findings"), Path("docs/findings")
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told apart", "not found"

@@ -37,6 +37,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
@@ -51,9 +52,10 @@ from PIL import Image
 import xmi
 from analyses.benchmarks.overhead import machine, say
 from analyses.benchmarks.published import Published
+from xmi.errors import RunError
 from xmi.prompt import Prompt
 from xmi.study import StudyResults
-from xmi.study.cell import ensemble_sizes, slug
+from xmi.study.cell import ensemble_sizes
 from xmi.study.plan import Plan
 from xmi.study.steps import reads
 from xmi.vector import TaskVector, shared_pairs
@@ -245,15 +247,15 @@ def _of_experiments(results: StudyResults, plan: Plan, sides: Sides) -> Iterable
 
 def _of_records(results: StudyResults, side: Published) -> Iterable[tuple[str, Job]]:
     """Prompts, and queries with a vector patched in."""
-    loaded: dict[Path, torch.Tensor] = {}
+    loaded: dict[tuple[Any, ...], torch.Tensor] = {}
     special = set(side.tokenizer.all_special_tokens)
 
     def vector(record: dict[str, Any]) -> torch.Tensor | None:
-        name = f"{record['model']}.{record['seed']}.{slug(record['task'])}.{slug(record['source'])}.safetensors"
-        path = results.path / "vectors" / name
-        if path not in loaded and path.is_file():
-            loaded[path] = TaskVector.load(path).values
-        return loaded.get(path)
+        key = record["model"], record["task"], record["source"], record["seed"]
+        if key not in loaded:
+            with suppress(RunError):  # not stored
+                loaded[key] = results.vector(*key).values
+        return loaded.get(key)
 
     def pieces(record: dict[str, Any]) -> list[str | Image.Image]:
         folder = results.path / "images"

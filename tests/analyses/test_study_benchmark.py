@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,10 +16,9 @@ import pytest
 import xmi
 from analyses.benchmarks import study
 from analyses.benchmarks.study import Job, Result, Sides, Stratum
+from tests.study.sealing import reseal
 from xmi.study import StudyResults
-from xmi.study.cell import slug
 from xmi.study.plan import Plan
-from xmi.vector import TaskVector
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "analyses.benchmarks.study"]
@@ -50,9 +50,7 @@ def test_everything_that_the_study_stored_is_counted(results: StudyResults, side
             assert strata[f"prompt · {source} ICL > {target}"].calls == 2 * len(task.split("test"))
     read = {k: s.calls for k, s in strata.items() if k.startswith("vector")}
     for source in ("image ICL", "base LLM text ICL"):
-        files = results.path.glob(f"vectors/organism.*.food-color.{slug(source)}.safetensors")
-        cards = [TaskVector.load(file).card for file in files]
-        assert len(cards) == 2
+        cards = [results.vector("organism", "food-color", source, seed).card for seed in (0, 1)]
         # Prompts of one seed could be drawn again under the other.
         assert read[f"vector · {source}"] in range(max(c.n for c in cards), sum(c.n for c in cards) + 1)
     assert read["vector · instruction"] == len(task.instructions), "once, whatever the seed"
@@ -79,10 +77,13 @@ def test_the_published_algorithm_gives_the_stored_answers(results: StudyResults,
 def test_other_answers_are_refused(results: StudyResults, monkeypatch: pytest.MonkeyPatch) -> None:
     def tampered(_options: Sequence[str], out: Path, _scratch: Path) -> float:
         out.mkdir()
-        for part in ("study.json", "results", "vectors", "images"):
+        for part in ("tables", "vectors", "images"):
             (out / part).symlink_to(results.path / part)
+        shutil.copytree(results.path / "results", out / "results")
+        shutil.copy(results.path / "study.json", out)
         records = [r | {"predicted": ["?"] * 8 if "layers" in r else "?"} for r in results.records()]
         (out / "records.jsonl").write_text("\n".join(json.dumps(r) for r in records), encoding="utf-8")
+        reseal(out)
         return 1.0
 
     monkeypatch.setattr(study, "run_study", tampered)

@@ -21,6 +21,7 @@ from tests.remote import kill
 from tests.remote.compare import TOLERANCE, differences
 from tests.remote.loopback import KEY, Loopback
 from xmi.remote import host as host_module
+from xmi.storage import DIGEST
 from xmi.study import StudyResults
 from xmi.vector.sweep import PROOF
 
@@ -74,12 +75,16 @@ def read(path: Path) -> Any:
             with path.open(encoding="utf-8", newline="") as stream:
                 return [[number(cell) for cell in row] for row in csv.reader(stream)]
         case ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if "tables" in content:  # the index
+                return [content["tables"], content["results"]]
+            return content.get("measured", content)  # of a cell, without what says where it was made
         case ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         case ".safetensors":
             with safe_open(path, framework="pt") as stored:
-                return [{name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata()]  # noqa: SIM118
+                card = {name: text for name, text in (stored.metadata() or {}).items() if name != DIGEST}
+                return [{name: stored.get_tensor(name) for name in stored.keys()}, card]  # noqa: SIM118
     return path.read_bytes()
 
 

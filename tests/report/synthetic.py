@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from tests.study.sealing import finish
 from xmi.measure import Answers, Phases, Transfer, alignment, cosine_per_layer, merge, project, silhouette
 
 TASKS = ("country-capital", "country-currency", "animal-latin", "animal-young", "food-color", "food-flavor")
@@ -73,7 +74,6 @@ def make_run(
     models = {"organism": GOOD, "control": CONTROL} if models is None else models
     for name in ("results", "tables", "images"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "results" / "index.json").write_text("[]", encoding="utf-8")
     rng = np.random.default_rng(0)
     names = _images(folder / "images", items) if images else []
     records: list[dict[str, Any]] = []
@@ -82,7 +82,6 @@ def make_run(
     lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
     (folder / "records.jsonl").write_text(lines, encoding="utf-8")
     study = {
-        "format": 1,
         "plan": {"tasks": list(tasks), "shots": 5, "seeds": list(range(seeds)), "layers": layers},
         "provenance": {
             "models": {m: {"id": m, "revision": "abc", "sha256": "0" * 64} for m in models},
@@ -93,7 +92,7 @@ def make_run(
         },
         "models": list(models),
     }
-    (folder / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    finish(folder, study)
     return folder
 
 

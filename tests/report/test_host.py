@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import pytest
 from tests.report.browser import Open
 from tests.report.synthetic import GOOD, HOSTILE, TASKS, make_run
 from tests.report.test_document import Outline
+from tests.study.sealing import content_of, rewrite
 from xmi.remote.ledger import Attempt, Ledger
 from xmi.report import render, similarity_page
 from xmi.report.host import hosted
-from xmi.study.results import JOBS, StudyResults
+from xmi.study.folder import JOBS, STUDY
+from xmi.study.results import StudyResults
 
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 FACTS = {
@@ -44,9 +45,8 @@ def job(ledger: Ledger, number: int, label: str, up: int, down: int = 0, **chang
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("run"), {"organism": GOOD}, tasks=TASKS[:2], items=6, layers=3)
-    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    study["provenance"]["hosts"] = {"organism": FACTS}
-    (folder / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    provenance = content_of(folder / STUDY)["provenance"]
+    rewrite(folder / STUDY, provenance={**provenance, "hosts": {"organism": FACTS}})
     ledger = Ledger(folder / JOBS)
     job(ledger, 0, "organism-1.5.0.food-color.read", 150_000, 36_000)
     job(ledger, 1, "organism-1.5.0.food-flavor.read", 1_250_000, 4_000)

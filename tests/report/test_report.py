@@ -249,9 +249,10 @@ def test_missing_parts_are_left_out(run, tmp_path):
     assert 'id="panel-projection"' not in written
     assert 'id="panel-silhouette"' in written
     assert "no records" in written
-    (tmp_path / "tables" / "organism.summary.csv").unlink()
+    other = make_run(tmp_path / "other", {"organism": GOOD}, **SMALL)
+    (other / "tables" / "organism.summary.csv").unlink()
     with pytest.raises(RunError, match=r"organism\.summary\.csv"):
-        render(StudyResults(tmp_path), tmp_path / "report.html")
+        render(StudyResults(other), tmp_path / "report.html")
 
 
 def test_unwritable_place_is_named(run, tmp_path):

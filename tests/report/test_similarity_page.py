@@ -114,7 +114,7 @@ def test_sentences_follow_the_numbers_in_either_direction(run: Path, tmp_path: P
 def test_missing_parts_are_left_out(tmp_path: Path) -> None:
     results = StudyResults(make_run(tmp_path, {"organism": GOOD}, **SHAPE))
     (tmp_path / "results" / "organism.alignment.json").unlink()
-    with pytest.raises(RunError, match="holds no alignment of organism"):
+    with pytest.raises(RunError, match=r"organism\.alignment\.json is gone"):
         alignment_of(results, "organism")
     text = similarity_page(results, tmp_path / "s.html").read_text("utf-8")
     assert 'id="panel-alignment-cosine"' not in text

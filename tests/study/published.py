@@ -16,8 +16,6 @@ import xmi
 from analyses.benchmarks.published import Published, hit
 from xmi.prompt import Prompt, Prompts, Task
 from xmi.study import StudyResults
-from xmi.study.cell import slug
-from xmi.vector import TaskVector
 from xmi.vlm import VLM
 
 TOLERANCE = 1e-5
@@ -78,10 +76,9 @@ def compare_study(results: StudyResults, eye: Side, base: Side, transfers: Seque
         given = (task.icl("text", **drawn), task.icl("image", **drawn), task.instruction())
         vectors[task.name, seed] = oracle_vectors(eye, base, *given)
         for source, expected in vectors[task.name, seed].items():
-            file = f"{model}.{seed}.{slug(task.name)}.{slug(source)}.safetensors"
-            stored = TaskVector.load(results.path / "vectors" / file).values
-            assert (stored - expected).abs().max() <= TOLERANCE, file
-            yield file
+            stored = results.vector(model, task.name, source, seed).values
+            assert (stored - expected).abs().max() <= TOLERANCE, (task.name, source, seed)
+            yield f"{task.name} · {source} · {seed}"
     for source, target in transfers:
         row = table.loc["patch", source, target]
         validation, test = (

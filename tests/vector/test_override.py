@@ -42,7 +42,7 @@ def vlm() -> VLM:
 def contested(vlm: VLM) -> tuple[Task, Task]:
     """The two tasks, such that a random model is right: what it says becomes labels of items that are asked."""
     first = vlm.override(CITY, OTHER, shots=2, n=4)
-    says = {u: [run[q] for run in first.predicted] for q, u in enumerate(first.units)}
+    says = {u: [run[q] for run in first.predicted] for q, u in enumerate(first.inputs)}
     mine = tuple(replace(i, output=says[i.input][0]) if i.input in says else i for i in CITY.items)
     theirs = tuple(
         replace(i, output=says[i.input][2], alternatives=(says[i.input][4],)) if i.input in says else i
@@ -66,7 +66,8 @@ def test_every_run_equals_a_plain_forward(vlm: VLM, contested: tuple[Task, Task]
     prompts = asked_prompts(mine, "text", "text", 2, 0)
     vector = vlm.task_vector(theirs.icl("text", shots=2, n=4))
     assert len(found.predicted) == 2 + 2 * 4
-    assert found.units == ("Norway", "is", "Egypt", "city") == tuple(p.input for p in prompts)
+    assert found.inputs == ("Norway", "is", "Egypt", "city") == tuple(p.input for p in prompts)
+    assert found.units == tuple(p.unit for p in prompts), "the same names as in every other result"
     assert found.splits == ("validation", "validation", "test", "test")
     labels = {i.input: i.outputs for i in contested[1].items}
     tok = vlm.encoder.tokenizer

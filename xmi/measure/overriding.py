@@ -35,11 +35,13 @@ class Overriding(Result):
         layers: The layers that were patched.
         tasks: The prompt's task, per query.
         others: The patched task, per query.
-        units: The input, per query.
+        units: Task and input of each query, as in all results.
         splits: `validation` (chooses the layer) or `test` (is reported), per query.
         predicted: Text of the top token, by run and query.
         paper: Hits by the paper's rule; `label` 0 is that of the prompt's task, 1 that of the patched one.
         strict: Hits by exact first token.
+        inputs: The input of each query. Both tasks of a pair ask the same inputs, so that these are what intervals
+            count; empty if the units are.
     """
 
     context: str
@@ -52,6 +54,7 @@ class Overriding(Result):
     predicted: tuple[tuple[str, ...], ...]
     paper: Bool[np.ndarray, "label run query"]
     strict: Bool[np.ndarray, "label run query"]
+    inputs: tuple[str, ...] = ()
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -65,7 +68,7 @@ class Overriding(Result):
             raise MeasureError(f"concat needs at least one Overriding, all with the same {', '.join(fixed)}.")
         runs = range(len(parts[0].predicted))
         kept: dict[str, Any] = {k: getattr(parts[0], k) for k in fixed}
-        for k in ("tasks", "others", "units", "splits"):
+        for k in ("tasks", "others", "units", "splits", "inputs"):
             kept[k] = tuple(v for p in parts for v in getattr(p, k))
         for k in ("paper", "strict"):
             kept[k] = np.concatenate([getattr(p, k) for p in parts], -1)
@@ -105,9 +108,8 @@ class Overriding(Result):
             raise NotMeasuredError(f"Unknown winner {winner!r}; use one of {', '.join(WINNERS)}.")
         run = self._run(method, layer, score)
         own = np.array(self.splits) == split
-        return accuracy(
-            self.winners(score)[run, own] == WINNERS.index(winner), np.array(self.units)[own], self._pairs()[own]
-        )
+        asked = np.array(self.inputs or self.units)[own]
+        return accuracy(self.winners(score)[run, own] == WINNERS.index(winner), asked, self._pairs()[own])
 
     @property
     def best_layer(self) -> int:

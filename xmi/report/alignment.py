@@ -56,10 +56,7 @@ def alignment_of(results: StudyResults, model: str) -> Alignment:
     Raises:
         RunError: The study holds none.
     """
-    path = results.path / "results" / f"{model}.alignment.json"
-    if not path.is_file():
-        raise RunError(f"The study in {results.path} holds no alignment of {model}.")
-    return Alignment.load(path)
+    return results.alignment(model)
 
 
 def alignment_panels(results: StudyResults, section: str = "geometry") -> list[Panel]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,51 +24,77 @@ from xmi.measure import (
 from xmi.measure.answers import hits_of
 from xmi.measure.result import encode
 from xmi.prompt import Task
-from xmi.study.cell import RANDOM, Cell
+from xmi.study.cell import RANDOM
+from xmi.study.folder import FINISHED, RECORDS
+from xmi.study.grid import Cell, slug
 from xmi.study.plan import TARGETS, Plan
-from xmi.study.results import FINISHED
-from xmi.study.store import Store
+from xmi.study.store import Store, Stored
 from xmi.vector import base_similarity
 
 SCORES = ("paper", "strict", "whole")
 
 
-def assemble(store: Store, plan: Plan, cells: Sequence[Cell], tasks: dict[str, Task]) -> None:
+def assemble(store: Store, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> None:
     """Writes records, tables and results of a study whose cells are all finished.
 
     Args:
         store: The run folder.
-        plan: The plan.
         cells: All cells, in the plan's order.
         tasks: The tasks, by their name in the plan.
     """
-    written = []
+    plan = store.plan
+    (store.path / FINISHED).unlink(missing_ok=True)  # what it lists is about to be written over
     names = {key: task.name for key, task in tasks.items()}
     training = {task.name: [item.output for item in task.split("train")] for task in tasks.values()}
     content = {cell: store.get(cell) for cell in cells}
-    store.write("records.jsonl", "".join(store.records(cell) for cell in cells))
+    store.write(RECORDS, "".join(stored.records for stored in content.values()))
+    index: dict[str, Any] = {"tables": {}, "results": {}}
     for model in dict.fromkeys(cell.model for cell in cells):
+        stem = slug(model, ".")
         own = [cell for cell in cells if cell.model == model and cell.kind == "ask"]
-        parts = [content[cell] for cell in own]
+        parts = [content[cell].measured for cell in own]
         answers = {name: Answers.concat([p["answers"][name] for p in parts]) for name in parts[0]["answers"]}
         transfers = {name: Transfer.concat([p["transfers"][name] for p in parts]) for name in parts[0]["transfers"]}
         results: dict[str, Any] = {f"answers.{name}": value for name, value in answers.items()}
         results |= {f"transfer.{name}": value for name, value in transfers.items()}
         results |= _phases(own, parts, names)
-        results |= _once({cell: content[cell]["result"] for cell in cells if cell.model == model})
-        results |= _kinship(store, [c for c in cells if c.model == model and c.kind == "read"])
-        for name, value in results.items():
-            written.append(store.write(f"results/{model}.{name}.json", json.dumps(encode(value))).name)
+        results |= _once({c.kind: content[c].measured["result"] for c in cells if c.model == model and c.task is None})
+        results |= _kinship({c: s for c, s in content.items() if c.model == model}, plan)
         answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
-        table = summary(answers, transfers, plan.score, plan.ties)
-        store.write(f"tables/{model}.summary.csv", table.to_csv(index=False))
-        table = by_task(answers, transfers, plan.score, plan.ties)
-        store.write(f"tables/{model}.by_task.csv", table.to_csv(index=False))
-        table = comparisons(answers, transfers, score=plan.score, ties=plan.ties)
-        store.write(f"tables/{model}.comparisons.csv", table.to_csv(index=False))
-        for name, transfer in transfers.items():
-            store.write(f"tables/{model}.transfer.{name}.csv", transfer.to_frame().to_csv(index=False))
-    store.write(FINISHED, json.dumps(sorted(written), indent=1))
+        tables = {
+            "summary": summary(answers, transfers, plan.score, plan.ties),
+            "by_task": by_task(answers, transfers, plan.score, plan.ties),
+            "comparisons": comparisons(answers, transfers, score=plan.score, ties=plan.ties),
+            **{f"transfer.{name}": transfer.to_frame() for name, transfer in transfers.items()},
+        }
+        for kind, ending in (("results", "json"), ("tables", "csv")):
+            index[kind][model] = {
+                name: f"{kind}/{stem}.{name}.{ending}" for name in (results, tables)[kind == "tables"]
+            }
+        for name, value in results.items():
+            store.write(index["results"][model][name], json.dumps(encode(value)))
+        for name, table in tables.items():
+            store.write(index["tables"][model][name], table.to_csv(index=False))
+    index["vectors"] = [
+        {
+            "model": c.model,
+            "seed": c.seed,
+            **vector,
+            "task": names[vector["task"]],
+            "digest": stored.digest(vector["file"]),
+        }
+        for c, stored in content.items()
+        for vector in stored.head["parts"]["vectors"]
+    ]
+    index["made_with"] = _made_with(content.values())
+    images = {name for stored in content.values() for name in stored.head["files"] if name.startswith("images/")}
+    store.write_index({**index, "files": [RECORDS, *images]}, cells)
+
+
+def _made_with(stored: Iterable[Stored]) -> list[dict[str, Any]]:
+    """The different things that cells were made with, and how many cells each."""
+    found = Counter(tuple(sorted(one.head["made_with"].items())) for one in stored)
+    return [{"cells": count, "with": dict(what)} for what, count in found.items()]
 
 
 def summary(
@@ -176,23 +203,21 @@ def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[
     return found | ({"boundaries": boundaries(pooled)} if pooled else {})
 
 
-def _once(found: dict[Cell, Any]) -> dict[str, Any]:
-    """What was done once for a model."""
-    results = {cell.kind: r for cell, r in found.items() if cell.kind in ("words", "lineage", "overriding")}
-    for measured in (result for cell, result in found.items() if cell.kind == "geometry"):
-        results |= measured
-    for curves in (result for cell, result in found.items() if cell.kind == "ensembling"):
-        results |= {f"ensembling.{target}": curve for target, curve in curves.items()}
-    return results
+def _once(found: dict[str, Any]) -> dict[str, Any]:
+    """What was done once for a model, by the kind of the cell."""
+    results: dict[str, Any] = {kind: r for kind, r in found.items() if kind in ("words", "lineage", "overriding")}
+    curves = {f"ensembling.{target}": curve for target, curve in found.get("ensembling", {}).items()}
+    return {**results, **found.get("geometry", {}), **curves}
 
 
-def _kinship(store: Store, cells: Sequence[Cell]) -> dict[str, Any]:
+def _kinship(stored: Mapping[Cell, Stored], plan: Plan) -> dict[str, Any]:
     """Cosines between the text ICL vectors of a model and its base LLM, from the first seed."""
-    first = [cell for cell in cells if cell.seed == cells[0].seed]
-    pairs = [store.vectors(cell, ("text ICL", "base LLM text ICL")) for cell in first]
-    if any(len(pair) < 2 for pair in pairs):
+    first = [one for cell, one in stored.items() if cell.kind in ("read", "base") and cell.seed == plan.seeds[0]]
+    vectors = {name: vector for one in first for name, vector in one.vectors().items()}
+    sides = [[vectors.get((task, source)) for task in plan.tasks] for source in ("text ICL", "base LLM text ICL")]
+    own, base = ([vector for vector in side if vector is not None] for side in sides)
+    if len(own) < len(plan.tasks) or len(base) < len(plan.tasks):
         return {}
-    own, base = ([pair[name] for pair in pairs] for name in ("text ICL", "base LLM text ICL"))
     centred = {"kinship.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
     return {"kinship": base_similarity(own, base), **centred}
 

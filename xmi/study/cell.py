@@ -1,4 +1,4 @@
-"""The cells of a study: one model, one task, one seed, read or asked."""
+"""What is done in the cells of a study: one model, one task, one seed, read or asked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from xmi.errors import RunError
 from xmi.lens import TunedLens
 from xmi.measure import Answers, Overriding, Phases, Result, TaskWords, Transfer
 from xmi.measure.answers import hits_of
 from xmi.prompt import Prompt, Prompts, Task
+from xmi.study.grid import Cell
 from xmi.study.plan import ENSEMBLES, Plan
 from xmi.study.steps import SHUFFLED, UNRELATED, Read, asks, follows, icl, lens_prompts, reads, sweeps
 from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
@@ -29,31 +31,6 @@ RANDOM, OTHER, MEAN = "control: random vector", "control: another task", "contro
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A piece of a study that is done whole or not at all.
-
-    Attributes:
-        kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
-            phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
-            `lineage` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
-            with the first seed).
-        model: Which model.
-        task: Which task, as the plan names it; `all` where it is about all.
-        seed: Which seed.
-    """
-
-    kind: str
-    model: str
-    task: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """The cell's file name."""
-        return f"{self.model}.{self.seed}.{slug(self.task)}.{self.kind}"
-
-
-@dataclass(frozen=True)
 class CellResult:
     """What was measured in a cell.
 
@@ -61,7 +38,7 @@ class CellResult:
         answers: Prompting cells on test items, by `source > target`.
         transfers: Sweeps by `target.split`.
         phases: Phases by specification.
-        vectors: Task vectors by task and source.
+        vectors: Task vectors that were read or made, by task (as the plan names it) and source.
         points: Single-prompt vectors by modality, for the geometry.
         lens: A lens that was trained.
         result: What a cell of another kind than `read` and `ask` found; geometry by name, ensembling by target.
@@ -111,7 +88,7 @@ def read_cell(
         Vectors and points.
     """
     once, base = memory or Memory(), cell.kind == "base"
-    names = plan.tasks if base else [cell.task]
+    names = plan.tasks if base else [str(cell.task)]
     steps = [(name, step) for name in names for step in reads(plan, tasks[name], cell.seed) if step.base == base]
     keep = plan.points if cell.seed == plan.seeds[0] else 0  # the geometry's
     found = reader.engine.together(partial(_read, once, cell, step, reader, keep) for _, step in steps)
@@ -142,25 +119,30 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
         tasks: All tasks, by their name in the plan.
         vlm: The cell's model.
         base: Its base LLM, or None.
+
+    Raises:
+        RunError: A cell of another kind, or one that needs a base LLM where there is none.
     """
     all_tasks = list(tasks.values())
-    if cell.kind == "lens":
-        return CellResult(lens=vlm.tune_lens(lens_prompts(plan, all_tasks), seed=cell.seed))
-    if cell.kind == "words":
-        known = [word for task in all_tasks for item in task.items for word in (item.input, *item.outputs)]
-        return CellResult(result=vlm.find_task_words(lens_prompts(plan, all_tasks), exclude=known))
-    if cell.kind == "lineage" and base is not None:
-        return CellResult(
-            result=vlm.compare_base(base, [p for t in all_tasks for p in icl(plan, t, "text", cell.seed)])
-        )
     slots: dict[str, Any] = {"slot": plan.slot, "patch_slot": plan.patch_slot}
-    if cell.kind == "ensembling":
-        counts = ensemble_sizes(plan)
-        curves = vlm.ensembling_of(all_tasks, queries=plan.targets, prompts=counts, seeds=plan.seeds, **slots)
-        return CellResult(result=dict(zip(plan.targets, curves, strict=True)))
-    options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers, **slots}
-    pairs = (partial(vlm.override, one, two, **options) for one, two in shared_pairs(all_tasks))
-    return CellResult(result=Overriding.concat(vlm.engine.together(pairs)))
+    match cell.kind:
+        case "lens":
+            return CellResult(lens=vlm.tune_lens(lens_prompts(plan, all_tasks), seed=cell.seed))
+        case "words":
+            known = [word for task in all_tasks for item in task.items for word in (item.input, *item.outputs)]
+            return CellResult(result=vlm.find_task_words(lens_prompts(plan, all_tasks), exclude=known))
+        case "lineage" if base is not None:
+            prompts = [p for task in all_tasks for p in icl(plan, task, "text", cell.seed)]
+            return CellResult(result=vlm.compare_base(base, prompts))
+        case "ensembling":
+            counts = ensemble_sizes(plan)
+            curves = vlm.ensembling_of(all_tasks, queries=plan.targets, prompts=counts, seeds=plan.seeds, **slots)
+            return CellResult(result=dict(zip(plan.targets, curves, strict=True)))
+        case "overriding":
+            options = {"shots": plan.shots, "n": plan.prompts, "seed": cell.seed, "layers": plan.layers, **slots}
+            pairs = (partial(vlm.override, *pair, **options) for pair in shared_pairs(all_tasks))
+            return CellResult(result=Overriding.concat(vlm.engine.together(pairs)))
+    raise RunError(f"Nothing is known that {cell.key} would do once for a model.")
 
 
 def ensemble_sizes(plan: Plan) -> tuple[int, ...]:
@@ -193,7 +175,7 @@ def ask_cell(
     Returns:
         Everything measured.
     """
-    book, once = _Book(cell), memory or Memory()
+    book, once, name = _Book(cell), memory or Memory(), str(cell.task)
     vectors = patched_vectors(plan, cell, read)
     new = longest_label(vlm, task) if plan.whole else None
     chosen = _words(plan, task, words)
@@ -216,10 +198,10 @@ def ask_cell(
 
     answers, transfers, phases = {}, {}, {}
     for ask, label in zip(asked, labels, strict=True):
-        given, name = next(found), f"{ask.source} > {ask.target}"
+        given = next(found)
         if label:
             phases[label], given = given
-        answers[name] = given
+        answers[f"{ask.source} > {ask.target}"] = given
         book.prompted(ask.source, ask.target, ask.prompts, given)
     for step in swept:
         result = transfers[f"{step.target}.{step.split}"] = next(found)
@@ -232,7 +214,7 @@ def ask_cell(
         answers,
         transfers,
         {label: phases[label] for label in followed},
-        {(cell.task, source): vector for source, vector in vectors.items()},
+        {(name, source): vector for source, vector in vectors.items() if source not in read[name]},
         records=book.records,
         images=book.images,
     )
@@ -256,7 +238,8 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
     Controls are made in the image of the text ICL vector. Those that need other tasks are left out where there are
     none.
     """
-    own = read[cell.task]
+    task = str(cell.task)
+    own = read[task]
     text = own["text ICL"]
     found = {name: own[name] for name in plan.sources if name in own}
     found |= {name: ensemble(*(own[p] for p in parts)) for name, parts in ENSEMBLES.items() if name in plan.sources}
@@ -267,7 +250,7 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
         found[RANDOM] = random_like(text, int.from_bytes(drawn[:4], "big"))
     if len(tasks) > 1:
         if "another task" in plan.controls:
-            found[OTHER] = read[tasks[(tasks.index(cell.task) + 1) % len(tasks)]]["text ICL"]
+            found[OTHER] = read[tasks[(tasks.index(task) + 1) % len(tasks)]]["text ICL"]
         if "mean over tasks" in plan.controls:
             values = torch.stack([vectors["text ICL"].values for vectors in read.values()]).mean(0)
             card = text.card.model_copy(
@@ -369,9 +352,3 @@ def thumbnail(path: Path) -> bytes:
         buffer = io.BytesIO()
         small.save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def slug(text: str) -> str:
-    """A file-name form of a task or source name; differing names that look alike get different hashes."""
-    plain = "".join(c if c.isalnum() or c == "-" else "-" for c in text)
-    return plain if plain == text else f"{plain[-60:]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -13,9 +13,9 @@ import torch
 
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
+from xmi.study.grid import cells_of, subjects
 from xmi.study.plan import Plan
 from xmi.study.prepare import Prepared, glance, prepare
-from xmi.study.run import BASE, cells_of, models_of
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.traffic import Traffic, traffic_of
 from xmi.vector import shared_pairs
@@ -93,8 +93,7 @@ def _plan_lines(asked: Prepared) -> list[str]:
 
 def _sources(study: Plan) -> dict[str, str]:
     """All models by name, the base LLM included."""
-    found = models_of(study)
-    return {**found, **({f"{next(iter(found))}{BASE}": study.base} if study.base else {})}
+    return {name: one.source for name, one in subjects(study).items()}
 
 
 def _host_lines(asked: Prepared) -> list[str]:
@@ -125,7 +124,7 @@ def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
         tasks: Its tasks.
         name: The model's name in the study; a base LLM only reads.
     """
-    cost, base = Cost(), name.endswith(BASE)
+    cost, base = Cost(), subjects(plan)[name].role == "base"
     for task in tasks.values():
         new = longest_label(vlm, task) if plan.whole else 1
         sets = len(plan.sources) + len(plan.controls)

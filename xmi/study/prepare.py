@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
+from xmi.study.grid import subjects
 from xmi.study.plan import LOADING, Plan, blind_fields, make_plan, read_plan
 from xmi.study.steps import asks, follows, reads, sweeps
 from xmi.vector.lineage import check_shapes
@@ -30,6 +31,7 @@ class Prepared:
         tasks: The tasks, by their name in the plan; every prompt was built once.
         workers: Processes, or None for as many as fit.
         notes: What the plan leaves out by default, and why.
+        revisions: The revision of each model's files, by where it is loaded from.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class Prepared:
     tasks: dict[str, Task]
     workers: int | None = None
     notes: tuple[str, ...] = ()
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
@@ -68,6 +71,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         elif isinstance(value, (list, tuple, range)):
             wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
     plan = make_plan(**wanted)  # as it stands, for its faults
+    subjects(plan)  # for two models of one name
     if loading.get("remote"):
         check_for_host(plan, loading)
     tasks = _load_tasks(plan)
@@ -80,7 +84,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     _check_models(plan, models)
     _check_tasks(plan, tasks, plan.modalities)
     _check_prompts(plan, tasks, models)
-    return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else ())
+    revisions = {source: vlm.revision for source, vlm in models.items()}
+    return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else (), revisions)
 
 
 def glance(source: str, loading: Mapping[str, Any]) -> VLM:

@@ -6,7 +6,8 @@ No model is needed to read a run folder; everything here comes from its files.
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,9 @@ from xmi.measure import (
     TaskWords,
     Transfer,
 )
-
-FINISHED = "results/index.json"
-"""Written last: a folder without it is unfinished."""
-
-JOBS = "jobs"
-"""Where a study on a host keeps its jobs."""
+from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
+from xmi.study.sealed import digest_of
+from xmi.vector import TaskVector
 
 
 class StudyResults:
@@ -41,26 +39,24 @@ class StudyResults:
 
     Attributes:
         path: The run folder.
+        study: What was asked (`plan`) and how it was done (`provenance`); where libraries changed while the run was
+            going on, their versions say how many cells each made.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Opens a run folder.
 
         Raises:
-            RunError: The folder does not exist, holds no study, or the study is unfinished.
+            RunError: The folder does not exist, holds no study, or the study is unfinished; or a file that is read
+                here is missing, damaged or another one.
         """
         self.path = Path(path)
-        if not (self.path / "study.json").is_file():
-            raise RunError(f"{self.path} holds no study.json, so it is not a run folder of xmi.")
+        self.study = read_study(self.path)
+        self._index = read_index(self.path)
+        if self._index["study"] != self.study["identity"]:
+            raise RunError(f"{self.path / FINISHED} is of another study than {self.path / STUDY}. {ANEW}")
+        self.study["provenance"] |= _versions(self.study["provenance"], self._index["made_with"])
         self._tables: dict[Path, pd.DataFrame] = {}
-        if not (self.path / FINISHED).is_file():
-            raise RunError(f"The study in {self.path} is unfinished: run the same command again to complete it.")
-
-    @cached_property
-    def study(self) -> dict[str, Any]:
-        """What was asked (`plan`) and how it was done (`provenance`), as stored."""
-        content: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
-        return content
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -92,7 +88,7 @@ class StudyResults:
         return self._table(model, "by_task")
 
     def _table(self, model: str, name: str) -> pd.DataFrame:
-        path = self.path / "tables" / f"{model}.{name}.csv"
+        path = self._file("tables", model, name)
         if path not in self._tables:
             self._tables[path] = read_table(path)
         return self._tables[path].copy()
@@ -107,10 +103,7 @@ class StudyResults:
         Raises:
             RunError: The run folder has none.
         """
-        path = self.path / "tables" / f"{model}.comparisons.csv"
-        if not path.is_file():
-            raise RunError(f"{self.path} has no {path.name}: it was made by an earlier xmi. Run the study again.")
-        return pd.read_csv(path)
+        return self._table(model, "comparisons")
 
     def answers(self, model: str, cell: str) -> Answers:
         """The answers of one prompting cell on test items, pooled over tasks and seeds."""
@@ -122,7 +115,8 @@ class StudyResults:
 
     def phases(self, model: str) -> dict[str, Phases]:
         """Phases by label: each specification pooled over tasks (`text ICL`, ...) and each task apart."""
-        return {p.label: p for p in (Phases.load(f) for f in sorted(self._results(model, "phases.*")))}
+        names = sorted(name for name in self._index["results"].get(model, ()) if name.startswith("phases."))
+        return {p.label: p for p in (Phases.load(self._result(model, name)) for name in names)}
 
     def similarity(self, model: str, *, centred: bool = False) -> Similarity:
         """Cosines of the task vectors of all tasks and specifications; groups are the tasks."""
@@ -164,6 +158,28 @@ class StudyResults:
         """Cosines between the model's text ICL vectors and its base LLM's."""
         return Kinship.load(self._result(model, "kinship.centred" if centred else "kinship"))
 
+    def vector(self, model: str, task: str, source: str, seed: int | None = None) -> TaskVector:
+        """A task vector that was patched in, or read for one that was.
+
+        Args:
+            model: Name of the model.
+            task: Name of the task.
+            source: Specification, ensemble or control.
+            seed: Seed of its prompts; by default the first of the plan.
+
+        Raises:
+            RunError: The study has none, or its file is missing or damaged.
+        """
+        drawn = self.study["plan"]["seeds"][0] if seed is None else seed
+        wanted = {"model": model, "task": task, "source": source, "seed": drawn}
+        for one in self._index.get("vectors", ()):
+            if wanted.items() <= one.items():
+                path = self.path / one["file"]
+                if digest_of(path) != one["digest"]:
+                    raise RunError(f"{path} is missing, damaged or another file. {ANEW}")
+                return TaskVector.load(path)
+        raise RunError(f"{self.path} has no vector of {model}, task {task}, source {source}, seed {drawn}.")
+
     def records(self) -> list[dict[str, Any]]:
         """Every model answer, in the order of the records file.
 
@@ -172,7 +188,7 @@ class StudyResults:
         log_probability, rank, paper, strict; for patches the same as lists over layers.
         """
         # Not splitlines(): a token may hold a line separator of Unicode, which JSON leaves as it is.
-        lines = (self.path / "records.jsonl").read_text(encoding="utf-8").split("\n")
+        lines = (self.path / RECORDS).read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
 
     def traffic(self) -> pd.DataFrame:
@@ -189,14 +205,29 @@ class StudyResults:
         return pd.DataFrame(rows, columns=["cell", "requests", "up", "down", "seconds"])
 
     def _result(self, model: str, name: str) -> Path:
-        path = self.path / "results" / f"{model}.{name}.json"
+        return self._file("results", model, name)
+
+    def _file(self, kind: str, model: str, name: str) -> Path:
+        own = self._index[kind].get(model, {})
+        if name not in own:
+            singular = kind.removesuffix("s")
+            raise RunError(f"{self.path} has no {singular} {name} of {model}. It has: {', '.join(own) or 'none'}.")
+        path = self.path / str(own[name])
         if not path.is_file():
-            known = sorted(p.name for p in (self.path / "results").glob(f"{model}.*"))
-            raise RunError(f"{self.path} has no result {path.name}. It has: {', '.join(known) or 'none'}.")
+            raise RunError(f"{path} is gone. {ANEW}")
         return path
 
-    def _results(self, model: str, pattern: str) -> list[Path]:
-        return list((self.path / "results").glob(f"{model}.{pattern}.json"))
+
+def _versions(provenance: Mapping[str, Any], made_with: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The versions that a run's cells were made with, where there were several."""
+    known = provenance.get("versions", {})
+    told = {}
+    for name, begun in known.items():
+        counts: Counter[str] = Counter()
+        for one in made_with:
+            counts[str(one["with"].get(name, begun))] += one["cells"]
+        told[name] = begun if len(counts) < 2 else ", ".join(f"{v} ({n} cells)" for v, n in counts.items())
+    return {"versions": told}
 
 
 def read_table(source: Any) -> pd.DataFrame:

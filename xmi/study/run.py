@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,23 @@ import torch
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
-from xmi.study.cell import Cell, CellResult, Memory, ask_cell, once_cell, read_cell
+from xmi.study.cell import CellResult, Memory, ask_cell, once_cell, read_cell
+from xmi.study.folder import JOBS
 from xmi.study.geometry import geometry
-from xmi.study.plan import READ, Plan
+from xmi.study.grid import Cell, Subject, cells_of, needs_of, subjects
+from xmi.study.identity import Identity, identify
 from xmi.study.prepare import prepare
-from xmi.study.results import FINISHED, JOBS, StudyResults
-from xmi.study.steps import SHUFFLED, UNRELATED, words_wanted
-from xmi.study.store import Store
+from xmi.study.results import StudyResults
+from xmi.study.store import MISSING, Store, locked
 from xmi.study.workers import count_workers, each
-from xmi.vector import shared_pairs, versions
+from xmi.vector import TaskVector, versions
 from xmi.vector.sweep import PROOF
 from xmi.vlm import VLM, load, untrained
 
 Say = Callable[[str], None]
 
-BASE, UNTRAINED = " base LLM", " untrained"
-"""What follows a model's name in the name of its base LLM, and of itself with random weights."""
-
-VECTORS = (*READ, SHUFFLED, UNRELATED)
-"""Sources of which vectors are stored by the cells that read."""
+ROUNDS = 3
+"""How often what was computed is looked at again: a cell computed anew may make those that took its results unfit."""
 
 
 def run_study(
@@ -96,7 +93,7 @@ def run_study(
         task_words: Words that the task phase follows: `given` with the tasks, or `found` among the model's own.
         lens: What phases are read with: `logit` or `tuned`.
         experiments: What is done beyond the matrix; by default all of `xmi.study.EXPERIMENTS`.
-        fork: If the folder holds a run of another plan, start one beside it (`<out>-<hash of the plan>`).
+        fork: If the folder holds a run of another study (plan, models, tasks), start one beside it (`<out>-<hash>`).
         workers: Processes that do cells at the same time, on a CPU under Linux, each with one thread; by default as
             many as torch may use threads (at most 4) for small models, and 1 for others.
         slot: Where vectors are read in prompts with examples (`last`; `example[-1].delimiter` as the published code).
@@ -122,209 +119,219 @@ def run_study(
     study, tell = given.plan, say or (lambda line: None)
     for note in given.notes:
         tell(f"{note}: sources and targets are those of text alone.")
-    store = Store(given.folder)
-    if fork and store.differs(study):
-        store = Store(given.folder.with_name(f"{given.folder.name}-{study.hash}"))
-    store.open(study)
-    with store.locked():
-        _complete(store, study, given.tasks, given.loading, given.workers, tell)
+    models = subjects(study)
+    store = Store(given.folder, study, identify(given, models))
+    if fork and store.changes():
+        store = replace(store, path=given.folder.with_name(f"{given.folder.name}-{store.identity.hash}"))
+    store.open()
+    with locked(store.path):
+        _complete(store, models, given.tasks, given.loading, given.workers, tell)
     return StudyResults(store.path)
 
 
-def cells_of(plan: Plan, tasks: dict[str, Task]) -> list[Cell]:
-    """All cells of a plan, in the order in which they are done: vectors of all tasks are read before any is asked."""
-    every, first = list(tasks.values()), plan.seeds[0]
-    found = []
-    for name in models_of(plan):
-        before = ["lens"] if plan.lens == "tuned" else []
-        before += ["words"] if words_wanted(plan, every) else []
-        before += ["lineage"] if plan.base and name == short(plan.model) else []
-        found += [Cell(kind, name, "all", first) for kind in before]
-        based = name == short(plan.model) and any(source.startswith("base LLM") for source in plan.sources)
-        for seed in plan.seeds:
-            found += [Cell("base", name, "all", seed)] if based else []
-            found += [Cell(kind, name, task, seed) for kind in ("read", "ask") for task in plan.tasks]
-        if "ensembling" in plan.experiments:
-            found.append(Cell("ensembling", name, "all", first))
-        if "overriding" in plan.experiments and shared_pairs(every):
-            found.append(Cell("overriding", name, "all", first))
-        found.append(Cell("geometry", name, "all", first))
-    return found
-
-
-def models_of(plan: Plan) -> dict[str, str]:
-    """What is studied: name in files and figures, and where it is loaded from; the main model is first.
-
-    Raises:
-        RunError: Model and control have one name.
-    """
-    found = {short(plan.model): plan.model}
-    if plan.control:
-        if short(plan.control) in found:
-            raise RunError(
-                f"The model {plan.model} and the control {plan.control} are both called {short(plan.model)}, by "
-                "which results go. Give one of the folders another name."
-            )
-        found[short(plan.control)] = plan.control
-    if plan.untrained:
-        found[f"{short(plan.model)}{UNTRAINED}"] = plan.model
-    return found
-
-
 def _complete(
-    store: Store, plan: Plan, tasks: dict[str, Task], options: dict[str, Any], workers: int | None, tell: Say
+    store: Store,
+    subjects: Mapping[str, Subject],
+    tasks: dict[str, Task],
+    options: dict[str, Any],
+    workers: int | None,
+    tell: Say,
 ) -> None:
-    """Computes what a run folder lacks."""
+    """Computes what a run folder lacks: cells first, then what is made from them."""
     store.tidy()
-    cells = cells_of(plan, tasks)
-    if all(store.has(cell) for cell in cells) and (store.path / FINISHED).is_file():
+    cells = cells_of(store.plan, tasks)
+    lacking = _lacking(store, cells)
+    if not lacking and store.begun and store.assembled(cells):
         tell(f"{store.path} is complete: nothing to compute.")
         return
-    models = _load_models(plan, options, tell)
-    hosts = {name: vlm.served.said for name, vlm in models.items() if vlm.served is not None}
-    store.begin(plan, {name: _facts(vlm) for name, vlm in models.items()}, _provenance(tasks, options, hosts))
-    count = count_workers(workers, [vlm.model for vlm in models.values()])
-    with ExitStack() as stack:
-        for vlm in models.values():
-            if vlm.served is not None:
-                stack.enter_context(vlm.served.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
-        _run_cells(cells, plan, tasks, models, store, tell, count)
-        for vlm in models.values():
-            if vlm.served is not None:
-                vlm.served.jobs.release(PROOF)
-    with _timed(tell, "tables"):
-        assemble(store, plan, cells, tasks)
-
-
-def short(name: str) -> str:
-    """A model's name for files and figures: the last part of its id or path."""
-    return Path(name).name or name
-
-
-def _run_cells(
-    cells: Sequence[Cell],
-    plan: Plan,
-    tasks: dict[str, Task],
-    models: dict[str, VLM],
-    store: Store,
-    tell: Say,
-    workers: int,
-) -> None:
-    memory = Memory()
-    doing = {
-        "read": "vectors",
-        "base": "vectors of the base LLM",
-        "ask": "queries",
-        "words": "finding task words",
-        "lens": "training a lens",
-    }
-    total = len(cells)
-
-    def say(number: int, cell: Cell, took: str) -> None:
-        about = tasks[cell.task].name if cell.task in tasks else cell.task
-        what = f"{cell.model} · {about} · seed {cell.seed} · {doing.get(cell.kind, cell.kind)}"
-        tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
-
-    def do(cell: Cell) -> float:
-        start = time.perf_counter()
-        served = [vlm.served for vlm in models.values() if vlm.served is not None]
+    if lacking or not store.begun:
+        models = _load_models(subjects, store.identity, options, tell)
+        if store.begun and (moved := _moved(store.begun_with())):
+            tell(f"Versions changed since this run was begun: {moved}. Each cell records its own.")
+        hosts = {name: vlm.served.said for name, vlm in models.items() if vlm.served is not None}
+        facts = {name: _facts(vlm, subjects[name], store.identity) for name, vlm in models.items()}
+        store.begin(facts, _provenance(tasks, store.identity, options, hosts))
+        count = count_workers(workers, [vlm.model for vlm in models.values()])
         with ExitStack() as stack:
+            for vlm in models.values():
+                if vlm.served is not None:
+                    stack.enter_context(vlm.served.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
+            work = _Work(store, cells, tasks, subjects, models)
+            for _ in range(ROUNDS):
+                work.run(lacking, tell, count)
+                if not (lacking := _lacking(store, cells)):
+                    break
+            for vlm in models.values():
+                if vlm.served is not None:
+                    vlm.served.jobs.release(PROOF)
+        if lacking:
+            raise RunError(
+                f"{next(iter(lacking.values()))}, though it was just computed: does something else write there?"
+            )
+    with _timed(tell, "tables"):
+        assemble(store, cells, tasks)
+
+
+def _moved(before: Mapping[str, str]) -> str:
+    """The libraries that are of other versions now."""
+    now = {"python": platform.python_version(), **versions()}
+    return ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name])
+
+
+def _lacking(store: Store, cells: Sequence[Cell]) -> dict[Cell, str]:
+    """The cells that have to be computed, and why."""
+    found = {cell: store.lacks(cell, needs_of(cell, cells)) for cell in cells}
+    return {cell: why for cell, why in found.items() if why}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What cells are computed from.
+
+    Attributes:
+        store: The run folder.
+        cells: All of the study's cells.
+        tasks: Its tasks, by their name in the plan.
+        subjects: Its models by name.
+        models: They themselves.
+    """
+
+    store: Store
+    cells: Sequence[Cell]
+    tasks: Mapping[str, Task]
+    subjects: Mapping[str, Subject]
+    models: Mapping[str, VLM]
+
+    @property
+    def base(self) -> VLM | None:
+        """The base LLM of the main model."""
+        return next((vlm for name, vlm in self.models.items() if self.subjects[name].role == "base"), None)
+
+    def run(self, lacking: Mapping[Cell, str], tell: Say, workers: int) -> None:
+        """Computes cells and stores them."""
+        memory, total = Memory(), len(self.cells)
+
+        def say(number: int, cell: Cell, took: str) -> None:
+            about = "all tasks" if cell.task is None else self.tasks[cell.task].name
+            what = f"{cell.model} · {about} · seed {cell.seed} · {_DOING.get(cell.kind, cell.kind)}"
+            tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
+
+        def do(cell: Cell) -> float:
+            start = time.perf_counter()
+            served = [vlm.served for vlm in self.models.values() if vlm.served is not None]
+            with ExitStack() as stack:
+                for host in served:
+                    stack.enter_context(host.about(cell.key))
+                # On a host a cell's requests must not depend on what this process asked before: the next process picks
+                # them up by their content.
+                result = self.compute(cell, Memory() if served else memory)
+                self.store.put(cell, result, needs_of(cell, self.cells), made_with(self.models[cell.model]))
             for host in served:
-                stack.enter_context(host.about(cell.key))
-            # On a host a cell's requests must not depend on what this process asked before: the next process picks them
-            # up by their content.
-            store.put(cell, _do(cell, cells, plan, tasks, models, store, Memory() if served else memory))
-        for host in served:
-            host.jobs.release(cell.key)
-        return time.perf_counter() - start
+                host.jobs.release(cell.key)
+            return time.perf_counter() - start
 
-    before = [cell for cell in cells if store.has(cell)]
-    for number, cell in enumerate(before, 1):
-        say(number, cell, ": done before")
-    missing = [cell for cell in cells if cell not in before]
-    finished = each(missing, lambda cell: _needs(cell, cells, plan), do, min(workers, max(1, len(missing))))
-    for number, (cell, seconds) in enumerate(finished, len(before) + 1):
-        say(number, cell, f"  {seconds:.1f} s")
+        before = [cell for cell in self.cells if cell not in lacking]
+        for number, cell in enumerate(before, 1):
+            say(number, cell, ": done before")
+        for why in (why for why in lacking.values() if not why.endswith(MISSING)):
+            tell(f"    {why}: computed again")
+        todo = [cell for cell in self.cells if cell in lacking]
+        finished = each(todo, lambda cell: needs_of(cell, self.cells), do, min(workers, max(1, len(todo))))
+        for number, (cell, seconds) in enumerate(finished, len(before) + 1):
+            say(number, cell, f"  {seconds:.1f} s")
 
-
-def _needs(cell: Cell, cells: Sequence[Cell], plan: Plan) -> list[Cell]:
-    """The cells whose results another one takes."""
-    if cell.kind not in ("ask", "geometry"):
-        return []
-    read = [replace(cell, kind="read", task=name) for name in plan.tasks]
-    once = [replace(cell, kind=kind, task="all", seed=plan.seeds[0]) for kind in ("lens", "words")]
-    once.append(replace(cell, kind="base", task="all"))
-    return read + ([other for other in once if other in cells] if cell.kind == "ask" else [])
-
-
-def _do(
-    cell: Cell,
-    cells: Sequence[Cell],
-    plan: Plan,
-    tasks: dict[str, Task],
-    models: dict[str, VLM],
-    store: Store,
-    memory: Memory,
-) -> CellResult:
-    vlm, base = models[cell.model], models.get(f"{cell.model}{BASE}")
-    if cell.kind == "read":
-        return read_cell(cell, plan, tasks, vlm, memory)
-    if cell.kind == "base" and base is not None:
-        return read_cell(cell, plan, tasks, base, memory)
-    if cell.kind not in ("ask", "geometry"):
-        return once_cell(cell, plan, tasks, vlm, base)
-    read = {name: replace(cell, kind="read", task=name) for name in plan.tasks}
-    vectors = {name: store.vectors(other, VECTORS) for name, other in read.items()}
-    if cell.kind == "geometry":
-        points = {tasks[name].name: store.get(other)["points"] for name, other in read.items()}
-        return CellResult(result=geometry({tasks[name].name: own for name, own in vectors.items()}, points))
-    once = Cell("words", cell.model, "all", plan.seeds[0])
-    words = store.get(once)["result"] if once in cells else None
-    lens = store.lens(replace(once, kind="lens")) if plan.lens == "tuned" else None
-    return ask_cell(cell, plan, tasks[cell.task], vlm, vectors, lens, words, memory)
+    def compute(self, cell: Cell, memory: Memory) -> CellResult:
+        """Does one cell."""
+        plan, tasks, vlm = self.store.plan, self.tasks, self.models[cell.model]
+        if cell.kind == "read":
+            return read_cell(cell, plan, tasks, vlm, memory)
+        if cell.kind == "base" and self.base is not None:
+            return read_cell(cell, plan, tasks, self.base, memory)
+        if cell.kind not in ("ask", "geometry"):
+            return once_cell(cell, plan, tasks, vlm, self.base)
+        needs = [(other, self.store.get(other)) for other in needs_of(cell, self.cells)]
+        vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in plan.tasks}
+        for _, stored in needs:
+            for (name, source), vector in stored.vectors().items():
+                vectors[name][source] = vector
+        if cell.kind == "geometry":
+            points = {
+                tasks[o.task].name: stored.points for o, stored in needs if o.kind == "read" and o.task is not None
+            }
+            return CellResult(result=geometry({tasks[name].name: own for name, own in vectors.items()}, points))
+        once = {other.kind: stored for other, stored in needs}
+        words = once["words"].measured["result"] if "words" in once else None
+        lens = once["lens"].lens if "lens" in once else None
+        return ask_cell(cell, plan, tasks[str(cell.task)], vlm, vectors, lens, words, memory)
 
 
-def _load_models(plan: Plan, options: dict[str, Any], tell: Say) -> dict[str, VLM]:
+_DOING = {
+    "read": "vectors",
+    "base": "vectors of the base LLM",
+    "ask": "queries",
+    "words": "finding task words",
+    "lens": "training a lens",
+}
+"""What cells of a kind do, where their name does not say it."""
+
+
+def made_with(vlm: VLM) -> dict[str, str]:
+    """Versions of what a cell's numbers depend on, precision and kind of device; a host's, if they come from there."""
+    here = {"python": platform.python_version(), **versions(), "dtype": str(vlm.engine.dtype).removeprefix("torch.")}
+    here["device"] = _device(vlm)
+    if vlm.served is None:
+        return here
+    return here | {f"host's {name}": str(value) for name, value in vlm.served.said.items() if name in _ON_HOST}
+
+
+def _device(vlm: VLM) -> str:
+    """The kind of device that a model is on, or that the host says it is on."""
+    if vlm.served is None:
+        return str(vlm.engine.device.type)
+    return str(vlm.served.said.get("device", "unknown")).partition(":")[0]
+
+
+_ON_HOST = ("nnsight", "torch", "transformers", "python", "accelerator")
+
+
+def _load_models(
+    subjects: Mapping[str, Subject], identity: Identity, options: dict[str, Any], tell: Say
+) -> dict[str, VLM]:
     models = {}
-    for name, source in models_of(plan).items():
+    for name, one in subjects.items():
         with _timed(tell, f"loading and checking {name}"):
-            models[name] = untrained(source, **options) if name.endswith(UNTRAINED) else load(source, **options)
-    if plan.base:
-        with _timed(tell, f"loading and checking {short(plan.base)}"):
-            models[f"{short(plan.model)}{BASE}"] = load(plan.base, **options)
+            vlm = untrained(one.source, **options) if one.role == "untrained" else load(one.source, **options)
+        if one.role != "untrained" and vlm.revision != identity.models[name]:
+            raise RunError(f"The files of {one.source} changed while it was loaded. Run again once they are complete.")
+        models[name] = vlm
     return models
 
 
-def _facts(vlm: VLM) -> dict[str, Any]:
+def _facts(vlm: VLM, subject: Subject, identity: Identity) -> dict[str, Any]:
     b = vlm.backbone
     return {
-        "source": vlm.name,
-        "revision": vlm.revision,
+        "role": subject.role,
+        "source": subject.source,
+        "revision": identity.models[subject.name],
+        **({"weights": vlm.revision} if subject.role == "untrained" else {}),
         "class": type(vlm.model).__name__,
         "dtype": str(vlm.engine.dtype).removeprefix("torch."),
+        "device": _device(vlm),
         "layers": b.n_layers,
         "width": b.d_model,
     }
 
 
-def _content(task: Task) -> str:
-    """A hash of what a task asks; images count by their bytes."""
-    digest = hashlib.sha256(
-        repr((task.name, task.instructions, task.task_words, task.template, task.examples)).encode()
-    )
-    for item in task.items:
-        digest.update(repr((item.input, item.outputs, item.split)).encode())
-        digest.update(item.image.read_bytes() if item.image else b"")
-    return digest.hexdigest()[:16]
-
-
-def _provenance(tasks: dict[str, Task], options: dict[str, Any], hosts: dict[str, Any]) -> dict[str, Any]:
+def _provenance(
+    tasks: dict[str, Task], identity: Identity, options: dict[str, Any], hosts: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
         "options": {name: str(value) for name, value in options.items()},
         "tasks": {
-            t.name: {"items": len(t.items), "template": t.template.hash, "content": _content(t)} for t in tasks.values()
+            t.name: {"items": len(t.items), "template": t.template.hash, "content": identity.tasks[t.name]}
+            for t in tasks.values()
         },
         **({"hosts": hosts} if hosts else {}),
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

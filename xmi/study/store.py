@@ -1,54 +1,84 @@
-"""A run folder on disk: atomic writes, finished cells, and the refusal of another plan.
+"""A run folder on disk: atomic writes, cells that say what they are, and the refusal of another study.
 
-`study.json` says what was asked and how it was done; `cells/` holds one JSON per finished cell, written whole or not at
-all, from which a killed run continues; `records.jsonl` has one line per model answer; `vectors/` the task vectors;
-`images/` what the prompts show; `tables/` and `results/` are assembled when every cell is there.
+`study.json` says what was asked and how it was done; `cells/` holds one JSON per finished cell, written last and whole
+or not at all, from which a killed run continues; `records.jsonl` has one line per model answer; `vectors/` the task
+vectors; `images/` what the prompts show; `tables/` and `results/` are assembled when every cell is there.
+
+Nothing is believed for its name. A cell's file states its cell, its study (the `Identity`), the cells that it was made
+from and the digest of every file that belongs to it, and seals all of it with a digest of its own; the index of the
+tables and results does the same. What does not fit is computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from jaxtyping import Float
 from pydantic import ValidationError
 
 from xmi.errors import RunError
 from xmi.lens import TunedLens
 from xmi.measure.result import decode, encode
 from xmi.storage import pack_tensors, read_tensors, reading, remove_unfinished, write_file
-from xmi.study.cell import Cell, CellResult, slug
+from xmi.study.cell import CellResult
+from xmi.study.folder import FORMAT, JOBS, STUDY, read_index, read_study, write_index
+from xmi.study.grid import Cell, slug
+from xmi.study.identity import Identity
 from xmi.study.plan import Plan
+from xmi.study.sealed import digest_of, seal, seal_of, unseal
 from xmi.vector import TaskVector
 
-FORMAT = 2
-"""How run folders are laid out; those of other versions are not continued."""
+FOLDERS = ("cells", "vectors", "images", "tables", "results", JOBS)
+"""What a run folder holds."""
 
-FOLDERS = ("cells", "vectors", "images", "tables", "results", "jobs")
-"""The folders below a run folder."""
+MISSING = "is not there yet"
+"""How the reason ends why a cell that was never computed cannot be read."""
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder; the system lets go of the lock if this one dies.
+
+    Raises:
+        RunError: Another process is at work there.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"Another process is at work in {folder}. Wait for it, or choose another folder with --out."
+        ) from error
+
+
+@dataclass(frozen=True)
 class Store:
     """The files of one run.
 
     Attributes:
         path: The run folder.
+        plan: The plan.
+        identity: What the run is of.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Points at a folder; nothing is written yet."""
-        self.path = Path(path)
+    path: Path
+    plan: Plan
+    identity: Identity
 
-    def open(self, plan: Plan) -> None:
-        """Makes the folder, or continues a run of the same plan.
+    def open(self) -> None:
+        """Makes the folder, or continues a run of the same study.
 
         Raises:
-            RunError: The folder cannot be written, or holds a run of another plan.
+            RunError: The folder cannot be written, or holds a run of another study, or one that cannot be read.
         """
         try:
             for name in FOLDERS[:3]:
@@ -59,136 +89,193 @@ class Store:
             raise RunError(
                 f"Cannot write to the run folder {self.path}: {error.strerror}. Choose another with --out."
             ) from error
-        stored = self._plan()
-        if stored is None:
-            return
-        if (found := json.loads((self.path / "study.json").read_text(encoding="utf-8")).get("format")) != FORMAT:
-            raise RunError(
-                f"{self.path} holds a run in format {found}; this version of xmi writes {FORMAT}. Finish it with the "
-                "version that began it, or choose another folder with --out."
-            )
-        if changed := plan.differences(stored):
+        if changed := self.changes():
             listing = "\n".join(f"  {line}" for line in changed)
+            what = f"{self.path / STUDY} is" if self.begun else f"{self.path} holds cells"
             raise RunError(
-                f"{self.path} holds a run of another plan:\n{listing}\n"
+                f"{what} of another study than the one asked for:\n{listing}\n"
                 "Choose another folder with --out, or start another run beside it with --fork."
             )
 
-    def differs(self, plan: Plan) -> bool:
-        """Returns whether the folder holds a run of another plan.
+    def changes(self) -> list[str]:
+        """What differs between the study that the folder holds and this one, a line each; none if it holds none.
 
         Raises:
-            RunError: What it holds cannot be read as a plan.
+            RunError: What it holds cannot be read.
         """
-        stored = self._plan()
-        return stored is not None and bool(plan.differences(stored))
-
-    def _plan(self) -> Plan | None:
-        study = self.path / "study.json"
-        if not study.is_file():
-            return None
+        if not self.begun:
+            return self._strangers()
+        file = self.path / STUDY
+        stored = read_study(self.path)
         try:
-            return Plan.model_validate(json.loads(study.read_text(encoding="utf-8"))["plan"])
-        except (ValidationError, KeyError, json.JSONDecodeError) as error:
-            raise RunError(f"{study} cannot be read as a plan: {error}. Choose another folder with --out.") from error
+            plan = Plan.model_validate(stored["plan"])
+        except ValidationError as error:
+            raise RunError(f"{file} cannot be read as a plan: {error}. Choose another folder with --out.") from error
+        return self.plan.differences(plan) + self.identity.differences(stored["identity"])
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes out of the folder; the system lets go of the lock if this one dies.
-
-        Raises:
-            RunError: Another process is at work there.
-        """
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            raise RunError(
-                f"Another process is at work in {self.path}. Wait for it, or choose another folder with --out."
-            ) from error
+    def _strangers(self) -> list[str]:
+        """Whole cells of another study, in a folder that does not say what study it is of."""
+        for path in sorted(self.path.glob("cells/*.json")):
+            try:
+                study = unseal(path.read_bytes())["study"]
+            except (OSError, ValueError, RecursionError, LookupError, TypeError):
+                continue
+            if not self.identity.fits(study):
+                return self.identity.differences(study) or [f"the plan of {path}"]
+        return []
 
     def tidy(self) -> None:
-        """Removes what processes that were killed did not write to the end; only for who holds the lock."""
-        remove_unfinished(self.path, *(self.path / name for name in FOLDERS))
+        """Removes what processes that were killed did not write to the end; only for who holds the lock.
 
-    def begin(self, plan: Plan, models: dict[str, dict[str, Any]], provenance: dict[str, Any]) -> None:
+        Nothing is removed from a folder that is not known as a run yet, nor anything that others put into one.
+        """
+        if self.begun:
+            remove_unfinished(self.path, *(self.path / name for name in FOLDERS))
+
+    def begun_with(self) -> dict[str, str]:
+        """The versions that the run was begun with."""
+        return dict(read_study(self.path)["provenance"]["versions"])
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder says what it is a run of."""
+        return (self.path / STUDY).is_file()
+
+    def begin(self, models: dict[str, dict[str, Any]], provenance: dict[str, Any]) -> None:
         """Writes `study.json`, or checks that a continued run meets the same models.
+
+        Args:
+            models: Facts of every model by its name, its role among them.
+            provenance: What else is worth knowing.
 
         Raises:
             RunError: A model has changed since the run was begun.
         """
-        study = self.path / "study.json"
-        if study.is_file():
-            stored = json.loads(study.read_text(encoding="utf-8"))["provenance"]
-            for kind, now in (("model", models), ("task", provenance["tasks"])):
-                for name, facts in now.items():
-                    before = stored[f"{kind}s"].get(name)
-                    if before != facts:
-                        raise RunError(
-                            f"The {kind} {name} is not the one {self.path} was begun with: {before} -> {facts}. "
-                            "Choose another folder with --out, or delete it."
-                        )
+        if self.begun:
+            stored = read_study(self.path)["provenance"]["models"]
+            for name, facts in models.items():
+                before = stored.get(name)
+                if before != facts:
+                    raise RunError(
+                        f"The model {name} is not the one {self.path} was begun with: {before} -> {facts}. "
+                        "Choose another folder with --out."
+                    )
             return
-        names = [name for name in models if not name.endswith(" base LLM")]
         content = {
             "format": FORMAT,
-            "plan": plan.model_dump(mode="json"),
-            "models": names,
+            "plan": self.plan.model_dump(mode="json"),
+            "identity": asdict(self.identity),
+            "models": [name for name, facts in models.items() if facts["role"] != "base"],
             "provenance": {"models": models, **provenance},
         }
-        self.write("study.json", json.dumps(content, indent=1))
+        self.write(STUDY, seal(content, indent=1))
 
-    def has(self, cell: Cell) -> bool:
-        """Returns whether a cell is finished."""
-        return (self.path / "cells" / f"{cell.key}.json").is_file()
+    def lacks(self, cell: Cell, needs: Collection[Cell]) -> str:
+        """Why a cell has to be computed: what is missing or does not fit; empty if it is finished.
 
-    def put(self, cell: Cell, result: CellResult) -> None:
-        """Stores a cell: vectors, images, points and records first, the cell's own file last."""
+        Args:
+            cell: The cell.
+            needs: The cells whose results it takes.
+        """
+        try:
+            stored = self.get(cell)
+            if stored.head["needs"] != self._seals(needs):
+                return f"{self._file(cell)} was made from other results"
+            for name in stored.head["files"]:
+                stored.file(name)
+        except RunError as error:
+            return str(error)
+        return ""
+
+    def put(self, cell: Cell, result: CellResult, needs: Collection[Cell], made_with: Mapping[str, str]) -> None:
+        """Stores a cell: vectors, images, points and records first, the cell's own file last.
+
+        Args:
+            cell: The cell.
+            result: What was measured.
+            needs: The cells whose results it took.
+            made_with: Versions of what numbers depend on, precision and device.
+        """
+        files: dict[str, str] = {}
+        parts: dict[str, Any] = {"vectors": []}
+
+        def keep(name: str, content: bytes) -> str:
+            files[name] = hashlib.sha256(content).hexdigest()
+            if digest_of(self.path / name) != files[name]:  # an image that another cell shows is there
+                self.write(name, content)
+            return name
+
         for (task, source), vector in result.vectors.items():
-            self.write(f"vectors/{self.vector_path(replace(cell, task=task), source).name}", vector.dumps())
+            stem = f"{slug(cell.model, '.')}.{cell.seed}.{slug(task)}.{slug(source)}"
+            file = keep(f"vectors/{stem}.safetensors", vector.dumps())
+            parts["vectors"].append({"task": task, "source": source, "file": file})
         for name, content in result.images.items():
-            if not (self.path / "images" / name).is_file():
-                self.write(f"images/{name}", content)
+            keep(f"images/{name}", content)
         if result.points:
             points = {modality: residuals.values for modality, residuals in result.points.items()}
-            self.write(f"cells/{cell.key}.safetensors", pack_tensors(points))
+            parts["points"] = keep(f"cells/{cell.key}.safetensors", pack_tensors(points))
         if result.lens is not None:
-            self.write(f"cells/{cell.key}.safetensors", result.lens.dumps())
+            parts["lens"] = keep(f"cells/{cell.key}.safetensors", result.lens.dumps())
+        if result.records:
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
+            parts["records"] = keep(f"cells/{cell.key}.records.jsonl", lines.encode())
+        head = {
+            "format": FORMAT,
+            "cell": asdict(cell),
+            "study": asdict(self.identity),
+            "made_with": dict(made_with),
+            "needs": self._seals(needs),
+            "files": files,
+            "parts": parts,
+        }
         measured = {
             "answers": result.answers, "transfers": result.transfers, "phases": result.phases, "result": result.result,
         }  # fmt: skip
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
-        if lines:
-            self.write(f"cells/{cell.key}.records.jsonl", lines)
-        self.write(f"cells/{cell.key}.json", json.dumps(encode(measured)))
+        self.write(f"cells/{cell.key}.json", seal({**head, "measured": encode(measured)}))
 
-    def get(self, cell: Cell) -> dict[str, Any]:
-        """Reads a finished cell: `answers`, `transfers`, `phases`, `result`, `points`."""
-        content = json.loads((self.path / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
-        stored = self.path / "cells" / f"{cell.key}.safetensors"
-        points: dict[str, Any] = {}
-        if cell.kind == "read" and stored.is_file():
-            with reading(stored, "residuals", error=RunError):
-                points, _ = read_tensors(stored, framework="np")
-        return {**decode(content), "points": points}
+    def get(self, cell: Cell) -> Stored:
+        """A finished cell.
 
-    def records(self, cell: Cell) -> str:
-        """Reads the model's answers in a finished cell, one line of JSON each."""
-        stored = self.path / "cells" / f"{cell.key}.records.jsonl"
-        return stored.read_text(encoding="utf-8") if stored.is_file() else ""
+        Raises:
+            RunError: Its file is missing, damaged, or of another cell or study.
+        """
+        file = self._file(cell)
+        try:
+            head = unseal(file.read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(f"{file} {MISSING}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{file} cannot be used: {error}") from error
+        if (
+            head.get("format") != FORMAT
+            or head.get("cell") != asdict(cell)
+            or not self.identity.fits(head.get("study"))
+        ):
+            raise RunError(f"{file} is of another cell or study: {head.get('cell')}")
+        return Stored(self.path, head)
 
-    def lens(self, cell: Cell) -> TunedLens:
-        """Reads the lens that a cell trained."""
-        return TunedLens.load(self.path / "cells" / f"{cell.key}.safetensors")
+    def write_index(self, index: Mapping[str, Any], cells: Collection[Cell]) -> None:
+        """Writes what was assembled from all cells: the last file of a run.
 
-    def vectors(self, cell: Cell, sources: Iterable[str]) -> dict[str, TaskVector]:
-        """Reads those of a cell's vectors that it has."""
-        paths = {source: self.vector_path(cell, source) for source in sources}
-        return {source: TaskVector.load(path) for source, path in paths.items() if path.is_file()}
+        Args:
+            index: Paths of tables and results by model and name, and of the files that belong to no model.
+            cells: What they were assembled from.
+        """
+        write_index(self.path, asdict(self.identity), {**index, "cells": self._seals(cells)})
 
-    def vector_path(self, cell: Cell, source: str) -> Path:
-        """Returns where a cell's vector is stored."""
-        return self.path / "vectors" / f"{cell.model}.{cell.seed}.{slug(cell.task)}.{slug(source)}.safetensors"
+    def assembled(self, cells: Collection[Cell]) -> bool:
+        """Whether tables and results are there, whole, and made from the cells as they are now."""
+        try:
+            index = read_index(self.path)
+        except RunError:
+            return False
+        return self.identity.fits(index["study"]) and index["cells"] == self._seals(cells)
+
+    def _file(self, cell: Cell) -> Path:
+        return self.path / "cells" / f"{cell.key}.json"
+
+    def _seals(self, cells: Collection[Cell]) -> dict[str, str]:
+        return {cell.key: seal_of(self._file(cell)) for cell in cells}
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Writes a file whole or not at all.
@@ -198,3 +285,61 @@ class Store:
         """
         advice = "What was finished is kept; free room and run again."
         return write_file(self.path / name, content, error=RunError, advice=advice)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished cell, whose own file is whole; the files that belong to it are checked when they are read.
+
+    Attributes:
+        folder: The run folder.
+        head: What its file holds.
+    """
+
+    folder: Path
+    head: Mapping[str, Any]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """`answers`, `transfers`, `phases` and `result`."""
+        found: dict[str, Any] = decode(self.head["measured"])
+        return found
+
+    @property
+    def points(self) -> dict[str, Float[np.ndarray, "prompt layer d_model"]]:
+        """Single-prompt vectors by modality; none if it keeps none."""
+        if (name := self.head["parts"].get("points")) is None:
+            return {}
+        file = self.file(name)
+        with reading(file, "residuals", error=RunError):
+            return read_tensors(file, framework="np")[0]
+
+    @property
+    def lens(self) -> TunedLens:
+        """The lens that it trained."""
+        return TunedLens.load(self.file(self.head["parts"]["lens"]))
+
+    @property
+    def records(self) -> str:
+        """The model's answers, one line of JSON each."""
+        name = self.head["parts"].get("records")
+        return self.file(name).read_bytes().decode() if name else ""
+
+    def vectors(self) -> dict[tuple[str, str], TaskVector]:
+        """Task vectors by task (as the plan names it) and source."""
+        return {(v["task"], v["source"]): TaskVector.load(self.file(v["file"])) for v in self.head["parts"]["vectors"]}
+
+    def digest(self, name: str) -> str:
+        """What the digest of a file of the cell has to be."""
+        return str(self.head["files"][name])
+
+    def file(self, name: str) -> Path:
+        """A file of the cell.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        path = self.folder / name
+        if digest_of(path) != self.digest(name):
+            raise RunError(f"{path} is missing, damaged or another file")
+        return path

@@ -11,9 +11,9 @@ from PIL import Image
 
 from xmi.kernels import lens_kernel, next_token_kernel, residual_kernel, sweep_kernel
 from xmi.prompt import Prompts, Task, free_prompt
-from xmi.study.cell import Cell, ensemble_sizes, longest_label
+from xmi.study.cell import ensemble_sizes, longest_label
+from xmi.study.grid import Cell, cells_of, subjects
 from xmi.study.plan import Plan
-from xmi.study.run import BASE, cells_of
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
@@ -58,9 +58,10 @@ def traffic_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Tr
     """
     count = _Count(vlm, plan, tasks)
     found = count.checks()
-    for cell in cells_of(plan, dict(tasks)):
-        runs_on = f"{cell.model}{BASE}" if cell.kind == "base" else cell.model
-        for sent in count.rounds(cell) if runs_on == name else ():
+    reads_for_others = subjects(plan)[name].role == "base"
+    for cell in cells_of(plan, tasks):
+        runs_here = reads_for_others if cell.kind == "base" else cell.model == name
+        for sent in count.rounds(cell) if runs_here else ():
             found += count.request(sent)
     return found
 
@@ -87,7 +88,7 @@ class _Count:
             case "read" | "base":
                 return [read] if (read := self._read(cell)) else []
             case "ask":
-                return self._ask(cell, self.tasks[cell.task])
+                return self._ask(cell, self.tasks[str(cell.task)])
             case "words":
                 return [[_Sent(prompts) for prompts in lens_prompts(self.plan, self.every)]]
             case "ensembling":
@@ -107,7 +108,7 @@ class _Count:
 
     def _read(self, cell: Cell) -> list[_Sent]:
         base = cell.kind == "base"
-        names = self.plan.tasks if base else [cell.task]
+        names = self.plan.tasks if base else [str(cell.task)]
         steps = [step for name in names for step in reads(self.plan, self.tasks[name], cell.seed) if step.base == base]
         return [_Sent(step.prompts) for step in steps]
 

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from xmi.errors import RunError
-from xmi.study.cell import Cell
+from xmi.study.grid import Cell
 
 SMALL = 10**8
 """Parameters up to which a process per core is faster than one process with all cores: a larger model's products keep
@@ -116,7 +116,7 @@ class _Worker:
 
     process: Any
     pipe: Connection
-    known: set[tuple[str, str]] = field(default_factory=set)
+    known: set[tuple[str, str | None]] = field(default_factory=set)
 
     @classmethod
     def start(cls, do: Do) -> _Worker:

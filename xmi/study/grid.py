@@ -1,0 +1,157 @@
+"""The grid of a study: its models with their roles, and the cells that it is cut into."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xmi.errors import RunError
+from xmi.prompt import Task
+from xmi.study.plan import Plan
+from xmi.study.steps import words_wanted
+from xmi.vector import shared_pairs
+
+Role = Literal["model", "control", "untrained", "base"]
+
+OF_A_TASK = ("read", "ask")
+"""Kinds of cells that are about one task."""
+
+KINDS = (*OF_A_TASK, "base", "lens", "words", "lineage", "ensembling", "overriding", "geometry")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of a study.
+
+    Attributes:
+        name: What it is called in tables, figures and files: no two of a study alike.
+        source: Where it is loaded from.
+        role: `model` (the main one), `control`, `untrained` (the main one with random weights), or `base` (its base
+            LLM, of which only vectors are read).
+    """
+
+    name: str
+    source: str
+    role: Role
+
+
+def subjects(plan: Plan) -> dict[str, Subject]:
+    """All models of a plan by name, the main one first.
+
+    Raises:
+        RunError: Two would have one name, or names that some file systems do not tell apart.
+    """
+    main = short(plan.model)
+    found = [Subject(main, plan.model, "model")]
+    found += [Subject(short(plan.control), plan.control, "control")] if plan.control else []
+    found += [Subject(f"{main} untrained", plan.model, "untrained")] if plan.untrained else []
+    found += [Subject(f"{main} base LLM", plan.base, "base")] if plan.base else []
+    known: dict[str, Subject] = {}
+    for one in found:
+        other = known.setdefault(one.name.casefold(), one)
+        if other is not one:
+            raise RunError(
+                f"The {_spoken(other)} and the {_spoken(one)} are both called {one.name}, by which results go. Give "
+                "one of the folders another name."
+            )
+    return {one.name: one for one in found}
+
+
+def studied(plan: Plan) -> list[Subject]:
+    """The models whose queries are asked: all but the base LLM."""
+    return [one for one in subjects(plan).values() if one.role != "base"]
+
+
+def short(source: str) -> str:
+    """A model's name for files and figures: the last part of its id or path."""
+    return Path(source).name or source
+
+
+def _spoken(one: Subject) -> str:
+    """A model in a sentence."""
+    said = {"untrained": "untrained model of", "base": "base LLM"}
+    return f"{said.get(one.role, one.role)} {one.source}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of a study that is done whole or not at all.
+
+    Attributes:
+        kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
+            phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
+            `lineage` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
+            with the first seed).
+        model: Which model, by its name.
+        task: Which task, as the plan names it; None where it is about all.
+        seed: Which seed.
+
+    Raises:
+        RunError: An unknown kind, or one that does not go with a task (or without).
+    """
+
+    kind: str
+    model: str
+    task: str | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuses what is not a cell."""
+        if self.kind not in KINDS:
+            raise RunError(f"Unknown kind of cell {self.kind!r}; the kinds are {', '.join(KINDS)}.")
+        if (self.kind in OF_A_TASK) != (self.task is not None):
+            raise RunError(f"A cell of kind {self.kind!r} is about {'one task' if self.task is None else 'all tasks'}.")
+
+    @property
+    def key(self) -> str:
+        """The cell's file name, from which nothing is ever read: what a cell is stands in the file."""
+        return f"{slug(self.model, '.')}.{self.seed}.{'all' if self.task is None else slug(self.task)}.{self.kind}"
+
+
+def cells_of(plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
+    """All cells of a plan, in the order in which they are done: vectors of all tasks are read before any is asked."""
+    every, first = list(tasks.values()), plan.seeds[0]
+    found = []
+    for one in studied(plan):
+        name, has_base = one.name, bool(plan.base) and one.role == "model"
+        before = ["lens"] if plan.lens == "tuned" else []
+        before += ["words"] if words_wanted(plan, every) else []
+        before += ["lineage"] if has_base else []
+        found += [Cell(kind, name, None, first) for kind in before]
+        based = has_base and any(source.startswith("base LLM") for source in plan.sources)
+        for seed in plan.seeds:
+            found += [Cell("base", name, None, seed)] if based else []
+            found += [Cell(kind, name, task, seed) for kind in OF_A_TASK for task in plan.tasks]
+        if "ensembling" in plan.experiments:
+            found.append(Cell("ensembling", name, None, first))
+        if "overriding" in plan.experiments and shared_pairs(every):
+            found.append(Cell("overriding", name, None, first))
+        found.append(Cell("geometry", name, None, first))
+    return found
+
+
+def needs_of(cell: Cell, cells: Collection[Cell]) -> list[Cell]:
+    """The cells whose results another one takes: what was read with its seed, and a lens and words."""
+    if cell.kind not in ("ask", "geometry"):
+        return []
+    own = [other for other in cells if other.model == cell.model]
+    read = [other for other in own if other.kind in ("read", "base") and other.seed == cell.seed]
+    return read + [other for other in own if other.kind in ("lens", "words") and cell.kind == "ask"]
+
+
+def slug(text: str, allowed: str = "") -> str:
+    """A file-name form of a name: the same for the same name, another for any other, whatever the file system.
+
+    Args:
+        text: Any name.
+        allowed: What may stay beside small letters, digits and hyphens.
+    """
+    plain = re.fullmatch(rf"[a-z0-9][a-z0-9{re.escape('-' + allowed)}]{{0,59}}", text)
+    if plain and not re.search(r"-[0-9a-f]{6}$", text):  # which looks as if it had a hash already
+        return text
+    cleaned = re.sub(rf"[^A-Za-z0-9{re.escape('-' + allowed)}]", "-", text)
+    return f"{cleaned[-60:].lstrip('.')}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
