@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_cache
+from xmi.eager.blame import images_named
 from xmi.eager.run import Hooks, Names, run
 from xmi.errors import ModelError, PromptError, RemoteError, VectorError
 from xmi.kernels import ResidPost, residual_kernel
@@ -30,7 +31,19 @@ from xmi.model.engine import wrap
 from xmi.model.finite import ADVICE
 from xmi.model.options import count
 from xmi.progress import track
-from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Task, as_prompts, free_prompt, patch_grid
+from xmi.prompt import (
+    Batch,
+    Encoder,
+    Prompt,
+    PromptLike,
+    Prompts,
+    Task,
+    as_prompts,
+    flatten,
+    free_prompt,
+    is_encoded,
+    patch_grid,
+)
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
 from xmi.vector.ensembling import ensembling
 from xmi.vector.lineage import check_shapes, lineage, usual_prompts
@@ -69,6 +82,7 @@ class VLM:
             positions=engine.wants_positions,
             token_types="token_type_ids" in engine.arguments,
             patch_grid=patch_grid(engine.model.config),
+            vocabulary=engine.vocabulary,
         )
 
     @property
@@ -126,7 +140,7 @@ class VLM:
         """The residual stream after each block, for use inside `trace`: `vlm.resid_post[5]`, to read and to write."""
         return ResidPost(self.layers)
 
-    def trace(self, prompt: PromptLike | Batch, *, trust_host: bool = False, **options: Any) -> Any:
+    def trace(self, prompt: PromptLike, *, trust_host: bool = False, **options: Any) -> Any:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`).
 
         On a host the block travels with every name in it, so take what is read beforehand (`resid = vlm.resid_post`).
@@ -149,7 +163,7 @@ class VLM:
                 "host can run code on this machine. Leave it out (load the model with remote=...; what is saved then "
                 "comes back as data), or say trust_host=True."
             )
-        inputs = self.engine.forward(self.encode(prompt).inputs)
+        inputs = self.engine.forward(self._require_alike(self.encode(prompt)).inputs)
         inputs.pop("logits_to_keep", None)
         if self.served is not None:  # without it nnsight would load the weights here
             options |= {"remote": self.served.host.url, **options} if trust_host else {"backend": self.served.backend()}
@@ -157,7 +171,7 @@ class VLM:
 
     def run_with_cache(
         self,
-        prompt: PromptLike | Batch,
+        prompt: PromptLike,
         *,
         names: Names | None = None,
         positions: str | Sequence[str] | None = None,
@@ -167,7 +181,7 @@ class VLM:
         """Runs the model and keeps activations, as TransformerLens does; images and batches included.
 
         Args:
-            prompt: Text, a prompt, or several (images stand in prompts: `xmi.free_prompt("Q:<image>", [image])`).
+            prompt: What `encode` takes (images stand in prompts: `xmi.free_prompt("Q:<image>", image)`).
             names: Which hooks: full names (`blocks.5.hook_resid_post`), short ones that mean all layers
                 (`resid_post`, `z`), or a predicate; by default all but attention patterns. Patterns switch to eager
                 attention for this call, with a warning.
@@ -183,7 +197,7 @@ class VLM:
             HookError: A name that the model does not have, or NaN in an activation.
             SlotError: A prompt lacks the slot.
         """
-        batch = self.encode(prompt, padding_side=padding_side)
+        batch = self._require_alike(self.encode(prompt, padding_side=padding_side))
         card = {
             "model": self.name,
             "revision": self.revision,
@@ -195,15 +209,16 @@ class VLM:
             "padding_side": padding_side,
             "versions": versions(),
         }
-        return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card)
+        with self._explained(batch.prompts):
+            return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card)
 
     def run_with_hooks(
-        self, prompt: PromptLike | Batch, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
+        self, prompt: PromptLike, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
     ) -> Float[torch.Tensor, "batch position vocab"]:
         """Runs the model with hook functions, as TransformerLens does.
 
         Args:
-            prompt: Text, a prompt, or several.
+            prompt: What `encode` takes.
             fwd_hooks: Pairs of names (as in `run_with_cache`) and a function of the activation and its `Hook`, which
                 returns what takes the activation's place, or None.
             padding_side: Side on which shorter prompts of a batch are padded.
@@ -214,8 +229,8 @@ class VLM:
         Raises:
             HookError: An unknown name, or a function that returns another shape or dtype, or NaN.
         """
-        batch = self.encode(prompt, padding_side=padding_side)
-        with self.hooks(fwd_hooks):
+        batch = self._require_alike(self.encode(prompt, padding_side=padding_side))
+        with self.hooks(fwd_hooks), self._explained(batch.prompts):
             return run(self.engine, batch)
 
     @contextmanager
@@ -232,20 +247,22 @@ class VLM:
         with hooked(self.engine, self.report.anatomy, fwd_hooks):
             yield self
 
-    def generate(self, prompt: PromptLike | Batch, *, max_new_tokens: int = 20, **options: Any) -> Generation:
+    def generate(self, prompt: PromptLike, *, max_new_tokens: int = 20, **options: Any) -> Generation:
         """Continues prompts with the model's own `generate` (greedily, unless options say otherwise).
 
         Inside `with vlm.hooks(...)` the hooks see the prompt first and then one new token at a time.
 
         Args:
-            prompt: Text, a prompt, or several.
+            prompt: What `encode` takes.
             max_new_tokens: How many tokens at most.
             **options: Handed to transformers' `generate`.
 
         Returns:
             The continuations as texts and tokens.
         """
-        return generate(self.engine, self.encode(prompt), {"max_new_tokens": max_new_tokens, **options})
+        batch = self._require_alike(self.encode(prompt))
+        with self._explained(batch.prompts):
+            return generate(self.engine, batch, {"max_new_tokens": max_new_tokens, **options})
 
     @cached_property
     def report(self) -> CheckReport:
@@ -301,21 +318,48 @@ class VLM:
         one, two = (self.encode(free_prompt("<image>Q:\nA:", [p])).inputs for p in pictures)
         return self.engine.place(one), self.engine.place(two)
 
-    def encode(self, prompt: PromptLike | Batch, *, padding_side: Literal["left", "right"] = "left") -> Batch:
+    def encode(self, prompt: PromptLike, *, padding_side: Literal["left", "right"] = "left") -> Batch:
         """Encodes prompts into one batch that knows every token's role.
 
         Args:
-            prompt: Text, a prompt, or several; a batch that is encoded already is returned as it is.
+            prompt: Text; a prompt; a set or list of either; chat messages (`[{"role": "user", "content": ...}]`, with
+                content as text or as parts of type `text` and `image`) or several lists of them, written by the model's
+                own chat template; what its own processor or tokenizer encoded (a mapping with `input_ids`), of which
+                labels are not known; or a batch, which is returned as it is. Every verb takes the same.
             padding_side: Side on which shorter prompts are padded.
 
         Raises:
             PromptError: No prompt, or one that cannot be encoded.
         """
-        if isinstance(prompt, Batch):
-            return prompt
-        return self.encoder.encode(as_prompts(prompt), padding_side=padding_side)
+        batch = self._accepted(prompt, padding_side)
+        if batch is None:
+            batch = self.encoder.encode(flatten(prompt, self.encoder.chat), padding_side=padding_side)
+        return batch
 
-    def residuals(self, prompts: Prompts, *, slot: str = "last") -> Residuals:
+    def _accepted(self, prompt: Any, side: Literal["left", "right"] = "left") -> Batch | None:
+        """A batch that was given, or made of what was encoded already; None of anything else."""
+        if isinstance(prompt, Batch) or not is_encoded(prompt):
+            return prompt if isinstance(prompt, Batch) else None
+        batch, tool = self.encoder.accept(prompt, side), self.encoder.processor or self.encoder.tokenizer
+        if unknown := set(batch.inputs) - self.engine.arguments - {*tool.model_input_names, "input_ids"}:
+            raise PromptError(f"The encoded inputs hold {', '.join(sorted(unknown))}, which {self.name} does not take.")
+        return batch
+
+    def _asked(self, prompts: PromptLike, doing: str) -> tuple[Prompts, Iterator[Batch]]:
+        """What was given, as a set of prompts and in batches that are padded on the left."""
+        batch = self._accepted(prompts)
+        if batch is None:
+            several = as_prompts(prompts, self.encoder.chat)
+            return several, self._batches(several, doing)
+        self._require_images(batch.prompts)
+        self._require_alike(batch)
+        return as_prompts(batch.prompts), iter([batch.padded("left")])
+
+    def _explained(self, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        """Names the image that the model cannot take, if that is why a forward inside fails."""
+        return images_named(self.engine, self.encoder, prompts)
+
+    def residuals(self, prompts: PromptLike, *, slot: str = "last") -> Residuals:
         """Reads the residual stream after every block at a slot of every prompt.
 
         Args:
@@ -330,7 +374,7 @@ class VLM:
         """
         return self.residuals_at(prompts, [slot])[slot]
 
-    def residuals_at(self, prompts: Prompts, slots: Sequence[str]) -> dict[str, Residuals]:
+    def residuals_at(self, prompts: PromptLike, slots: Sequence[str]) -> dict[str, Residuals]:
         """Reads several slots in the same forwards.
 
         Args:
@@ -343,11 +387,11 @@ class VLM:
         Raises:
             SlotError: A prompt lacks a slot.
         """
-        values, _ = self._read(prompts, slots, len(prompts))
-        return {slot: Residuals(values[:, i], self._card(prompts, slot)) for i, slot in enumerate(slots)}
+        several, values, _ = self._read(prompts, slots)
+        return {slot: Residuals(values[:, i], self._card(several, slot)) for i, slot in enumerate(slots)}
 
     def vectors_at(
-        self, prompts: Prompts, slots: Sequence[str], *, keep: int = 0
+        self, prompts: PromptLike, slots: Sequence[str], *, keep: int = 0
     ) -> dict[str, tuple[TaskVector, Residuals]]:
         """Task vectors at several slots from the same forwards; means are taken where the model runs.
 
@@ -362,14 +406,14 @@ class VLM:
         Raises:
             SlotError: A prompt lacks a slot.
         """
-        values, [mean] = self._read(prompts, slots, keep)
-        some = prompts[: len(values)]
+        several, values, [mean] = self._read(prompts, slots, keep)
+        some = several[: len(values)]
         return {
-            slot: (TaskVector(mean[i], self._card(prompts, slot)), Residuals(values[:, i], self._card(some, slot)))
+            slot: (TaskVector(mean[i], self._card(several, slot)), Residuals(values[:, i], self._card(some, slot)))
             for i, slot in enumerate(slots)
         }
 
-    def nested_vectors(self, prompts: Prompts, sizes: Sequence[int], *, slot: str = "last") -> list[TaskVector]:
+    def nested_vectors(self, prompts: PromptLike, sizes: Sequence[int], *, slot: str = "last") -> list[TaskVector]:
         """Task vectors of the first few prompts, of some more, ...: the mean over each number of them.
 
         Args:
@@ -381,29 +425,37 @@ class VLM:
             VectorError: The numbers do not rise from 1 or more to the number of prompts at most.
             SlotError: A prompt lacks the slot.
         """
-        if not sizes or sizes[0] < 1 or sizes[-1] > len(prompts) or any(a >= b for a, b in pairwise(sizes)):
+        batch = self._accepted(prompts)
+        several = as_prompts(prompts if batch is None else batch.prompts, self.encoder.chat)
+        if not sizes or sizes[0] < 1 or sizes[-1] > len(several) or any(a >= b for a, b in pairwise(sizes)):
             raise VectorError(
-                f"Means over {list(sizes)} of {len(prompts)} prompts: numbers must rise from 1 up to that."
+                f"Means over {list(sizes)} of {len(several)} prompts: numbers must rise from 1 up to that."
             )
-        _, means = self._read(prompts[: sizes[-1]], [slot], 0, sizes)
-        return [TaskVector(mean[0], self._card(prompts[:size], slot)) for mean, size in zip(means, sizes, strict=True)]
+        whole = batch is not None and sizes[-1] == len(several)
+        _, _, means = self._read(prompts if whole else several[: sizes[-1]], [slot], 0, sizes)
+        return [TaskVector(mean[0], self._card(several[:size], slot)) for mean, size in zip(means, sizes, strict=True)]
 
     def _read(
-        self, prompts: Prompts, slots: Sequence[str], keep: int, sizes: Sequence[int] = ()
-    ) -> tuple[Float[torch.Tensor, "prompt slot layer d_model"], list[Float[torch.Tensor, "slot layer d_model"]]]:
-        """Residuals of the first prompts, and their means over the first so many, by default over all."""
-        wanted, starts, ends = tuple(sizes) or (len(prompts),), [0], list[list[int]]()
+        self, prompts: PromptLike, slots: Sequence[str], keep: int | None = None, sizes: Sequence[int] = ()
+    ) -> tuple[
+        Prompts, Float[torch.Tensor, "prompt slot layer d_model"], list[Float[torch.Tensor, "slot layer d_model"]]
+    ]:
+        """The prompts, residuals of the first or of all, and their means over the first so many, by default all."""
+        several, batches = self._asked(prompts, "reading residuals")
+        kept = len(several) if keep is None else keep
+        wanted, starts, ends = tuple(sizes) or (len(several),), [0], list[list[int]]()
 
         def arguments() -> Iterator[tuple[Any, ...]]:
-            for batch in self._batches(prompts, "reading residuals"):
+            for batch in batches:
                 columns = torch.stack([batch.columns(slot) for slot in slots], 1)
                 inputs, back = self.engine.reading(batch.inputs, columns)
                 seen = starts[-1]
                 ends.append(sorted({*(s - seen for s in wanted if seen < s < seen + len(batch)), len(batch)}))
                 starts.append(seen + len(batch))
-                yield inputs, self.engine.paths, back, max(0, keep - seen), ends[-1]
+                yield inputs, self.engine.paths, back, max(0, kept - seen), ends[-1]
 
-        values, sums = zip(*self.engine.map(residual_kernel, arguments()), strict=True)
+        with self._explained(several):
+            values, sums = zip(*self.engine.map(residual_kernel, arguments()), strict=True)
         before, total = torch.tensor(0.0), dict[int, torch.Tensor]()
         for start, stops, part in zip(starts, ends, sums, strict=False):
             total |= {start + stop: before + some for stop, some in zip(stops, part, strict=True)}
@@ -411,7 +463,7 @@ class VLM:
         if not bool(torch.isfinite(before).all()):
             layer = int((~torch.isfinite(before)).any(-1).any(0).nonzero()[0])
             raise ModelError(f"{self.name}: the residual stream is infinite at a slot after block {layer}. {ADVICE}")
-        return torch.cat(values), [total[size] / size for size in wanted]
+        return several, torch.cat(values), [total[size] / size for size in wanted]
 
     def _card(self, prompts: Prompts, slot: str) -> VectorCard:
         return VectorCard(
@@ -428,7 +480,7 @@ class VLM:
             versions=versions(),
         )
 
-    def task_vector(self, prompts: Prompts, *, slot: str = "last") -> TaskVector:
+    def task_vector(self, prompts: PromptLike, *, slot: str = "last") -> TaskVector:
         """The mean over prompts of the residual at a slot, at every layer.
 
         Args:
@@ -442,7 +494,7 @@ class VLM:
         """
         return self.vectors_at(prompts, [slot])[slot][0]
 
-    def answers(self, prompts: Prompts, *, max_new_tokens: int | None = None) -> Answers:
+    def answers(self, prompts: PromptLike, *, max_new_tokens: int | None = None) -> Answers:
         """The model's next token after each prompt, scored against the labels.
 
         Where an item has several labels, a hit on any of them counts; log-probability and rank are those of the
@@ -455,9 +507,11 @@ class VLM:
         Raises:
             PromptError: A label cannot be written with the model's tokens.
         """
-        return answer(self.engine, self.encoder, prompts, self._batches(prompts, "answering"), max_new_tokens)
+        several, batches = self._asked(prompts, "answering")
+        with self._explained(several):
+            return answer(self.engine, self.encoder, several, batches, max_new_tokens)
 
-    def lens(self, prompts: Prompts, *, slot: str = "last", k: int = 5, lens: Lens | None = None) -> LensReading:
+    def lens(self, prompts: PromptLike, *, slot: str = "last", k: int = 5, lens: Lens | None = None) -> LensReading:
         """Top tokens of every depth at a slot, by the logit lens or another one.
 
         Args:
@@ -472,12 +526,13 @@ class VLM:
         Raises:
             ModelError: The lens was trained on another model.
         """
-        batches = self._batches(prompts, "reading the lens")
-        return read_lens(self.engine, self.encoder, batches, lens or LogitLens(), slot, k)
+        several, batches = self._asked(prompts, "reading the lens")
+        with self._explained(several):
+            return read_lens(self.engine, self.encoder, batches, lens or LogitLens(), slot, k)
 
     def phases(
         self,
-        prompts: Prompts,
+        prompts: PromptLike,
         *,
         task_words: Sequence[str] | TaskWords = (),
         slot: str = "last",
@@ -505,11 +560,11 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 4.
         """
-        return self._phases(prompts, task_words, slot, lens)[0]
+        return self._phases(prompts, task_words, slot, lens)[1]
 
     def phases_and_answers(
         self,
-        prompts: Prompts,
+        prompts: PromptLike,
         *,
         task_words: Sequence[str] | TaskWords = (),
         slot: str = "last",
@@ -518,19 +573,21 @@ class VLM:
     ) -> tuple[Phases, Answers]:
         """What `phases` and `answers` return of the same prompts, read in the same forwards."""
         new = max_new_tokens or 1
-        phases, (said, wanted) = self._phases(prompts, task_words, slot, lens, new)
-        return phases, score_answers(self.encoder, prompts, said, wanted, max_new_tokens)
+        several, phases, (said, wanted) = self._phases(prompts, task_words, slot, lens, new)
+        return phases, score_answers(self.encoder, several, said, wanted, max_new_tokens)
 
     def _phases(
-        self, prompts: Prompts, task_words: Sequence[str] | TaskWords, slot: str, lens: Lens | None, new: int = 0
-    ) -> tuple[Phases, Said]:
-        batches = self._batches(prompts, "decoding phases")
+        self, prompts: PromptLike, task_words: Sequence[str] | TaskWords, slot: str, lens: Lens | None, new: int = 0
+    ) -> tuple[Prompts, Phases, Said]:
+        several, batches = self._asked(prompts, "decoding phases")
         words = task_words if isinstance(task_words, TaskWords) else tuple(task_words)
-        return read_phases(self.engine, self.encoder, prompts, batches, words, lens or LogitLens(), slot, new)
+        with self._explained(several):
+            found = read_phases(self.engine, self.encoder, several, batches, words, lens or LogitLens(), slot, new)
+        return several, *found
 
     def find_task_words(
         self,
-        prompts: Sequence[Prompts],
+        prompts: Sequence[PromptLike],
         *,
         slot: str = "last",
         lens: Lens | None = None,
@@ -565,13 +622,16 @@ class VLM:
             ModelError: The lens was trained on another model.
         """
         rule = {"share": share, "mass": mass, "times": times, "limit": limit}
-        batches = [self._batches(p, "looking for task words") for p in prompts]
-        reader = lens or LogitLens()
-        return find_task_words(self.engine, self.encoder, prompts, batches, reader, slot, exclude, k, **rule)
+        sets = prompts if isinstance(prompts, (list, tuple)) and prompts else [cast(PromptLike, prompts)]
+        several, batches = zip(*(self._asked(some, "looking for task words") for some in sets), strict=True)
+        with self._explained([p for some in several for p in some]):
+            return find_task_words(
+                self.engine, self.encoder, several, batches, lens or LogitLens(), slot, exclude, k, **rule
+            )
 
     def tune_lens(
         self,
-        prompts: Prompts | Sequence[Prompts],
+        prompts: PromptLike | Sequence[PromptLike],
         *,
         slot: str | None = None,
         steps: int = 500,
@@ -604,21 +664,25 @@ class VLM:
 
         Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, section 3.
         """
-        several = [prompts] if isinstance(prompts, Prompts) else list(prompts)
+        apart = isinstance(prompts, (list, tuple)) and prompts and all(isinstance(p, Prompts) for p in prompts)
+        sets: Sequence[Any] = prompts if apart else [prompts]  # type: ignore[assignment]
+        several, batches = zip(*(self._asked(some, "reading residuals") for some in sets), strict=True)
         options = {"steps": steps, "size": size, "rate": rate, "decay": decay, "held_out": held_out, "seed": seed}
-        return tune_lens(
-            self.engine,
-            several,
-            lambda part: self._batches(part, "reading residuals"),
-            slot=slot,
-            versions=versions(),
-            **options,  # type: ignore[arg-type]
-        )
+        following = iter(batches)
+        with self._explained([p for some in several for p in some]):
+            return tune_lens(
+                self.engine,
+                several,
+                lambda _: next(following),
+                slot=slot,
+                versions=versions(),
+                **options,  # type: ignore[arg-type]
+            )
 
     def transfer(
         self,
         vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector],
-        to: Prompts,
+        to: PromptLike,
         *,
         layers: Sequence[int] | None = None,
         slot: str = "last",
@@ -691,7 +755,9 @@ class VLM:
 
         Source: Luo, Darrell and Bar, ICML 2025, section 4.
         """
-        chosen = as_prompts(prompts) if prompts is not None else usual_prompts()
+        if isinstance(prompts, Batch) or is_encoded(prompts):
+            raise PromptError("Both models encode the prompts: give text, not what one of them encoded.")
+        chosen = flatten(prompts, self.encoder.chat) if prompts is not None else usual_prompts()
 
         def ids(vlm: VLM) -> list[list[int]]:
             inputs = vlm.encode(chosen).inputs
@@ -830,15 +896,41 @@ class VLM:
         return override(self.engine, self.encoder, *given, kin=self.kin)
 
     def _batches(self, prompts: Prompts, doing: str) -> Iterator[Batch]:
-        starts = range(0, len(prompts), self.batch_size)
-        if not starts:
-            raise PromptError("There are no prompts.")
-        for start in track(starts, f"{self.name}: {doing}"):
-            part = prompts[start : start + self.batch_size]
+        """Prompts in batches; of models that look at a batch's images at once, with as many images in every prompt."""
+        counts = [len(prompt.images) for prompt in prompts]
+        groups = [len(list(run)) for _, run in groupby(counts)] if self._mates(counts) else [len(prompts)]
+        ends = list(accumulate(groups))
+        parts = [
+            (start, min(start + self.batch_size, end))
+            for begin, end in zip([0, *ends], ends, strict=False)
+            for start in range(begin, end, self.batch_size)
+        ]
+        for start, end in track(parts, f"{self.name}: {doing}"):
+            part = prompts[start:end]
             self._require_images(part)
             yield self.encode(part)
 
-    def _require_images(self, prompts: Prompts) -> None:
+    def _mates(self, counts: Sequence[int]) -> bool:
+        """Whether prompts with so many images change each other's numbers when they share a forward.
+
+        Where blocks read images by attention of their own (Mllama), text before the first image attends to all image
+        columns of the batch, of which there are as many as the prompt with most images has.
+        """
+        seeing = self.encoder.processor is not None and len(set(counts)) > 1
+        return seeing and bool(self.report.anatomy.conditional)
+
+    def _require_alike(self, batch: Batch) -> Batch:
+        """Refuses a batch whose prompts change each other's numbers."""
+        counts = [len(prompt.images) for prompt in batch.prompts]
+        if self._mates(counts):
+            raise PromptError(
+                f"The prompts have {min(counts)} to {max(counts)} images, and in {self.name} text before an image sees "
+                "the image columns of the whole batch, so that prompts would change each other's numbers: give prompts "
+                "with as many images as each other in one call."
+            )
+        return batch
+
+    def _require_images(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts without an image where some blocks would not run."""
         if self.encoder.processor is None or all(p.images for p in prompts):
             return

@@ -20,8 +20,8 @@ class Family:
         name: As its authors write it: `LLaVA-NeXT`.
         model_type: Its key in transformers' auto classes: `llava_next`.
         make: Builds model and processor without any download.
-        images: How many images a prompt takes and where: `many` (anywhere), `one` (anywhere), `first` (one, before
-            all text), or `none` (text only).
+        images: How many images a prompt takes and where: `many` (anywhere), `alike` (anywhere, as many in every prompt
+            of a batch), `one` (anywhere), `first` (one, before all text), or `none` (text only).
         note: What is special about it, in one line.
         partial: Claims that do not hold for it, each with the reason; the others must hold.
         unpacked: If its patched runs cannot share a forward and become rows of their own: why.
@@ -31,7 +31,7 @@ class Family:
     name: str
     model_type: str
     make: Callable[[], Made]
-    images: Literal["many", "one", "first", "none"] = "many"
+    images: Literal["many", "alike", "one", "first", "none"] = "many"
     note: str = ""
     partial: Mapping[str, str] = field(default_factory=dict)
     unpacked: str = ""

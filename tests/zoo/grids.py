@@ -385,8 +385,8 @@ def molmo2() -> Made:
 
 
 UNMASKED = (
-    "text before the first image attends to all image columns of the batch: transformers masks only the feed-forward "
-    "of such tokens, so their values depend on how many images the other prompts have"
+    "text before an image attends to all image columns of the batch, so prompts of one batch have as many images as "
+    "each other"
 )
 RECURRENT = "linear attention is a recurrence: copies of the last token in one row see each other whatever the mask"
 
@@ -398,9 +398,8 @@ FAMILIES: tuple[Family, ...] = (
         "Mllama",
         "mllama",
         mllama,
-        note="cross-attention layers",
-        partial={"batching": UNMASKED, "padding": UNMASKED},
-        unpacked=UNMASKED,
+        images="alike",
+        note=f"cross-attention layers; {UNMASKED}",
     ),
     Family("Llama 4", "llama4", llama4, note="chunked attention, tiles, mixture of experts"),
     Family("Qwen3-VL-MoE", "qwen3_vl_moe", qwen3_vl_moe, note="deepstack, mixture of experts"),

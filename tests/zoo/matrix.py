@@ -19,7 +19,13 @@ from tests.zoo.family import Family
 from tests.zoo.oracle import family_vlm, prompts_for
 
 SNIPPET = Path(__file__).resolve().parents[2] / "docs" / "examples" / "any_model.py"
-IMAGES = {"many": "any number", "one": "one", "first": "one, first", "none": "-"}
+IMAGES = {
+    "many": "any number",
+    "alike": "any number, the same in a batch",
+    "one": "one",
+    "first": "one, first",
+    "none": "-",
+}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def prompts_for(images: str) -> Prompts:
             example = _input(k, k, images == "many")
             segments += [Segment("prefix", "Q:", example=k), example, Segment("delimiter", "\nA:", example=k)]
             segments += [Segment("answer", CITIES[k], example=k), Segment("separator", "\n\n", example=k)]
-        query = _input(row + 1, None, images in ("many", "one"))
+        query = _input(row + 1, None, images in ("many", "alike", "one"))
         segments += [Segment("prefix", "Q:", query=True), query, Segment("delimiter", "\nA:", query=True)]
         made.append(Prompt(tuple(segments), "capital", NAMES[row + 1], CITIES[row + 1]))
     return Prompts(tuple(made), "text ICL", task="capital", task_words=("capital",))

@@ -269,6 +269,11 @@ class Engine:
         found = getattr(self.checkpoint.model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator,union-attr]
         return int(found) if found else None
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has an embedding for."""
+        return int(self.model.config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
+
     @cached_property
     def wants_positions(self) -> bool:
         """Whether position ids should be given with padded batches, counted from each row's first real token.

@@ -4,7 +4,8 @@ from xmi.prompt.batch import Batch, find_segment
 from xmi.prompt.encode import Encoder
 from xmi.prompt.files import load_task, task_names
 from xmi.prompt.geometry import patch_grid
-from xmi.prompt.prompt import Prompt, PromptLike, Prompts, Segment, Template, as_prompts, free_prompt
+from xmi.prompt.given import PromptLike, as_prompts, flatten, is_encoded
+from xmi.prompt.prompt import Prompt, Prompts, Segment, Template, free_prompt
 from xmi.prompt.task import Item, Task, check_task
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "as_prompts",
     "check_task",
     "find_segment",
+    "flatten",
     "free_prompt",
+    "is_encoded",
     "load_task",
     "patch_grid",
     "task_names",

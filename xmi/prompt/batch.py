@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from xmi.errors import SlotError
 from xmi.prompt.prompt import Prompt
 from xmi.prompt.trace import PADDING, SPECIAL
 
+Side = Literal["left", "right"]
 _SLOT = re.compile(r"(?:example\[(?P<example>-?\d+)\]\.|(?P<query>query)\.)?(?P<role>[a-z]+)")
 
 
@@ -77,6 +79,18 @@ class Batch:
         """
         return torch.tensor([self._column(row, slot) for row in range(len(self))])
 
+    def padded(self, side: Side) -> Batch:
+        """The same batch, padded on the side that is asked for."""
+        order = _order(self.inputs["attention_mask"], side)
+        if bool((order == torch.arange(order.shape[1])).all()):
+            return self
+        inputs, columns = dict(self.inputs), order.numpy()
+        arrange(inputs, side)
+        first, last = (np.take_along_axis(of, columns, 1) for of in (self.first, self.last))
+        tokens = tuple(tuple(row[i] for i in at) for row, at in zip(self.tokens, columns.tolist(), strict=True))
+        patches = np.take_along_axis(self.patches, columns[..., None], 1)
+        return Batch(inputs, self.prompts, first, last, tokens, patches)
+
     def _column(self, row: int, slot: str) -> int:
         if slot == "last":
             return int(np.flatnonzero(self.first[row] != PADDING)[-1])
@@ -126,3 +140,26 @@ def find_segment(prompt: Prompt, slot: str) -> int:
     if wanted not in names:
         raise SlotError(f"there is no slot {slot!r}; there are: last, {', '.join(dict.fromkeys(names))}.")
     return len(names) - 1 - names[::-1].index(wanted)
+
+
+def arrange(inputs: dict[str, torch.Tensor], side: Side) -> None:
+    """Moves padding to its side where a processor left it elsewhere, in everything that is given per token."""
+    shape = inputs["input_ids"].shape
+    order = _order(inputs["attention_mask"], side)
+    if bool((order == torch.arange(shape[1])).all()):
+        return
+    for name, value in inputs.items():
+        # Ids and mask of another tokenizer (a Q-Former's) may happen to be as long.
+        other = (
+            value.dim() == 2
+            and name not in ("input_ids", "attention_mask")
+            and name.endswith(("_input_ids", "_attention_mask"))
+        )
+        if value.shape[:2] == shape and not other:
+            index = order.reshape(*shape, *[1] * (value.dim() - 2)).expand_as(value)
+            inputs[name] = value.gather(1, index)
+
+
+def _order(mask: Int[torch.Tensor, "row column"], side: Side) -> Int[torch.Tensor, "row column"]:
+    """Which column of each row comes where when padding is moved to one side."""
+    return (mask if side == "left" else 1 - mask).argsort(dim=1, stable=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain, islice, pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, groupby, islice, pairwise
 from typing import Any
 from unicodedata import normalize
 
@@ -13,8 +14,10 @@ from jaxtyping import Int
 
 from xmi.byte_text import shown
 from xmi.errors import PromptError
-from xmi.prompt.batch import Batch
-from xmi.prompt.feed import Feeder, Side, token_text
+from xmi.prompt.batch import Batch, Side, arrange
+from xmi.prompt.chat import chat_prompt
+from xmi.prompt.encoded import EncodedPrompt, as_tensors, rows_of
+from xmi.prompt.feed import Feeder, token_text
 from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
 from xmi.prompt.prompt import Prompt, Segment, Template
 from xmi.prompt.token_bytes import TokenBytes
@@ -42,6 +45,7 @@ class Encoder:
         token_types: bool = False,
         add_special_tokens: bool = True,
         patch_grid: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         """Makes an encoder.
 
@@ -55,6 +59,7 @@ class Encoder:
             add_special_tokens: Let the tokenizer and processor add their own (BOS), as they do by default.
             patch_grid: Patches per side of the vision tower, from which places in a picture follow where neither
                 sizes nor rows of tokens tell them.
+            vocabulary: How many tokens the model has, where it may have more than the tokenizer.
         """
         self._feeder = Feeder(tokenizer, processor, add_special_tokens=add_special_tokens, token_types=token_types)
         self.tokenizer = tokenizer
@@ -64,6 +69,7 @@ class Encoder:
         self.positions = positions
         self.token_types = token_types
         self.patch_grid = patch_grid
+        self.vocabulary = vocabulary
         self._texts: dict[int, str] = {}
         self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
@@ -82,29 +88,82 @@ class Encoder:
         """
         if not prompts:
             raise PromptError("There are no prompts to encode.")
-        if padding_side not in ("left", "right"):
-            raise PromptError(f"padding_side is left or right, not {padding_side!r}.")
-        for prompt in prompts:
-            self._check(prompt)
-        inputs, recorder = self._feeder.give(prompts, padding_side)
+        if encoded := [p for p in prompts if isinstance(p, EncodedPrompt)]:
+            return self._again(encoded, len(prompts), padding_side)
+        prompts = [self._own(prompt) for prompt in prompts]
+        inputs, recorder = self._feeder.give(prompts, _side(padding_side))
+        self._finish(inputs, prompts)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        first, last = (np.full(tuple(ids.shape), PADDING) for _ in range(2))
+        rows = [ids[row, mask[row] > 0].tolist() for row in range(len(prompts))]
+        self._check_mixture(prompts, rows)
+        for row, prompt in enumerate(prompts):
+            real = mask[row].nonzero().flatten().numpy()
+            try:
+                first[row, real], last[row, real] = self._trace(prompt, rows[row], recorder.pieces(row, len(prompts)))
+            except PromptError:
+                alone = self._trace_alone(prompt, rows[row]) if len(prompts) > 1 else None
+                if alone is None:
+                    raise
+                first[row, real], last[row, real] = alone
+        tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
+        return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
+
+    def accept(self, given: Any, padding_side: Side = "left") -> Batch:
+        """Takes inputs that were encoded already, by the model's own processor or tokenizer.
+
+        Args:
+            given: Tensors, arrays or lists by name, with `input_ids`; or these ids alone.
+            padding_side: Where padding is moved to.
+
+        Returns:
+            A batch without labels, whose rows are text, and images where the model's image token shows them: slot
+            `last` is known, and a segment `text` or `input` for each stretch. Images that nothing but blanks or the
+            tokens around an image part may count as one.
+
+        Raises:
+            PromptError: What was given are not encoded inputs, or not this model's.
+        """
+        inputs = as_tensors(given, self.tokenizer.pad_token_id)
+        ids, size = inputs["input_ids"], max(len(self.tokenizer), self.vocabulary or 0)
+        if self.processor is None and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            raise PromptError(
+                f"Tokens {int(ids.min())} to {int(ids.max())} are given, the model has 0 to {size - 1}: encode with "
+                "its own tokenizer."
+            )
+        arrange(inputs, _side(padding_side))
+        name = token_text(self.processor)
+        prompts, first = rows_of(inputs, self.tokenizer, self.tokenizer.convert_tokens_to_ids(name) if name else None)
+        self._finish(inputs, prompts)
+        tokens = tuple(tuple(self._feeder.spell(row)) for row in inputs["input_ids"].tolist())
+        return Batch(inputs, prompts, first, first.copy(), tokens, self._patches(prompts, inputs, first))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+        """Writes chat messages with the model's own template; see `chat_prompt`."""
+        return chat_prompt(messages, self.tokenizer, self.processor, self.placeholder)
+
+    def _again(self, prompts: Sequence[EncodedPrompt], count: int, side: Side) -> Batch:
+        """Encodes prompts whose tokens are known already."""
+        if len(prompts) < count or any(prompt.images for prompt in prompts):
+            raise PromptError(
+                "Encoded inputs with images, or beside other prompts, cannot be put into another batch: of their "
+                "images only the model's inputs are known. Give them as text and images (xmi.free_prompt)."
+            )
+        return self.accept({"input_ids": [list(prompt.ids) for prompt in prompts]}, side)
+
+    def _finish(self, inputs: dict[str, torch.Tensor], prompts: Sequence[Prompt]) -> None:
+        """Gives padded inputs what the model wants beside them, or refuses them if they are too long."""
         if not self.token_types:
             inputs.pop("token_type_ids", None)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        if self.max_length is not None and ids.shape[1] > self.max_length:
+        mask = inputs["attention_mask"]
+        if self.max_length is not None and int(mask.sum(1).max()) > self.max_length:
             row = int(mask.sum(1).argmax())
             raise PromptError(
                 f"Prompt {row} has {int(mask[row].sum())} tokens, the model takes {self.max_length}: use fewer shots. "
                 f"It begins {prompts[row].text[:80]!r}."
             )
-        if self.positions:
+        if self.positions and "position_ids" not in inputs:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        first, last = (np.full(tuple(ids.shape), PADDING) for _ in range(2))
-        for row, prompt in enumerate(prompts):
-            real = torch.nonzero(mask[row]).flatten()
-            pieces = recorder.pieces(row, len(prompts))
-            first[row, real], last[row, real] = self._trace(prompt, ids[row, real].tolist(), pieces)
-        tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
-        return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
 
     def first_token(self, before: str, word: str) -> int:
         """Id of the first token of a word as it is tokenised after some text.
@@ -198,14 +257,66 @@ class Encoder:
                     found.append(token)
         return tuple(dict.fromkeys(found))
 
-    def _check(self, prompt: Prompt) -> None:
-        for segment in prompt.segments:
-            for mark in self._feeder.marks:
-                if mark in segment.text:
-                    raise PromptError(
-                        f"The text {segment.text!r} contains the image placeholder {mark!r}: "
-                        "pass images as images, not as text."
-                    )
+    def _own(self, prompt: Prompt) -> Prompt:
+        """A prompt as this model can be given it: without what it puts around an image by itself.
+
+        Raises:
+            PromptError: The prompt is empty, is not text that can be encoded, or means an image by text.
+        """
+        prompt = self._unframed(prompt)
+        if not any(segment.text or segment.image is not None for segment in prompt.segments):
+            raise PromptError("The prompt is empty.")
+        for image, run in groupby(prompt.segments, lambda s: s.image is not None):
+            text = "" if image else "".join(segment.text for segment in run)
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise PromptError(
+                    f"The text {text[:80]!r} holds half of a character (a lone surrogate, {text[error.start]!r}) at "
+                    f"place {error.start}: remove it, or decode the text anew."
+                ) from error
+            if mark := min((mark for mark in self._feeder.marks if mark in text), key=len, default=""):
+                raise PromptError(
+                    f"The text {text[:80]!r} contains the image placeholder {mark!r} of this model: pass images as "
+                    f"images, not as text: xmi.free_prompt(text, [image], marker={mark!r})."
+                )
+        return prompt
+
+    def _unframed(self, prompt: Prompt) -> Prompt:
+        """A prompt without the tokens around an image that come with the model's placeholder as well."""
+        mark = min(self._feeder.marks, key=len, default="")
+        head, _, tail = (self.placeholder or "").partition(mark) if mark else ("", "", "")
+        if not head and not tail:
+            return prompt
+        segments = list(prompt.segments)
+        for i in (i for i, segment in enumerate(segments) if segment.image is not None):
+            before = segments[i - 1] if i else Segment("text")
+            after = segments[i + 1] if i + 1 < len(segments) else Segment("text")
+            ends = before.text.endswith(head), after.text.startswith(tail)
+            if all(ends):
+                if head:
+                    segments[i - 1] = replace(before, text=before.text.removesuffix(head))
+                if tail:
+                    segments[i + 1] = replace(after, text=after.text.removeprefix(tail))
+            elif (ends[0] and head) or (ends[1] and tail):
+                raise PromptError(
+                    f"An image is framed on one side only, in {prompt.text[:120]!r}: write {head!r} before and "
+                    f"{tail!r} after it, or neither."
+                )
+        return replace(prompt, segments=tuple(segments))
+
+    def _check_mixture(self, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> None:
+        """Refuses a processor that makes something else of a text because an image stands in another prompt."""
+        plain = [row for row, prompt in enumerate(prompts) if not prompt.images]
+        if not 0 < len(plain) < len(prompts):
+            return
+        alone, _ = self._feeder.give([prompts[row] for row in plain], "left")
+        for row, ids, mask in zip(plain, alone["input_ids"], alone["attention_mask"], strict=True):
+            if ids[mask > 0].tolist() != list(rows[row]):
+                raise PromptError(
+                    f"{type(self.processor).__name__} encodes prompt {row}, which has no image, otherwise beside "
+                    f"prompts with images than alone. Give them apart. It begins {prompts[row].text[:80]!r}."
+                )
 
     def _trace(self, prompt: Prompt, ids: Sequence[int], pieces: Sequence[Any]) -> tuple[list[int], list[int]]:
         held = [segment for segment in prompt.segments if segment.image is not None or segment.text]
@@ -219,6 +330,12 @@ class Encoder:
             expansions=self._expansions(prompt) if adjacent else None,
             show=self._feeder.show,
         )
+
+    def _trace_alone(self, prompt: Prompt, ids: Sequence[int]) -> tuple[list[int], list[int]] | None:
+        """Traces a prompt by what is tokenised without others beside it, if its tokens are the same then."""
+        given, recorder = self._feeder.give([prompt], "left")
+        alone = given["input_ids"][0, given["attention_mask"][0] > 0].tolist()
+        return self._trace(prompt, ids, recorder.pieces(0, 1)) if alone == list(ids) else None
 
     def _expansions(self, prompt: Prompt) -> dict[int, list[int]]:
         """The tokens of each image, seen in a copy of the prompt in which no two images stand side by side."""
@@ -236,6 +353,12 @@ class Encoder:
         images = [i for i, segment in enumerate(segments) if segment.image is not None]
         return {number[i]: ids[apart.first[0] == i].tolist() for i in images}
 
+    def _image_id(self, regions: Sequence[Sequence[int]]) -> int | None:
+        """The id that stands for pieces of a prompt's images."""
+        found = likely_image_id(regions)
+        name = token_text(self.processor)
+        return int(self.tokenizer.convert_tokens_to_ids(name)) if found is None and name else found
+
     def _patches(
         self, prompts: Sequence[Prompt], inputs: dict[str, torch.Tensor], first: Int[np.ndarray, "row column"]
     ) -> Int[np.ndarray, "row column 3"]:
@@ -247,15 +370,24 @@ class Encoder:
             if segment.image is not None
         ]
         regions = [ids[row, columns].tolist() for row, columns in where]
-        image_id = likely_image_id(regions)
-        if image_id is None and (name := token_text(self.processor)):
-            image_id = self.tokenizer.convert_tokens_to_ids(name)
+        image_ids = {
+            row: self._image_id([r for r, (i, _) in zip(regions, where, strict=True) if i == row]) for row, _ in where
+        }
         sizes: Sequence[Size | None] = image_grids(inputs, len(regions)) or [None] * len(regions)
-        lengths = [[len(run) for run in image_runs(region, image_id)] for region in regions]
+        lengths = [
+            [len(run) for run in image_runs(region, image_ids[row])]
+            for region, (row, _) in zip(regions, where, strict=True)
+        ]
         every = list(chain.from_iterable(lengths))
         side, shapes = tile_side(inputs, every, self.patch_grid), iter(tile_shapes(inputs, every))
         found = np.full((*ids.shape, 3), -1)
         for (row, columns), region, size, runs in zip(where, regions, sizes, lengths, strict=True):
             mine = list(islice(shapes, len(runs)))
-            found[row, columns] = places(region, image_id, size, side, self.patch_grid, mine)
+            found[row, columns] = places(region, image_ids[row], size, side, self.patch_grid, mine)
         return found
+
+
+def _side(side: Side) -> Side:
+    if side not in ("left", "right"):
+        raise PromptError(f"padding_side is left or right, not {side!r}.")
+    return side

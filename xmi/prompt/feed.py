@@ -6,7 +6,7 @@ between texts in a list, or given apart, where the processor puts them before th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from xmi.errors import PromptError
-from xmi.prompt.pictures import open_image
+from xmi.prompt.batch import Side, arrange
+from xmi.prompt.pictures import described, open_image
 from xmi.prompt.prompt import Prompt, Segment
 from xmi.prompt.trace import Recorder, trace_row
 
 WORD = "is"
 """A text to try things on."""
 Way = Literal["placeholder", "flat", "interleaved", "first"]
-Side = Literal["left", "right"]
 Given = tuple[dict[str, torch.Tensor], Recorder]
 """The model's inputs, padded on the side that was asked for, and what the tokenizer was seen to do."""
 
@@ -67,7 +67,7 @@ class Feeder:
         else:
             given, recorder = self._process(prompts, self._way, side)
         inputs = {n: value for n, value in given.items() if isinstance(value, torch.Tensor) and n != "labels"}
-        _arrange(inputs, side)
+        arrange(inputs, side)
         return inputs, recorder
 
     def spell(self, ids: Sequence[int]) -> list[str]:
@@ -82,18 +82,35 @@ class Feeder:
 
     def _words(self, texts: list[str], side: Side) -> tuple[Any, Recorder]:
         """Texts alone, through the processor if it takes them: it may add BOS or an end, as it does with images."""
-        for given in (texts, [[text] for text in texts]) if self.processor is not None else ():
+        if form := self._form:
             try:
-                encoded, recorder = self._call({"text": given}, side)
-            except Exception:  # some processors take no prompt without an image
-                continue
-            if len(encoded["input_ids"]) == len(texts):
-                return encoded, recorder
+                return self._call({"text": form(texts)}, side)
+            except Exception as error:  # other people's code; whatever it raises is about these texts
+                raise self._refusal(texts[0], error) from error
         recorder = Recorder(self.tokenizer)
         with _padding(self.tokenizer, side):
             # A tokenizer on its own is taken at its word: GPT-2 has token types that nobody gives it.
             types = {"return_token_type_ids": True} if self.token_types and self.processor is not None else {}
             return recorder(texts, **types, **self._options()), recorder
+
+    @cached_property
+    def _form(self) -> Callable[[list[str]], list[Any]] | None:
+        """The form in which the processor takes texts without images, found by trying; None if it takes none."""
+        forms: tuple[Callable[[list[str]], list[Any]], ...] = (list, lambda texts: [[text] for text in texts])
+        for form in forms if self.processor is not None else ():
+            try:
+                encoded, _ = self._call({"text": form([WORD, WORD])}, "left")
+            except Exception:  # some processors take no prompt without an image
+                continue
+            if len(encoded["input_ids"]) == 2:
+                return form
+        return None
+
+    def _refusal(self, text: str, error: Exception) -> PromptError:
+        return PromptError(
+            f"The processor {type(self.processor).__name__} refused the prompts: {str(error) or type(error).__name__} "
+            f"The first begins {text[:80]!r}."
+        )
 
     def _call(self, arguments: dict[str, Any], side: Side) -> tuple[Any, Recorder]:
         """Calls the processor while its tokenizer is watched."""
@@ -113,30 +130,76 @@ class Feeder:
 
     def _process(self, prompts: Sequence[Prompt], way: Way, side: Side) -> tuple[Any, Recorder]:
         """Calls the processor with images given one way, its tokenizer being watched."""
-        processor: Any = self.processor
+        arguments = self._arguments(prompts, way)
+        if any(image.height in (1, 3) for image in _pictures(list(arguments.values()))):
+            self._check_rows(prompts, way)
+        try:
+            return self._call(arguments, side)
+        except Exception as error:  # other people's code; whatever it raises is about these prompts
+            raise self._blame(prompts, way) or self._refusal(prompts[0].text, error) from error
+
+    def _arguments(self, prompts: Sequence[Prompt], way: Way) -> dict[str, Any]:
+        """What the processor is called with."""
         if way == "first":
             for row, prompt in enumerate(prompts):
                 held = [segment for segment in prompt.segments if segment.image is not None or segment.text]
                 if [i for i, segment in enumerate(held) if segment.image is not None] != [0]:
                     raise PromptError(
-                        f"{type(processor).__name__} puts one image before the text of every prompt, but prompt {row} "
-                        f"is not one image and then text: {prompt.text[:120]!r}. Encode prompts without images apart."
+                        f"{type(self.processor).__name__} puts one image before the text of every prompt, but prompt "
+                        f"{row} is not one image and then text: {prompt.text[:120]!r}. Encode prompts without images "
+                        "apart."
                     )
         images = [[open_image(image) for image in prompt.images] for prompt in prompts]
+        if way == "interleaved":
+            return {"text": [list(_mixed(p, i)) for p, i in zip(prompts, images, strict=True)]}
         mark = str(self.placeholder) if way in ("placeholder", "flat") else ""
-        arguments: dict[str, Any] = {
+        return {
             "text": ["".join(s.text if s.image is None else mark for s in prompt.segments) for prompt in prompts],
             "images": [image for row in images for image in row] if way == "flat" else images,
         }
-        if way == "interleaved":
-            arguments = {"text": [list(_mixed(p, i)) for p, i in zip(prompts, images, strict=True)]}
+
+    def _blame(self, prompts: Sequence[Prompt], way: Way) -> PromptError | None:
+        """What to say of the first image that the processor refuses on its own, or beside an ordinary one."""
+        ordinary = _ordinary()
+        for others in ([], [ordinary]):
+            if self._stops([*others, ordinary], way):
+                return None
+            for name, alone in lone_images(prompts):
+                if error := self._stops([*others, alone], way):
+                    tool, why = type(self.processor).__name__, str(error) or type(error).__name__
+                    return PromptError(f"The processor {tool} cannot take {name}: {why}")
+        return None
+
+    def _stops(self, prompts: Sequence[Prompt], way: Way) -> Exception | None:
+        """The error with which the processor refuses prompts, if it does."""
         try:
-            return self._call(arguments, side)
-        except Exception as error:  # other people's code; whatever it raises is about these prompts
-            raise PromptError(
-                f"The processor {type(processor).__name__} refused the prompts: {str(error) or type(error).__name__} "
-                f"The first begins {prompts[0].text[:80]!r}."
-            ) from error
+            self._call(self._arguments(prompts, way), "left")
+        except Exception as error:
+            return error
+        return None
+
+    def _check_rows(self, prompts: Sequence[Prompt], way: Way) -> None:
+        """Refuses images whose rows the processor takes for colours, as code does that looks for an axis of 3.
+
+        Seen on an image of one colour, which has few values; more of them than a lower and a higher image has.
+        """
+        for name, alone in lone_images(prompts):
+            height = open_image(alone.images[0]).height
+            if height in (1, 3) and self._values(height, way) > max(self._values(h, way) for h in (2, 4)) + 1:
+                raise PromptError(
+                    f"The processor {type(self.processor).__name__} takes the rows of {name} for colours, because "
+                    "there are so few of them: scale the image up."
+                )
+
+    def _values(self, height: int, way: Way) -> int:
+        """How many different values the processor makes of an image of one colour."""
+        probe = Segment("input", image=Image.new("RGB", (48, height), (200, 100, 50)))
+        try:
+            given, _ = self._call(self._arguments([Prompt((probe, Segment("text", WORD)))], way), "left")
+        except Exception:  # what it refuses it does not misread
+            return 0
+        pixels = [v for v in given.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        return len({round(n, 2) for v in pixels for n in v.flatten().tolist()})
 
     @cached_property
     def _way(self) -> Way:
@@ -175,7 +238,7 @@ class Feeder:
 
     def _tried(self, way: Way, otherwise: int | None = None) -> int:
         """How many tokens a picture and a word get when the image is given one way."""
-        probe = Prompt((Segment("input", image=Image.effect_noise((224, 224), 50.0)), Segment("text", WORD)))
+        probe = _ordinary()
         try:
             given, recorder = self._process([probe], way, "left")
             ids = given["input_ids"][0, given["attention_mask"][0] > 0].tolist()
@@ -187,6 +250,31 @@ class Feeder:
         return len(ids)
 
 
+def _pictures(given: Any) -> Iterator[Image.Image]:
+    """The images in nested lists."""
+    if isinstance(given, Image.Image):
+        yield given
+    elif isinstance(given, list):
+        yield from (image for part in given for image in _pictures(part))
+
+
+def _ordinary() -> Prompt:
+    """An image that every processor takes, before a word."""
+    return Prompt((Segment("input", image=Image.effect_noise((224, 224), 50.0)), Segment("text", WORD)))
+
+
+def lone_images(prompts: Sequence[Prompt]) -> Iterator[tuple[str, Prompt]]:
+    """Each image on its own before a word, after its name for messages: file or place in the prompts, and size."""
+    for row, prompt in enumerate(prompts):
+        for number, image in enumerate(prompt.images):
+            place = f"image {number} of prompt {row}"
+            name = place if isinstance(image, Image.Image) else f"{image} ({place})"
+            yield (
+                f"{name}, {described(open_image(image))}",
+                Prompt((Segment("input", image=image), Segment("text", WORD))),
+            )
+
+
 @contextmanager
 def _padding(tokenizer: Any, side: Side) -> Iterator[None]:
     """Lets a tokenizer pad on one side for a while."""
@@ -196,25 +284,6 @@ def _padding(tokenizer: Any, side: Side) -> Iterator[None]:
         yield
     finally:
         tokenizer.padding_side = before
-
-
-def _arrange(inputs: dict[str, torch.Tensor], side: Side) -> None:
-    """Moves padding to its side where a processor left it elsewhere, in everything that is given per token."""
-    shape = inputs["input_ids"].shape
-    mask = inputs["attention_mask"]
-    order = (mask if side == "left" else 1 - mask).argsort(dim=1, stable=True)
-    if bool((order == torch.arange(shape[1])).all()):
-        return
-    for name, value in inputs.items():
-        # Ids and mask of another tokenizer (a Q-Former's) may happen to be as long.
-        other = (
-            value.dim() == 2
-            and name not in ("input_ids", "attention_mask")
-            and name.endswith(("_input_ids", "_attention_mask"))
-        )
-        if value.shape[:2] == shape and not other:
-            index = order.reshape(*shape, *[1] * (value.dim() - 2)).expand_as(value)
-            inputs[name] = value.gather(1, index)
 
 
 def _mixed(prompt: Prompt, images: list[Image.Image]) -> Iterator[str | Image.Image]:

@@ -43,8 +43,8 @@ def patch_grid(config: Any) -> int | None:
     return size // patch
 
 
-def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size]:
-    """The size of every image, where the processor gives it along.
+def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size | None]:
+    """The size of every image, where the processor gives it along and it says which side is which.
 
     Args:
         inputs: What the processor gave.
@@ -60,10 +60,11 @@ def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size]:
     where = inputs.get("image_position_ids")
     if isinstance(where, torch.Tensor) and where.dim() == 3 and tuple(where.shape[::2]) == (count, 2):
         # Column and row of every patch in reading order; which is which shows where the second patch stands.
-        ends = (where.amax(1) + 1).tolist()
-        known = [k for k, end in enumerate(ends) if min(end) > 1]
-        across = int(where[known[0], 1, 1] > where[known[0], 0, 1]) if known else 0
-        return [("patches", (1, int(end[1 - across]), int(end[across]))) for end in ends] if known else []
+        ends, across = (where.amax(1) + 1).tolist(), (where[:, 1, 1] > where[:, 0, 1]).int().tolist()
+        return [
+            ("patches", (1, int(end[1 - k]), int(end[k]))) if min(end) > 1 else None
+            for end, k in zip(ends, across, strict=True)
+        ]
     sizes, pixels = inputs.get("image_sizes"), inputs.get("pixel_values")
     if isinstance(sizes, torch.Tensor) and isinstance(pixels, torch.Tensor) and tuple(sizes.shape) == (count, 2):
         # Beside tiles it is the size of the file, otherwise that of what the tower sees, or it is of no use.
@@ -84,8 +85,11 @@ def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) 
     pixels = inputs.get("pixel_values")
     if not grid or not runs or "image_sizes" in inputs or not isinstance(pixels, torch.Tensor) or pixels.dim() < 4:
         return None  # beside tiles, the size of the file means that borders are cut off and ends of rows put in
-    tiles = int(np.prod(pixels.shape[:-3]))
-    # A batch may hold empty tiles; then each stretch must be one tile.
+    tiles, mask = int(np.prod(pixels.shape[:-3])), inputs.get("pixel_attention_mask")
+    # A batch may hold empty tiles, which fill up prompts with fewer images; without a mask to say so each stretch must
+    # be one tile then.
+    if isinstance(mask, torch.Tensor) and mask.shape == (*pixels.shape[:-3], *pixels.shape[-2:]):
+        tiles = int(mask.flatten(0, -3).flatten(1).any(1).sum()) or tiles
     count = sum(runs) // tiles if sum(runs) % tiles == 0 else runs[0] if len(set(runs)) == 1 else 0
     side = isqrt(count)
     whole = all(run % count == 0 for run in runs) if count else False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,48 +150,37 @@ class Prompts(Sequence[Prompt]):
         return iter(self.prompts)
 
 
-PromptLike = str | Prompt | Sequence[str | Prompt]
-"""What may be given as prompts: text, a prompt, a set of prompts, or a mixture."""
-
-
-def as_prompts(given: PromptLike) -> tuple[Prompt, ...]:
-    """Prompts from text, from one prompt, or from several of either.
-
-    Raises:
-        PromptError: Something that is neither.
-    """
-    if isinstance(given, (str, Prompt)):
-        given = [given]
-    made: list[Prompt] = []
-    for item in given:
-        if isinstance(item, Prompt):
-            made.append(item)
-        elif isinstance(item, str):
-            made.extend(free_prompt(item))
-        else:
-            raise PromptError(f"Expected text or a prompt, found {type(item).__name__}: {item!r:.80}")
-    return tuple(made)
-
-
-def free_prompt(text: str, images: Sequence[ImageLike] = (), *, marker: str = "<image>") -> Prompts:
+def free_prompt(text: str, images: ImageLike | Sequence[ImageLike] = (), *, marker: str = "<image>") -> Prompts:
     """A prompt of the user's own, with a marker in the place of every image.
 
     Args:
         text: The text.
-        images: As many images as there are markers.
-        marker: What stands for an image in the text.
+        images: One image, or as many as there are markers.
+        marker: What stands for an image in the text. The model's own placeholder may be named (`<|image_pad|>`), in a
+            text that a chat template made, say; what frames it there is not doubled.
 
     Returns:
         A set of one prompt, its last token being slot `last`.
 
     Raises:
-        PromptError: The numbers of markers and images differ, or the prompt is empty.
+        PromptError: The numbers of markers and images differ, the prompt is empty, or something is not what its name
+            says.
     """
+    if not all(isinstance(given, str) for given in (text, marker)) or not marker:
+        raise PromptError(
+            f"A prompt's text and marker are strings, and a marker is not empty: {text!r:.80}, {marker!r}."
+        )
+    if isinstance(images, (str, Path, Image.Image)):
+        images = [images]
+    elif not isinstance(images, (list, tuple)):
+        raise PromptError(f"images is one file or PIL image, or a list of them, not {type(images).__name__}.")
     parts = text.split(marker)
     if len(parts) - 1 != len(images):
+        seen = dict.fromkeys(m for m in _PLACEHOLDER.findall(text) if m != marker and text.count(m) == len(images))
+        looks = [m for m in seen if not re.search("start|begin|end", m)] or list(seen)
         raise PromptError(
             f"The prompt has {len(parts) - 1} place(s) for images ({marker!r}) but {len(images)} image(s) were given: "
-            f"put one {marker} into the text for each image."
+            + " or ".join([*(f"pass marker={m!r}" for m in looks), f"put one {marker} into the text for each image."])
         )
     if not text:
         raise PromptError("The prompt is empty.")
@@ -200,3 +190,26 @@ def free_prompt(text: str, images: Sequence[ImageLike] = (), *, marker: str = "<
         if part:
             segments.append(Segment("text", part))
     return Prompts((Prompt(tuple(segments)),), specification="free")
+
+
+_PLACEHOLDER = re.compile(r"<[^<>\s]*im(?:age|g)[^<>\s]*>|\[[^\[\]\s]*IM(?:AGE|G)[^\[\]\s]*\]", re.IGNORECASE)
+"""What looks as if it stood for an image."""
+
+
+def template_of(prompts: Sequence[Prompt]) -> Template:
+    """The template that prompts were written by, read off their segments; the default where they do not show it.
+
+    Raises:
+        PromptError: They were written by different ones.
+    """
+    found = {}
+    for role in ("prefix", "delimiter", "separator"):
+        texts = sorted({s.text for p in prompts for s in p.segments if s.role == role and s.image is None})
+        if len(texts) > 1:
+            raise PromptError(
+                f"The prompts were written by different templates, with {role} {' and '.join(map(repr, texts[:3]))}: "
+                "give prompts of one template at a time."
+            )
+        if texts:
+            found[role] = texts[0]
+    return Template(**found)

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from xmi.errors import PromptError
 from xmi.prompt.prompt import Segment
 
+_PADDING = ("padding", "pad_to_multiple_of", "padding_side", "return_tensors")
 PADDING, SPECIAL = -1, -2
 """Segment numbers of tokens that belong to no segment: padding, and what the tokenizer or processor added."""
 
@@ -61,14 +62,29 @@ class Recorder:
         self.calls: list[list[Piece]] = []
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Tokenises as the tokenizer does, but for a second BOS where the processor wrote one into the text."""
+        """Tokenises as the tokenizer does, but for a second BOS in each text that begins with one already."""
         texts = [text] if isinstance(text, str) else list(text)
-        bos = getattr(self.tokenizer, "bos_token", None)
-        if bos and texts and all(str(t).startswith(bos) for t in texts):
-            kwargs["add_special_tokens"] = False
-        result = self.tokenizer(text, *args, **kwargs)
+        bos = str(getattr(self.tokenizer, "bos_token", None) or "")
+        begun = [bos != "" and str(t).startswith(bos) for t in texts]
+        if any(begun) and not all(begun):
+            result = self._apart(texts, begun, *args, **kwargs)
+        else:
+            result = self.tokenizer(text, *args, **(kwargs | {"add_special_tokens": False} if any(begun) else kwargs))
         self.calls.append([self._piece(t, e) for t, e in zip(texts, result.encodings or [], strict=False)])
         return result
+
+    def _apart(self, texts: list[Any], begun: list[bool], *args: Any, **kwargs: Any) -> Any:
+        """Tokenises each text for itself, because one call adds special tokens to all of its texts or to none."""
+        padding = {name: kwargs.pop(name) for name in _PADDING if name in kwargs}
+        if not kwargs.get("truncation") and "max_length" in kwargs:
+            padding["max_length"] = kwargs.pop("max_length")
+        rows = []
+        for text, has in zip(texts, begun, strict=True):
+            rows.append(self.tokenizer([text], *args, **(kwargs | {"add_special_tokens": False} if has else kwargs)))
+        padded = self.tokenizer.pad(
+            {name: [row[name][0] for row in rows] for name in rows[0]}, **({"padding": False} | padding)
+        )
+        return type(rows[0])(dict(padded), encoding=[row.encodings[0] for row in rows if row.encodings])
 
     @property
     def init_kwargs(self) -> dict[str, Any]:
