@@ -27,8 +27,15 @@ settings.load_profile("xmi")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file share its fixtures, so they go to one process; a file may split itself by `xdist_group`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves tests of the night out by day, and keeps those of one file together.
+
+    Tests of one file share its fixtures, so they go to one process; a file may split itself by `xdist_group`.
+    """
+    if not os.environ.get("XMI_NIGHTLY") and "nightly" not in str(config.option.markexpr):
+        late = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if item not in late]
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -606,7 +606,7 @@ def picture(results: Sequence[Result]) -> str:
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """What `--quick` prints."""
+    """The JSON object of the last line, of the first cell."""
     return {
         "over_clean": result.xmi.ratio,
         "published_over": result.over["published"],
@@ -686,6 +686,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     args.out.write_text(page(results, command, args.threads, figure), encoding="utf-8")
     for name, value in reached(results).items():
         print(f"{name} {value:.3f}{'' if met(name, value) else ' (missed)'}")
+    print(json.dumps(summary(results[0])))
     return 0
 
 

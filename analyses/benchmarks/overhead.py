@@ -512,7 +512,7 @@ def page(results: Sequence[Result], command: str, threads: int, repeats: int) ->
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """What `--quick` prints."""
+    """The JSON object of the last line, of the first cell."""
     row = result.rows[0]
     return {
         "time_ratio": row.time.ratio,
@@ -593,6 +593,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     for result in results:
         row = result.rows[0]
         print(f"{result.cell.name}: time {row.time.ratio:.3f}, memory {row.memory_ratio:.3f}")
+    print(json.dumps(summary(results[0])))
     return failed
 
 

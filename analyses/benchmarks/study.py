@@ -389,7 +389,7 @@ def measure(options: Sequence[str], *, repeats: int, seconds: float, quick: bool
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """What `--quick` prints."""
+    """The JSON object of the last line."""
     total, low, high = result.published
     kinds: dict[str, int] = defaultdict(int)
     for stratum in result.strata:
@@ -494,6 +494,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     args.out.write_text(page(result, options, command), encoding="utf-8")
     for name, value in result.reached.items():
         print(f"{name} {value:.1f}{'' if met(name, value) else ' (missed)'}")
+    print(json.dumps(summary(result)))
     return 0
 
 

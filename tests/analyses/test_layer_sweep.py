@@ -19,9 +19,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_quick_prints_a_json_object_as_its_last_line() -> None:
-    done = run("--quick", "--layers", "3", "--tokens", "24", *TINY)
+def test_it_writes_a_page_with_its_figure_and_ends_with_a_json_object(tmp_path: Path) -> None:
+    out = tmp_path / "layer_sweep.md"
+    done = run("--cells", "3x24,2x80,3x80,2x20", "--out", str(out), *TINY)
     assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    for cell in ("| 3 | 24 |", "| 2 | 80 |", "| 3 | 80 |", "| 2 | 20 |"):
+        assert text.count(f"\n{cell}") == 3
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in tables} == {4, 12, 10, 11}
+    assert "images/layer_sweep.svg" in text
+    figure = (tmp_path / "images" / "layer_sweep.svg").read_text(encoding="utf-8")
+    assert figure.count("<polyline") == 5
+    assert str(tmp_path) not in text
+    assert str(ROOT) not in text
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["cell"] == "hidden 64, 3 layers, 24 tokens, float32, cpu"
     assert found["targets"] == {
@@ -45,21 +56,15 @@ def test_quick_prints_a_json_object_as_its_last_line() -> None:
     assert found["rounds"] >= 3
 
 
-@pytest.mark.slow
-def test_the_page_holds_every_cell_and_its_figure(tmp_path: Path) -> None:
-    out = tmp_path / "layer_sweep.md"
-    done = run("--cells", "2x80,3x80,4x80,2x20", "--out", str(out), *TINY)
-    assert done.returncode == 0, done.stderr
-    text = out.read_text(encoding="utf-8")
-    for cell in ("| 2 | 80 |", "| 3 | 80 |", "| 4 | 80 |", "| 2 | 20 |"):
-        assert text.count(f"\n{cell}") == 3
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {4, 12, 10, 11}
-    assert "images/layer_sweep.svg" in text
-    figure = (tmp_path / "images" / "layer_sweep.svg").read_text(encoding="utf-8")
-    assert figure.count("<polyline") == 5
-    assert str(tmp_path) not in text
-    assert str(ROOT) not in text
+def test_quick_takes_one_cell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from analyses.benchmarks import layer_sweep
+
+    asked: list[object] = []
+    monkeypatch.setattr(layer_sweep, "measure", lambda cell, **given: asked.extend([str(cell), given["seconds"]]))
+    monkeypatch.setattr(layer_sweep, "summary", lambda result: {"of": result})
+    assert layer_sweep.main(["--quick", "--layers", "3", "--tokens", "24", "--hidden", "64"]) == 0
+    assert asked == [str(layer_sweep.cell_of(3, 24, 64)), 10.0]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"of": None}
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_quick_prints_a_json_object_as_its_last_line() -> None:
-    done = run("--quick", *TINY)
+def test_it_writes_a_page_and_ends_with_a_json_object(tmp_path: Path) -> None:
+    out = tmp_path / "overhead.md"
+    done = run("--cells", "small", "--out", str(out), *TINY)
     assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| hidden 64")]
+    assert len(rows) == 5
+    assert [row.count("MB") for row in rows] == [2, 0, 2, 0, 0]
+    assert all(line.count("|") == 9 for line in rows[:4])
+    assert str(tmp_path) not in text
+    assert str(ROOT) not in text
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["cell"] == "hidden 64, 3 layers, 24 tokens, float32, cpu"
     assert (found["time_target"], found["memory_target"]) == (1.15, 1.05)
@@ -41,18 +49,18 @@ def test_quick_prints_a_json_object_as_its_last_line() -> None:
     assert found["first_check_s"] > found["remembered_check_s"] > 0
 
 
-@pytest.mark.slow
-def test_the_page_holds_every_row_and_nothing_of_the_machine_but_its_kind(tmp_path: Path) -> None:
-    out = tmp_path / "overhead.md"
-    done = run("--cells", "small", "--out", str(out), *TINY)
-    assert done.returncode == 0, done.stderr
-    text = out.read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| hidden 64")]
-    assert len(rows) == 5
-    assert [row.count("MB") for row in rows] == [2, 0, 2, 0, 0]
-    assert all(line.count("|") == 9 for line in rows[:4])
-    assert str(tmp_path) not in text
-    assert str(ROOT) not in text
+def test_quick_takes_the_small_cell_and_the_target_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analyses.benchmarks import overhead
+
+    asked: list[object] = []
+    monkeypatch.setattr(overhead, "measure", lambda cell, _folder, **given: asked.extend([cell.name, given]))
+    monkeypatch.setattr(overhead, "summary", lambda result: {"of": result})
+    monkeypatch.setenv("XMI_CACHE", "unused")  # the benchmark sets it
+    assert overhead.main(["--quick", "--seconds", "90"]) == 0
+    assert asked == ["small", {"threads": asked[1]["threads"], "repeats": 1, "seconds": 12.0, "quick": True}]  # type: ignore[index]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"of": None}
 
 
 @pytest.mark.slow

@@ -176,9 +176,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_quick_prints_a_json_object_as_its_last_line() -> None:
-    done = run("--quick", *TINY)
+def test_it_writes_a_page_of_every_kind_and_ends_with_a_json_object(tmp_path: Path) -> None:
+    out = tmp_path / "study_speed.md"
+    done = run("--repeats", "1", "--out", str(out), *TINY)
     assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    assert "`xmi run organism --base organism-llm --seeds 1 --task food-color`" in text
+    for kind in ("patch to image", "prompt · text ICL to image", "no context to text", "vector · image ICL"):
+        assert text.count(f"\n| {kind} |") == 1
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {4, 7}
+    assert str(tmp_path) not in text
+    assert str(ROOT) not in text
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["targets"] == {"seconds": 60.0, "published_over": 30.0}
     assert found["seconds"] > 1
@@ -191,16 +199,22 @@ def test_quick_prints_a_json_object_as_its_last_line() -> None:
     assert (found["tasks"], found["seeds"]) == (1, 1)
 
 
-@pytest.mark.slow
-def test_the_page_holds_every_kind(tmp_path: Path) -> None:
-    out = tmp_path / "study_speed.md"
-    done = run("--repeats", "2", "--out", str(out), *TINY)
-    assert done.returncode == 0, done.stderr
-    text = out.read_text(encoding="utf-8")
-    assert "`xmi run organism --base organism-llm --seeds 1 --task food-color`" in text
-    assert "median of 2 runs" in text
-    for kind in ("patch to image", "prompt · text ICL to image", "no context to text", "vector · image ICL"):
-        assert text.count(f"\n| {kind} |") == 1
-    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {4, 7}
-    assert str(tmp_path) not in text
-    assert str(ROOT) not in text
+def test_the_page_says_how_often_the_study_was_run() -> None:
+    strata = (measured([1.0, 3.0], 10),)
+    found = Result((4.0, 2.0), strata, 1, {"tasks": ["food-color"], "seeds": [0]})
+    assert "median of 2 runs" in study.page(found, ["organism"], "python -m analyses.benchmarks.study")
+
+
+def test_quick_takes_one_run_and_a_small_sample(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, object] = {}
+
+    def measure(options: Sequence[str], **given: object) -> Result:
+        asked.update(given, options=list(options))
+        return Result((4.0,), (measured([1.0, 3.0], 10),), 1, {"tasks": ["food-color"], "seeds": [0]})
+
+    monkeypatch.setattr(study, "measure", measure)
+    assert study.main(["--quick", "--task", "food-color", "--seconds", "90"]) == 0
+    assert asked["repeats"] == 1 and asked["seconds"] == 40.0 and asked["quick"] is True
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["seconds"] == 4.0

@@ -591,6 +591,7 @@ def child(url: str, folder: Path, resubmit: bool) -> None:
     os._exit(0)
 
 
+@pytest.mark.nightly
 def test_killed_clients_and_servers_change_nothing(lasting: Loopback, tmp_path: Path) -> None:
     """Ten kills of the client at random moments, one of the server: the results are those of an undisturbed study."""
     rng, forks = random.Random(0), multiprocessing.get_context("fork")

@@ -339,7 +339,7 @@ def test_a_client_that_dies_after_a_submission_finds_the_job_again(server: Loopb
     assert requests(server) == before + starts * STARTING + proofs + len(found)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_and_a_host_killed_at_random_moments_end_equal(tmp_path: Path) -> None:
     one, two, cache, log = (tmp_path / part for part in ("whole", "killed", "cache", "log"))
     with kill.served(tmp_path / "state") as server:
