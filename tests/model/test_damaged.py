@@ -108,8 +108,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.fault("E14")
-@pytest.mark.parametrize("damage", list(DAMAGE))
+QUICK = ("empty", "halved", "deep")
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(d, marks=pytest.mark.fault("E14") if d in QUICK else ()) for d in DAMAGE]
+)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "processor_config.json"])
 def test_a_damaged_file_of_a_checkpoint_is_one_error(name: str, damage: str, tmp_path: Path) -> None:
     saved(llava, tmp_path)

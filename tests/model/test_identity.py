@@ -39,7 +39,7 @@ def revision(folder: Path) -> str:
 
 
 @pytest.mark.fault("A6", "E3")
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_byte_of_any_file_counts(folder: Path, data: st.DataObject) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -308,3 +308,22 @@ def test_an_edit_after_loading_counts(folder: Path) -> None:
     assert xmi.load(vlm.model, processor=vlm.encoder.processor, check=False).revision == vlm.revision
     vlm.model.lm_head.weight = torch.nn.Parameter(vlm.model.lm_head.weight.detach().clone())
     assert vlm.revision == edited.card.revision, "equal bytes are the same model"
+
+
+@pytest.mark.fault("A6")
+@pytest.mark.parametrize("place", [0, 5_000_000, 9_500_000, 12_999_999])
+def test_large_files_and_tensors_are_read_whole(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XMI_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model" / "model.safetensors"
+    path.parent.mkdir()
+    content = bytearray(13_000_000)
+    path.write_bytes(content)
+    module = torch.nn.Module()
+    module.register_buffer("value", torch.zeros(13_000_000, dtype=torch.uint8), persistent=False)
+    monkeypatch.setattr(identity, "CHUNK", 1 << 17)
+    before = identify_folder(path.parent), identify_module(module)
+    content[place] = 1
+    path.write_bytes(content)
+    module.value[place] = 1
+    after = identify_folder(path.parent), identify_module(module)
+    assert before[0] != after[0] and before[1] != after[1]

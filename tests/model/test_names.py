@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import xmi
 from tests.zoo.models import build, llama
 from xmi.model.options import PRECISIONS, find_device, find_dtype
-from xmi.model.source import EMBEDDED, resolve
+from xmi.model.source import EMBEDDED, hub_options, resolve
 
 
 @pytest.mark.fault("B17")
@@ -38,7 +38,26 @@ def test_one_slip_in_an_embedded_name_is_answered_with_the_name(name: str, data:
 
 
 @pytest.mark.fault("B17")
-def test_a_misspelt_name_asks_no_hub_and_other_names_ask_it_once() -> None:
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unreachable(url: str, **options: Any) -> None:
+        asked.append(url)
+        assert not asked[1:] and not options.get("retry_on_errors")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("xmi.model.source.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("xmi.model.source.get_hf_file_metadata", unreachable)
+    with pytest.raises(xmi.ModelError, match="Did you mean 'organism'"):
+        xmi.load("organsim")
+    assert asked == []
+    assert hub_options(resolve("organism"), None) == {}
+    with pytest.raises(xmi.ModelError, match="Cannot load 'nobody/has-this-model'"):
+        xmi.load("nobody/has-this-model")
+    assert len(asked) == 1
+
+
+def test_so_it_takes_seconds() -> None:
     """With the network switched on, where there is none: one short try, not half a minute of them."""
     code = (
         "import time, xmi, xmi.vlm\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ def attach(base: torch.nn.Module, adapter: Adapter, options: dict[str, Any]) -> 
     asked = {k: v for k, v in options.items() if k in ("revision", "local_files_only")}
     config = PeftConfig.from_pretrained(adapter.location, **asked)
     refuse_prompts({"default": config}, adapter.location)
-    wrapped: Any = PeftModel.from_pretrained(base, adapter.location, config=config, **asked)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error, below
+        wrapped: Any = PeftModel.from_pretrained(base, adapter.location, config=config, **asked)
     # A second time into the same places: only this call says which weights fit.
     result = wrapped.load_adapter(adapter.location, "default", **asked)
     lacking, unknown = list(result.missing_keys), list(result.unexpected_keys)
