@@ -723,20 +723,21 @@ class VLM:
         Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
         """
         named = name_vectors(vectors)
-        batches = self._batches(to, "patching")
-        return transfer(
-            self.engine,
-            self.encoder,
-            named,
-            to,
-            batches,
-            layers,
-            slot=slot,
-            mode=mode,
-            strength=strength,
-            max_new_tokens=max_new_tokens,
-            kin=None if foreign else self.kin,
-        )
+        several, batches = self._asked(to, "patching")
+        with self._explained(several):
+            return transfer(
+                self.engine,
+                self.encoder,
+                named,
+                several,
+                batches,
+                layers,
+                slot=slot,
+                mode=mode,
+                strength=strength,
+                max_new_tokens=max_new_tokens,
+                kin=None if foreign else self.kin,
+            )
 
     def compare_base(self, base: VLM, prompts: PromptLike | None = None) -> Lineage:
         """Says what differs between this model and the base LLM it was fine-tuned from.
