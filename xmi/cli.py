@@ -1,17 +1,26 @@
-"""The command line. Thin: every command parses, calls the library, and prints; nothing heavy is imported for --help."""
+"""The command line. Thin: every command parses, calls the library, and prints; nothing heavy is imported for --help.
+
+The flags of a plan and of loading are the fields of `Plan` and `Loading`, so that none can be forgotten.
+"""
 
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import sys
 import time
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from xmi.errors import XmiError
+from xmi.study.plan import Loading, Plan
+from xmi.terminal import close_streams, open_streams, put, put_table, say
 
 if TYPE_CHECKING:
     from xmi.study import StudyResults
@@ -23,16 +32,67 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+ALSO = {
+    "tasks": ("--task", "-t"),
+    "sources": ("--source",),
+    "targets": ("--target",),
+    "whole": ("--whole/--first",),
+}
+"""Further flags of some keys."""
+
+HOSTS = ("remote", "wait", "resubmit")
+"""Options of loading that are about a host."""
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupted run continues there.")]
-Device = Annotated[str | None, typer.Option(help="Where the model goes (cpu, cuda, cuda:1).")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward.")]
-Trust = Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")]
 Remote = Annotated[str | None, typer.Option(help="NDIF host: its address, or 'ndif' for the configured one.")]
 Wait = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for one job on the host (3600).")]
-Resubmit = Annotated[
-    bool, typer.Option("--resubmit", help="Send anew, and pay anew for, jobs that failed or were lost.")
-]
+
+Command = Callable[..., None]
+
+
+def with_flags(*kinds: type[BaseModel], leave: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Gives a command a flag for every field; what was given arrives as keywords.
+
+    Args:
+        kinds: Models whose fields are meant, with their descriptions as help.
+        leave: Fields to leave out.
+    """
+
+    def add(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        fixed = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, field))
+            for kind in kinds
+            for name, field in kind.model_fields.items()
+            if name not in leave
+        ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed] + made
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return add
+
+
+def _flag(name: str, field: Any) -> Any:
+    """The annotation from which typer makes a field's flag; what a value may be is the field's to say."""
+    key, parts = f"--{name.replace('_', '-')}", _parts(field.annotation)
+    also = ALSO.get(name, ())
+    if bool in parts:
+        kind: Any = bool
+        also = also or (f"{key}/--no-{key[2:]}",)
+        key = also[0]
+    elif any(get_origin(part) is tuple for part in parts):
+        kind = str if int in parts else list[str]  # numbers are written as 0,5,8-12
+    else:
+        kind = next((number for number in (int, float) if number in parts), str)
+    return Annotated[kind | None, typer.Option(*dict.fromkeys((key, *also)), help=field.description)]
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """An annotation and all that it is made of."""
+    return [annotation, *(part for inner in get_args(annotation) for part in _parts(inner))]
 
 
 @app.command()
@@ -42,98 +102,64 @@ def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1,
 
 
 @app.command()
+@with_flags(Plan, Loading, leave=("model",))
 def run(
     model: Annotated[str | None, typer.Argument(help="Hub id, folder, or embedded name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags given here come first.")] = None,
     preset: Annotated[str | None, typer.Option(help="'paper': the paper's protocol.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base LLM whose vectors are patched into the model.")] = None,
-    control: Annotated[str | None, typer.Option(help="Second model to lay beside it.")] = None,
-    untrained: Annotated[bool, typer.Option("--untrained", help="Also the model with random weights.")] = False,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Task name or file; repeatable.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="What vectors are read from; repeatable (all).")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Modality of the queries; repeatable (both).")] = None,
-    controls: Annotated[str | None, typer.Option(help="Control vectors, separated by commas, or 'none' (all).")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers to patch: '0,5,8-12' (all).")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Examples per prompt (5).")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Prompts averaged into a task vector (30).")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds (3).")] = None,
-    score: Annotated[str | None, typer.Option(help="What chooses the layer: paper, strict or whole.")] = None,
-    whole: Annotated[bool | None, typer.Option("--whole/--first", help="Score whole labels, too.")] = None,
     fork: Annotated[bool, typer.Option("--fork", help="If the plan has changed, start another run beside.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on a CPU (as fits the model).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on a CPU (as fits the model).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
-    device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, or auto.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per forward (16).")] = None,
-    trust_remote_code: Trust = False,
-    remote: Remote = None,
-    wait: Wait = None,
-    resubmit: Resubmit = False,
+    **given: Any,
 ) -> None:
-    """Runs the study on any vision-language model and writes an interactive report."""
-    given = {
-        "plan": plan, "preset": preset, "base": base, "control": control, "untrained": untrained or None,
-        "tasks": task, "sources": source, "targets": target, "controls": _names(controls), "layers": _layers(layers),
-        "shots": shots, "prompts": prompts, "seeds": tuple(range(seeds)) if seeds else None, "score": score,
-        "whole": whole, "workers": workers, "device": device, "dtype": dtype, "batch_size": batch_size,
-        "trust_remote_code": trust_remote_code or None, "remote": _host(remote), "wait": wait,
-        "resubmit": resubmit or None,
-    }  # fmt: skip
-    folder = out or (None if plan else Path("runs/study"))
-    arguments: dict[str, Any] = {"model": model, "out": folder, **{k: v for k, v in given.items() if v is not None}}
+    """Runs the study on any model and writes an interactive report."""
+    asked = {"model": model, "out": out, "plan": plan, "preset": preset, "workers": workers, **given}
+    arguments = {name: value for name, value in asked.items() if value not in (None, [])}
     if dry_run:
         from xmi.study import dry_run as estimate
 
-        print(estimate(**arguments))
+        put(estimate(**arguments))
         return
     _study(fork=fork, **arguments)
 
 
 @app.command()
+@with_flags(Loading, leave=(*HOSTS, "batch_size"))
 def lens(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt; <image> stands for an image.")],
     image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="An image file; repeatable.")] = None,
     k: Annotated[int, typer.Option("--top", "-k", min=1, help="Tokens per layer.")] = 5,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    trust_remote_code: Trust = False,
+    **loading: Any,
 ) -> None:
     """Decodes the last token of one prompt at every layer with the logit lens."""
     import xmi
 
     text = prompt.replace("\\n", "\n")
     given = xmi.free_prompt(text, image or [])
-    vlm = xmi.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    reading = vlm.lens(given, k=k)
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"{model}: last token of {text!r}", title_justify="left")
-    table.add_column("residual after layer", justify="right")
-    for place in range(k):
-        table.add_column(f"top {place + 1}" if place else "top 1 (probability)")
-    for depth, tokens, shares in zip(reading.depth, reading.tokens[0], reading.probabilities[0], strict=True):
-        table.add_row(depth, *(Text(f"{t!r} {p:.2f}") for t, p in zip(tokens, shares, strict=True)))
-    Console().print(table)
+    reading = xmi.load(model, **_given(loading)).lens(given, k=k)
+    places = [f"top {place + 1}" if place else "top 1 (probability)" for place in range(k)]
+    rows = [
+        (depth, *(f"{t!r} {p:.2f}" for t, p in zip(tokens, shares, strict=True)))
+        for depth, tokens, shares in zip(reading.depth, reading.tokens[0], reading.probabilities[0], strict=True)
+    ]
+    put_table(f"{model}: last token of {text!r}", ["residual after layer", *places], rows, first="right")
 
 
 @app.command()
+@with_flags(Loading, leave=(*HOSTS, "batch_size"))
 def check(
     model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
-    device: Device = None,
-    dtype: Dtype = "auto",
-    trust_remote_code: Trust = False,
+    **loading: Any,
 ) -> None:
     """Checks what xmi finds in a model: readout, hooks, causality, residual bookkeeping, image path."""
     import xmi
 
-    vlm = xmi.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, check=False)
+    vlm = xmi.load(model, **_given(loading), check=False)
     start = time.perf_counter()
     vlm.check()
-    print(vlm.describe())
+    put(vlm.describe())
     say(f"Checked in {time.perf_counter() - start:.1f} s; what deviates or is missing stands above.")
 
 
@@ -146,7 +172,7 @@ def report(
     from xmi.report import render
     from xmi.study import StudyResults
 
-    print(render(StudyResults(folder), out or folder / "report.html"))
+    put(render(StudyResults(folder), out or folder / "report.html"))
 
 
 host = typer.Typer(help="NDIF hosts.", no_args_is_help=True)
@@ -167,36 +193,22 @@ def status(
     """
     import xmi
 
-    vlm = xmi.load(model, remote=_host(remote) or True, revision=revision, wait=wait or 120.0, check=False)
+    where = True if remote == "ndif" else remote or True
+    vlm = xmi.load(model, remote=where, revision=revision, wait=wait or 120.0, check=False)
     assert vlm.served is not None  # noqa: S101 (remote was asked for)
     found = vlm.served.preflight(smoke=smoke)
-    print("\n".join(found.lines()))
+    put("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(1)
 
 
-def _host(given: str | None) -> str | bool | None:
-    """What `xmi.load` takes as `remote`."""
-    return True if given == "ndif" else given
+def _given(loading: dict[str, Any]) -> dict[str, Any]:
+    """Options of `xmi.load` that were given, checked as those of a plan are."""
+    from xmi.study.plan import check_options
 
-
-def _names(given: str | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    return () if given == "none" else tuple(name.strip() for name in given.split(","))
-
-
-def _layers(given: str | None) -> tuple[int, ...] | None:
-    """Layers from `0,5,8-12`."""
-    if given is None:
-        return None
-    found: list[int] = []
-    for part in given.split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
-            raise typer.BadParameter(f"{part!r} in {given!r}: write layers as 0,5,8-12.", param_hint="--layers")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+    found = {name: value for name, value in loading.items() if value is not None}
+    check_options(Loading, found)
+    return found
 
 
 def _study(**arguments: Any) -> None:
@@ -218,14 +230,11 @@ def _study(**arguments: Any) -> None:
         raise typer.Exit(130) from None
     _print_table(results)
     say(f"{time.perf_counter() - start:.0f} s in all. The report:")
-    print(page.resolve())
+    put(page.resolve())
 
 
 def _print_table(results: StudyResults) -> None:
     """The transfer story in a few lines: one column per model, image queries where the study has them."""
-    from rich.console import Console
-    from rich.table import Table
-
     target = "image" if "image" in results.study["plan"]["targets"] else "text"
     base, cross, patch = ("Base", "xBase", "xPatch") if target == "image" else ("xBase", "Base", "Patch")
     rows = [
@@ -237,14 +246,7 @@ def _print_table(results: StudyResults) -> None:
         ("base LLM's text vector patched in", "patch", "base LLM text ICL"),
         ("random vector patched in", "patch", "control: random vector"),
     ]
-    table = Table(
-        title=f"Accuracy on {target} queries of held-out items, mean over tasks [95 % interval]",
-        title_justify="left",
-    )
-    table.add_column("how the task is given")
-    for model in results.models:
-        table.add_column(model)
-    tables = [results.summary(model) for model in results.models]
+    tables, lines = [results.summary(model) for model in results.models], []
     for label, method, source in rows:
         cells = []
         for frame in tables:
@@ -253,13 +255,9 @@ def _print_table(results: StudyResults) -> None:
                 f"{found.accuracy.item():.2f} [{found.low.item():.2f}, {found.high.item():.2f}]" if len(found) else "-"
             )
         if any(cell != "-" for cell in cells):
-            table.add_row(label, *cells)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
-
-
-def say(line: str) -> None:
-    """Prints a line of progress on standard error."""
-    print(line, file=sys.stderr, flush=True)
+            lines.append((label, *cells))
+    title = f"Accuracy on {target} queries of held-out items, mean over tasks [95 % interval]"
+    put_table(title, ["how the task is given", *results.models], lines, width=110)
 
 
 def main() -> None:
@@ -267,11 +265,37 @@ def main() -> None:
     # The models named here are local or cached; a bar per weight file would drown the progress lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    open_streams()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
-        app()
+        code = _run()
+    except BrokenPipeError:  # who read what is printed went away
+        code = 1
+    sys.exit(code if close_streams() else code or 1)
+
+
+def _run() -> int:
+    """Runs the command and returns its exit code."""
+    try:
+        return int(app(standalone_mode=False) or 0)
     except XmiError as error:
         say(f"error ({type(error).__name__}): {error}")
-        sys.exit(1)
+        return 1
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a disk that is full, a file that went away
+        say(f"error ({type(error).__name__}): {error}")
+        return 1
+    except Exception as error:  # typer's own: it has no public class for all of them
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        usage = "" if context is None else context.get_usage()
+        say("\n".join(part for part in (usage, f"error: {error.format_message()}" if str(error) else "") if part))
+        return int(getattr(error, "exit_code", 2))
 
 
 __all__ = ["app", "main"]

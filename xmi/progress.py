@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from xmi.terminal import visible
+
 T = TypeVar("T")
 
 
@@ -16,18 +18,21 @@ def track(items: Sequence[T] | Iterable[T], description: str, total: int | None 
 
     Args:
         items: What to iterate over.
-        description: What is being done.
+        description: What is being done; it is text, whatever it holds.
         total: Number of items, if they have no length.
 
     Yields:
         The items.
     """
     from rich.console import Console
-    from rich.progress import track as rich_track
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     count = total if total is not None else len(items) if isinstance(items, Sequence) else None
     console = Console(stderr=True)
     if not console.is_terminal or count in (0, 1):
         yield from items
         return
-    yield from rich_track(items, description=description, total=count, console=console, transient=True)
+    label = TextColumn("{task.description}", markup=False)
+    columns = (label, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(items, total=count, description=visible(description, lines=False))

@@ -124,13 +124,13 @@ def jpeg() -> bytes:
         ("a.csv", b"", "no line with the names of the columns"),
         ("a.csv", b"input,output,split\na,b,train\nc,d,\n", "line 3: no split, though others have one"),
         ("a.csv", b'input,output\na,"b\n', "line 2"),
-        ("a.jsonl", b'{"input": "a", "output": 3}\n[1]\n{"input"\n', "line 3: no JSON"),
-        ("a.jsonl", b'{"input": "a", "output": 3}\n', "line 1 (a): output is no text: 3"),
+        ("a.jsonl", b'{"input": "a", "output": 3}\n[1]\n{"input"\n', "line 3: not JSON"),
+        ("a.jsonl", b'{"input": "a", "output": 3}\n', "line 1 (a): output: expected text, found the number 3: put it"),
         ("a.jsonl", b'{"input": "a", "output": ["b", " "]}\n', "empty output"),
         ("a.jsonl", b"[1]\n", "line 1: expected an object"),
         ("a.json", b'{"items": [], "instuction": "x"}', "instuction"),
-        ("a.json", b'{"items": [{"input": "a", "output": "b", "image": "a\\u0000.png"}]}', "no path"),
-        ("a.yaml", b"source: b.csv\nwords: [x]\n", "words: Extra inputs"),
+        ("a.json", b'{"items": [{"input": "a", "output": "b", "image": "a\\u0000.png"}]}', "not a path"),
+        ("a.yaml", b"source: b.csv\nwords: [x]\n", "words: is not a key that is known"),
         ("a.yaml", b"instruction: x\n", "names no source"),
         ("a.yaml", b"columns: {label: x}\nsource: b.csv\n", "unknown: label"),
         ("a.txt", b"", "no such file or folder, or of no known kind"),
@@ -234,7 +234,7 @@ def test_hugging_face_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(xmi.TaskError, match=r"pip install 'xmi\[datasets\]'"):
         xmi.task("hf://owner/pets")
-    with pytest.raises(xmi.TaskError, match="not int"):
+    with pytest.raises(xmi.TaskError, match="found the number 3"):
         xmi.task(3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from xmi.measure import Answers, Transfer
 from xmi.study.assemble import by_task, summary
-from xmi.study.results import read_table
+from xmi.study.tables import read_table, table_text
 
 SUMMARY = [
     "method", "source", "target", "layer", "accuracy", "low", "high", "n", "paper", "strict", "whole", "by_task",
@@ -65,7 +66,7 @@ def test_a_task_may_be_called_anything(names: list[str]) -> None:
     assert list(apart.columns) == BY_TASK
     expected = by_task(*theirs)
     pd.testing.assert_frame_equal(apart, expected.assign(task=expected.task.map(plain)))
-    again = read_table(io.StringIO(apart.to_csv(index=False)))
+    again = read_table(io.StringIO(table_text(apart)))
     pd.testing.assert_frame_equal(again, apart, check_dtype=False)
 
 
@@ -88,3 +89,22 @@ def test_the_table_by_task_follows_from_the_answers() -> None:
         for one in own.itertuples():
             assert one.own_layer == validation.of_task(one.task).best_layer_of(row.source)
             assert one.own_accuracy == test.of_task(one.task).accuracy(row.source, int(one.own_layer)).mean
+
+
+@pytest.mark.fault("E12")
+@given(
+    st.lists(st.text(st.sampled_from("=+-@\t\n'ab\uff1d|,;\""), max_size=6), min_size=1, max_size=5),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=5, max_size=5),
+)
+def test_no_text_of_a_table_is_a_formula_and_all_of_it_comes_back(texts: list[str], numbers: list[float]) -> None:
+    table = pd.DataFrame({"source": texts, "a b": numbers[: len(texts)], texts[0] or "x": texts})
+    table = table.loc[:, ~table.columns.duplicated()]
+    written = table_text(table)
+    for row in csv.reader(io.StringIO(written, newline="")):
+        for cell, column in zip(row, table.columns, strict=True):
+            assert column == "a b" or not cell.startswith(tuple("=+-@\t\r\n\uff1d"))
+    again = read_table(io.StringIO(written, newline=""))
+    assert list(again.columns)[:2] == list(table.columns)[:2]
+    assert [text if isinstance(text, str) else "" for text in again["source"]] == texts
+    plain = pd.DataFrame({"source": ["text ICL", "a"], "accuracy": [-0.5, float("nan")], "n": [3, -4]})
+    assert table_text(plain) == plain.to_csv(index=False), "numbers stay numbers"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from xmi.errors import TaskError
+from xmi.faults import kind, listing, short
 from xmi.prompt.hub import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
 from xmi.prompt.prompt import Template
 from xmi.prompt.rows import COLUMNS, Row, make_items
 from xmi.prompt.sheet import Sheet, Wording, check_sheet, read_sheet
-from xmi.prompt.tables import TABLES, Table, pick, read_folder, read_list, read_table, read_text, split_cells
+from xmi.prompt.tables import TABLES, Table, pick, read_folder, read_list, read_table, split_cells
 from xmi.prompt.task import Task
+from xmi.structured import parse_json, read_text
 
 SHEETS = (".yaml", ".yml")
 PUBLISHED = {"val": "validation", "test": "test"}
@@ -66,24 +68,30 @@ def load_task(
     Raises:
         TaskError: Unknown name, unreadable file, or faulty items; all faults are listed at once, with their places.
     """
+    if columns is not None:
+        if not isinstance(columns, Mapping):
+            raise TaskError(f"columns is a mapping from xmi's names to those of the source; found {kind(columns)}.")
+        columns = check_sheet(Sheet, {"columns": dict(columns)}, "What is given as columns").columns
     if is_dataset(source):
         told = _told(sheet, None)
         return _finish(
-            read_dataset(source, columns or told.columns),
+            read_dataset(source, columns or told.columns, root),
             told,
             name or "dataset",
-            root or image_home(),
+            image_home(),
             template,
             name,
             examples,
         )
     if not isinstance(source, (str, Path)):
-        raise TaskError(f"A task is a name, a file, a folder or a dataset, not {type(source).__name__}.")
+        raise TaskError(f"A task is a name, a file, a folder or a dataset; found {kind(source)}.")
+    if "\0" in str(source):
+        raise TaskError(f"{short(str(source))!r} is not the name of a file: it holds a NUL character.")
     if str(source).startswith(SCHEME):
         told = _told(sheet, None)
-        table = read_dataset(fetch_dataset(str(source)), columns or told.columns)
-        short = str(source).partition("@")[0].rpartition("/")[2]
-        return _finish(table, told, short, root or image_home(), template, name, examples)
+        table = read_dataset(fetch_dataset(str(source)), columns or told.columns, root)
+        named = str(source).partition("@")[0].rpartition("/")[2]
+        return _finish(table, told, named, image_home(), template, name, examples)
     path = Path(source).expanduser()
     if str(source) in task_names():
         path = _home() / f"{source}.json"
@@ -94,9 +102,11 @@ def load_task(
         inner = (
             given.source
             if given.source.startswith(SCHEME) or given.source in task_names()
-            else path.parent / Path(given.source).expanduser()
+            else path.parent / given.source
+            if root is not None
+            else _inside(path.parent, given.source, "source")
         )
-        base = root or (path.parent / given.root if given.root else None)
+        base = root or (_inside(path.parent, given.root, "root") if given.root else None)
         fixed = given.model_dump(exclude={"source", "root"}, exclude_unset=True)
         if "name" not in fixed:
             fixed["name"] = path.stem
@@ -112,7 +122,7 @@ def _read(
     """Rows, wording, a name and the data root of a file or folder."""
     if path.suffix.lower() in TABLES:
         told = _told(sheet, path.with_suffix(""))
-        table = pick(read_table(path), columns or told.columns)
+        table = pick(read_table(path, columns or told.columns), columns or told.columns)
         return (
             (table if path.suffix.lower() == ".jsonl" else split_cells(table)),
             told,
@@ -170,6 +180,8 @@ def _finish(
     name: str | None,
     examples: str | None,
 ) -> Task:
+    if not isinstance(template, (Template, NoneType)) or not isinstance(root, (str, Path)):  # type: ignore[redundant-expr]
+        raise TaskError(f"Expected a Template and a path as root, found {kind(template)} and {kind(root)}.")
     drawn = examples or told.examples
     if drawn not in ("train", "validation"):
         raise TaskError(f"Examples are drawn from train or validation, not from {drawn!r}.")
@@ -177,8 +189,7 @@ def _finish(
     faults = table.faults + (faults if table.rows or not table.faults else [])
     name = name or told.name or named
     if faults:
-        listing = "\n".join(f"  {fault}" for fault in faults)
-        raise TaskError(f"The task {name} has {len(faults)} fault(s):\n{listing}")
+        raise TaskError(f"The task {short(name)} has {len(faults)} fault(s):\n{listing(faults)}")
     return Task(name, items, told.instructions, told.task_words, template or told.make_template(), drawn)
 
 
@@ -186,8 +197,10 @@ def _told(sheet: str | Path | Mapping[str, Any] | None, beside: Path | None) -> 
     """The sheet that was given, or the one that lies beside the source."""
     if isinstance(sheet, Mapping):
         return check_sheet(Sheet, dict(sheet), "The sheet")
-    if sheet is not None:
+    if isinstance(sheet, (str, Path)):
         return read_sheet(Path(sheet).expanduser())
+    if sheet is not None:
+        raise TaskError(f"A sheet is a file or a mapping; found {kind(sheet)}.")
     for suffix in SHEETS if beside is not None else ():
         path = beside.with_name(beside.name + suffix) if beside is not None else Path()
         if path.is_file():
@@ -196,16 +209,33 @@ def _told(sheet: str | Path | Mapping[str, Any] | None, beside: Path | None) -> 
 
 
 def _root(told: Sheet, folder: Path) -> Path:
-    return folder / told.root if told.root else folder
+    return _inside(folder, told.root, "root") if told.root else folder
+
+
+def _inside(folder: Path, given: str, key: str) -> Path:
+    """A path of a sheet, which is data: it leads nowhere outside of the sheet's own folder.
+
+    Raises:
+        TaskError: It does.
+    """
+    try:
+        path = (folder / given).resolve()
+        fine = path.is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TaskError(f"The sheet's {key} {short(given)!r} is not a path that can be read ({error}).") from error
+    if not fine:
+        raise TaskError(
+            f"The sheet's {key} {short(given)!r} leads outside of its folder {folder}. A sheet reads nothing there "
+            "unless you say so: pass root=..., or put the data beside the sheet."
+        )
+    return folder / given
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise TaskError(
-            f"{path} is not a task file: line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from error
+        return parse_json(read_text(path, TaskError))
+    except ValueError as error:
+        raise TaskError(f"{path} is not a task file: {error}.") from error
 
 
 def _published(path: Path) -> Path | None:

@@ -48,7 +48,7 @@ def is_dataset(source: object) -> bool:
     return hasattr(source, "column_names") and hasattr(source, "__getitem__") and hasattr(source, "__len__")
 
 
-def read_dataset(source: Any, columns: Mapping[str, str] | None = None) -> Table:
+def read_dataset(source: Any, columns: Mapping[str, str] | None = None, root: str | Path | None = None) -> Table:
     """Rows of a dataset, or of several by split.
 
     Labels that are numbers are named by the dataset's own `ClassLabel`. Without a column for it, the input is the
@@ -57,21 +57,22 @@ def read_dataset(source: Any, columns: Mapping[str, str] | None = None) -> Table
     Args:
         source: A `Dataset`, or a mapping from split to dataset (`DatasetDict`).
         columns: Which column is `input`, `output`, `image`, `split`.
+        root: Folder that paths of images are relative to and must not leave; without it no path is followed.
 
     Raises:
         TaskError: A split that is neither train, validation nor test.
     """
     if not isinstance(source, Mapping):
-        return _rows(source, "", columns)
+        return _rows(source, "", columns, root)
     if unknown := [str(name) for name in source if name not in _SPLITS]:
         raise TaskError(f"The dataset has splits {', '.join(unknown)}; use train, validation and test: pass a mapping.")
     found = Table()
     for name, part in source.items():
-        found += _rows(part, str(name), columns)
+        found += _rows(part, str(name), columns, root)
     return found
 
 
-def _rows(part: Any, split: str, columns: Mapping[str, str] | None) -> Table:
+def _rows(part: Any, split: str, columns: Mapping[str, str] | None, root: str | Path | None) -> Table:
     label = split or "row"
     table = pick(Table([Row(f"{label} {k}", part[k]) for k in range(len(part))]), columns, COLUMNS)
     output = (columns or {}).get("output", "output")
@@ -84,19 +85,20 @@ def _rows(part: Any, split: str, columns: Mapping[str, str] | None) -> Table:
         if names is not None and isinstance(values.get("output"), int) and values["output"] >= 0:
             values["output"] = names(values["output"])
         try:
-            values["image"] = keep_image(values.get("image"))
-        except (OSError, SyntaxError, ValueError) as error:
+            values["image"] = keep_image(values.get("image"), root)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             table.faults.append(f"{row.place}: the image cannot be read ({error}).")
             values["image"] = None
         rows.append(Row(row.place, values))
     return Table(rows, table.faults)
 
 
-def keep_image(image: Any) -> str | None:
+def keep_image(image: Any, root: str | Path | None = None) -> str | None:
     """Stores an image of a dataset under a name made of its content.
 
     Args:
         image: A PIL image, bytes of an image file, `{"bytes": ..., "path": ...}`, a path, or None.
+        root: Folder that a path is relative to and must not leave; a dataset may name any file of this machine.
 
     Returns:
         Path of the file, or None without an image.
@@ -109,7 +111,10 @@ def keep_image(image: Any) -> str | None:
     if image is None:
         return None
     if isinstance(image, (str, Path)):
-        image = Path(image).read_bytes()
+        path = Path(root or "", image).resolve()
+        if root is None or not path.is_relative_to(Path(root).resolve()):
+            raise ValueError(f"{str(image)!r} is a path; pass the folder in which it lies as root")
+        image = path.read_bytes()
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         plain = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")

@@ -17,6 +17,7 @@ from typing import overload
 from PIL import Image
 
 from xmi.errors import PromptError
+from xmi.faults import no_text
 
 ImageLike = str | Path | Image.Image
 """What may stand for an image: a file, or a PIL image."""
@@ -35,6 +36,16 @@ class Template:
     prefix: str = "Q:"
     delimiter: str = "\nA:"
     separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        """Refuses what is not text.
+
+        Raises:
+            PromptError: A part of another type.
+        """
+        for name, value in (("prefix", self.prefix), ("delimiter", self.delimiter), ("separator", self.separator)):
+            if not isinstance(value, str):
+                raise PromptError(f"A template's {name}: {no_text(value)}")
 
     @property
     def hash(self) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from xmi.prompt.task import SPLITS, Item
+from xmi.faults import kind, no_text, short
+from xmi.prompt.task import BROKEN, SPLITS, Item, whole
 
 COLUMNS = ("input", "output", "image", "split")
 """What a row may hold; only `input` and `output` are needed."""
@@ -51,7 +52,7 @@ def make_items(rows: Sequence[Row], root: Path, examples: str = "train") -> tupl
     root = root.resolve()
     for row in rows:
         item, found = _item(row, root)
-        label = f"{row.place} ({item.input})" if item.input.strip() else row.place
+        label = f"{row.place} ({short(item.input)})" if item.input.strip() else row.place
         faults += [f"{label}: {fault}" for fault in found]
         key = unicodedata.normalize("NFC", item.input.strip())
         if key and key in places:
@@ -108,19 +109,20 @@ def _ranked(items: Sequence[Item]) -> list[str]:
 def _item(row: Row, root: Path) -> tuple[Item, list[str]]:
     values, faults = row.values, []
     text = values.get("input")
-    if not isinstance(text, str) or not text.strip():
-        faults.append("empty input." if text in (None, "") or isinstance(text, str) else f"input is no text: {text!r}.")
+    if not isinstance(text, str) or not text.strip() or not whole(text):
+        empty = text is None or (isinstance(text, str) and not text.strip())
+        faults.append("empty input." if empty else f"input: {_no_text(text)}")
         text = ""
     given = values.get("output")
     labels = list(given) if isinstance(given, (list, tuple)) else [given]
     if not labels or any(label is None or (isinstance(label, str) and not label.strip()) for label in labels):
         faults.append("empty output.")
-    faults += [f"output is no text: {v!r}." for v in labels if v is not None and not isinstance(v, str)]
-    words: list[str] = list(dict.fromkeys(v for v in labels if isinstance(v, str))) or [""]
+    faults += [f"output: {_no_text(v)}" for v in labels if v is not None and not (isinstance(v, str) and whole(v))]
+    words: list[str] = list(dict.fromkeys(v for v in labels if isinstance(v, str) and whole(v))) or [""]
     split = values.get("split") or ""
-    split = _ALIASES.get(split, split) if isinstance(split, str) else repr(split)
+    split = _ALIASES.get(split, split) if isinstance(split, str) else kind(split)
     if split and split not in SPLITS:
-        faults.append(f"unknown split {split!r}; use one of {', '.join(SPLITS)}.")
+        faults.append(f"unknown split {short(split)!r}; use one of {', '.join(SPLITS)}.")
     image, fault = _image(values.get("image"), root)
     faults += [fault] if fault else []
     return Item(text, words[0], image, split, tuple(words[1:])), faults
@@ -130,13 +132,17 @@ def _image(given: Any, root: Path) -> tuple[Path | None, str | None]:
     if given is None or given == "":
         return None, None
     if not isinstance(given, (str, Path)):
-        return None, f"image is no path: {given!r}."
+        return None, f"image: expected a path, found {kind(given)}."
     try:
         path = (root / given).resolve()
         fault = _image_fault(path, root)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name that is too long, a circle of links
-        return None, f"image {str(given)!r} is no path that can be read ({error})."
-    return path, f"image {str(given)!r} {fault}" if fault else None
+        return None, f"image {short(str(given))!r} is not a path that can be read ({error})."
+    return path, f"image {short(str(given))!r} {fault}" if fault else None
+
+
+def _no_text(found: object) -> str:
+    return BROKEN if isinstance(found, str) else no_text(found)
 
 
 def _image_fault(path: Path, root: Path) -> str | None:

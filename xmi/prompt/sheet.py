@@ -7,12 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xmi.errors import TaskError
+from xmi.faults import explain, kind, listing
 from xmi.prompt.prompt import Template
 from xmi.prompt.rows import COLUMNS
+from xmi.structured import PAGE, parse_yaml, read_text
 
 Splits = Literal["train", "validation"]
 
@@ -86,25 +87,21 @@ def read_sheet(path: Path) -> Sheet:
     Raises:
         TaskError: It cannot be read, or holds an unknown key or a wrong value; all are listed.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TaskError(f"Cannot read the task sheet {path}: {error}") from error
+    content = parse_yaml(read_text(path, TaskError, PAGE), path, TaskError)
     if not isinstance(content, Mapping):
-        raise TaskError(f"{path} is no task sheet: expected keys such as instruction, found {type(content).__name__}.")
+        raise TaskError(f"{path} is not a task sheet: expected keys such as instruction, found {kind(content)}.")
     return check_sheet(Sheet, dict(content), str(path))
 
 
-def check_sheet(kind: type[Kind], content: dict[str, Any], where: str) -> Kind:
+def check_sheet(model: type[Kind], content: dict[str, Any], where: str) -> Kind:
     """Checks keys and values.
 
     Raises:
         TaskError: Listing all that is wrong.
     """
     try:
-        return kind.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise TaskError(
-            f"{where} is not a task file:\n{faults}\nIt may hold {', '.join(kind.model_fields)}."
-        ) from error
+        faults = listing(explain(error))
+        known = ", ".join(model.model_fields)
+        raise TaskError(f"{where} is not a task file:\n{faults}\nIt may hold {known}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,19 @@ from typing import Any
 from PIL import Image
 
 from xmi.errors import TaskError
+from xmi.faults import kind, short, some
 from xmi.prompt.rows import COLUMNS, Row
 from xmi.prompt.task import SPLITS
+from xmi.structured import parse_json, read_text
 
 TABLES = (".csv", ".tsv", ".jsonl")
+
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+"""What may separate columns. A bar does not: it stands between labels."""
+
+_TOLD = re.compile(r"sep=(\\t|[^\r\n])\r?\n", re.IGNORECASE)
+"""The first line by which spreadsheets are told what separates columns."""
+
 SEVERAL = "|"
 """Between several labels in one cell of a CSV or TSV file; JSON has lists."""
 
@@ -35,43 +44,40 @@ class Table:
         return self
 
 
-def read_text(path: Path) -> str:
-    """A text file as UTF-8, with or without a byte order mark; line ends are left as they are.
-
-    Raises:
-        TaskError: It cannot be read, or is in another encoding.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise TaskError(f"Cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise TaskError(
-            f"Cannot read {path}: line {line} is not UTF-8 ({error.reason}); save the file as UTF-8."
-        ) from None
-
-
-def read_table(path: Path) -> Table:
+def read_table(path: Path, columns: Mapping[str, str] | None = None, known: Sequence[str] = COLUMNS) -> Table:
     """Reads a CSV, TSV or JSON lines file.
+
+    Args:
+        path: The file.
+        columns: As in `pick`; they tell how the columns of a CSV or TSV file are separated, if it is not by its kind.
+        known: As in `pick`.
 
     Raises:
         TaskError: The file cannot be read at all.
     """
-    text = read_text(path)
-    return _json_lines(text, path) if path.suffix.lower() == ".jsonl" else _separated(text, path)
+    text = read_text(path, TaskError)
+    if path.suffix.lower() == ".jsonl":
+        return _json_lines(text, path)
+    return _separated(text, path, set((columns or {}).values()) or set(known))
 
 
-def _separated(text: str, path: Path) -> Table:
+def _separated(text: str, path: Path, wanted: set[str]) -> Table:
     found = Table()
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    text, before, separator = _separator(text, usual, wanted)
+    if separator is None:
+        head = short(next(line for line in text.splitlines() if line.strip()))
+        found.faults.append(
+            f"{path.name} line {before + 1}: the names of the columns, {head!r}, are not separated by "
+            f"{NAMES[usual]}, and by several other signs they are: write {NAMES[usual]}."
+        )
+        return found
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] | None = None
-    line = 1
+    line = before + 1
     try:
         for cells in reader:
-            place, line = f"{path.name} line {line}", reader.line_num + 1
+            place, line = f"{path.name} line {line}", before + reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
             cells = [cell.strip() for cell in cells]
@@ -81,14 +87,46 @@ def _separated(text: str, path: Path) -> Table:
                     f"{place}: the column {c!r} occurs twice." for c in sorted({c for c in cells if cells.count(c) > 1})
                 ]
             elif len(cells) != len(header):
-                found.faults.append(f"{place}: {len(cells)} cells under {len(header)} columns; quote text with commas.")
+                found.faults.append(
+                    f"{place}: {len(cells)} cells under {len(header)} columns; quote text with {NAMES[separator]}."
+                )
             else:
                 found.rows.append(Row(place, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
-        found.faults.append(f"{path.name} line {reader.line_num}: {error}.")
+        found.faults.append(f"{path.name} line {before + reader.line_num}: {error}.")
     if header is None:
         found.faults.append(f"{path.name}: no line with the names of the columns.")
     return found
+
+
+def _separator(text: str, usual: str, wanted: set[str]) -> tuple[str, int, str | None]:
+    """What separates columns, by the line with their names.
+
+    Args:
+        text: The file.
+        usual: What separates them in files of its kind.
+        wanted: Names of columns that are looked for.
+
+    Returns:
+        The text without a line `sep=`, how many lines that took, and the separator: the one that such a line names,
+        the usual one if it separates anything, or the only other one that does; None if several others do.
+    """
+    if told := _TOLD.match(text):
+        return text[told.end() :], 1, told[1].replace("\\t", "\t")
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    cells = {sign: _cells(head, sign) for sign in NAMES}
+    known = [sign for sign, names in cells.items() if len(names) > 1 and wanted & set(names)]
+    able = known or [sign for sign, names in cells.items() if len(names) > 1]
+    if usual in able or not able:
+        return text, 0, usual
+    return text, 0, able[0] if len(able) == 1 else None
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    except (csv.Error, StopIteration):
+        return []
 
 
 def _json_lines(text: str, path: Path) -> Table:
@@ -98,9 +136,9 @@ def _json_lines(text: str, path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            found.faults.append(f"{place}: no JSON ({error.msg}, column {error.colno}).")
+            values = parse_json(line)
+        except ValueError as error:
+            found.faults.append(f"{place}: not JSON ({str(error).removeprefix('line 1, ')}).")
             continue
         found += _objects([values], [place])
     return found
@@ -109,7 +147,7 @@ def _json_lines(text: str, path: Path) -> Table:
 def read_list(content: Any, label: str) -> Table:
     """Rows from a parsed JSON list of objects; `label` stands before their numbers."""
     if not isinstance(content, list):
-        return Table(faults=[f"{label}: expected a list of objects, found {type(content).__name__}."])
+        return Table(faults=[f"{label}: expected a list of objects, found {kind(content)}."])
     return _objects(content, [f"{label}[{k}]" for k in range(len(content))])
 
 
@@ -119,7 +157,7 @@ def _objects(values: Sequence[Any], places: Sequence[str]) -> Table:
         if isinstance(value, dict):
             found.rows.append(Row(place, value))
         else:
-            found.faults.append(f"{place}: expected an object, found {type(value).__name__}.")
+            found.faults.append(f"{place}: expected an object, found {kind(value)}.")
     return found
 
 
@@ -141,13 +179,12 @@ def pick(table: Table, columns: Mapping[str, str] | None, known: Sequence[str] =
     if columns is None:
         wrong = [column for column in there if column not in known]
         faults += [
-            f"{places[c]}: unknown column {c!r}; known are {', '.join(known)}. Name yours with columns." for c in wrong
+            f"{places[c]}: unknown column {short(c)!r}; known are {', '.join(known)}. Name yours with columns."
+            for c in wrong
         ]
         columns = {name: name for name in known}
     else:
-        faults += [
-            f"no column {c!r}; there are {', '.join(there)}." for c in columns.values() if c not in there and there
-        ]
+        faults += [f"no column {c!r}; there are {some(there)}." for c in columns.values() if c not in there and there]
     rows = [Row(r.place, {k: r.values[c] for k, c in columns.items() if c in r.values}) for r in table.rows]
     return Table(rows, faults)
 
@@ -186,11 +223,9 @@ def _images(root: Path, folder: Path, split: str, columns: Mapping[str, str] | N
     metadata = [folder / f"metadata{s}" for s in TABLES if (folder / f"metadata{s}").is_file()]
     if not metadata:
         return Table(list(shown.values()), [] if shown or split else [f"{folder}: no images."])
-    table = split_cells(
-        pick(
-            read_table(metadata[0]), {"file_name": "file_name", **columns} if columns else None, ("file_name", *COLUMNS)
-        )
-    )
+    names = ("file_name", *COLUMNS)
+    meant = {"file_name": "file_name", **columns} if columns else None
+    table = split_cells(pick(read_table(metadata[0], meant, names), meant, names))
     rows, told = [], set()
     for row in table.rows:
         file = folder / str(row.values.get("file_name") or "")

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
+from typing import Any
+from unicodedata import category
+
+from PIL import Image
 
 from xmi.errors import TaskError
+from xmi.faults import kind, listing, no_text, short, some
 from xmi.prompt.prompt import Prompt, Prompts, Segment, Template
 
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("text", "image")
+
+
+LONGEST = 200
+"""Characters of a task's name at most: files, columns and figures are named by it."""
+
+BROKEN = "text with half of a character (a lone surrogate), which is no Unicode text."
+"""What is said of text that cannot be written down."""
+
+
+def whole(text: str) -> bool:
+    """Whether a text can be encoded: a lone surrogate, of which JSON can tell, cannot."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,17 @@ class Item:
     image: Path | None
     split: str
     alternatives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses what is not text.
+
+        Raises:
+            TaskError: A field of another type.
+        """
+        texts = {"input": self.input, "output": self.output, "split": self.split}
+        _check_texts("An item", texts, alternatives=self.alternatives)
+        if not isinstance(self.image, (Path, str, Image.Image, NoneType)):
+            raise TaskError(f"An item's image is a path; found {kind(self.image)}.")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -58,6 +88,26 @@ class Task:
     template: Template = field(default_factory=Template)
     examples: str = "train"
 
+    def __post_init__(self) -> None:
+        """Refuses a name that nothing can be called by, and fields of other types.
+
+        Raises:
+            TaskError: The name is empty, too long or holds control characters, or a field is of another type.
+        """
+        texts = {"name": self.name, "examples": self.examples}
+        _check_texts("A task", texts, instructions=self.instructions, task_words=self.task_words)
+        if not self.name.strip() or len(self.name) > LONGEST or any(category(c) == "Cc" for c in self.name):
+            raise TaskError(
+                f"A task cannot be called {short(self.name)!r}: a name has 1 to {LONGEST} characters and no control "
+                "characters. Give it another with name."
+            )
+        if not isinstance(self.template, Template):
+            raise TaskError(f"A task's template is a Template; found {kind(self.template)}.")
+        if wrong := [item for item in _several("A task's items", self.items) if not isinstance(item, Item)]:
+            raise TaskError(f"A task's items are Items; found {kind(wrong[0])}.")
+        if self.examples not in SPLITS:
+            raise TaskError(f"Unknown split {short(self.examples)!r}; the splits are {', '.join(SPLITS)}.")
+
     def split(self, name: str) -> tuple[Item, ...]:
         """Returns the items of a split.
 
@@ -65,7 +115,7 @@ class Task:
             TaskError: Unknown or empty split.
         """
         if name not in SPLITS:
-            raise TaskError(f"Unknown split {name!r}; the splits are {', '.join(SPLITS)}.")
+            raise TaskError(f"Unknown split {short(repr(name))}; the splits are {', '.join(SPLITS)}.")
         found = tuple(i for i in self.items if i.split == name)
         if not found:
             raise TaskError(f'Task {self.name} has no {name} items: give some items of its file "split": "{name}".')
@@ -104,6 +154,7 @@ class Task:
         """
         target = query or modality
         self._check_modality(modality, target)
+        _check_numbers(shots=shots, n=n, seed=seed)
         pool, asked = self.split(self.examples), self.split(split)
         if shots < 1:
             raise TaskError(f"icl needs at least one example, got shots={shots}; queries() makes prompts without.")
@@ -156,6 +207,7 @@ class Task:
             TaskError: Unknown modality or split, or an item without an image.
         """
         self._check_modality(modality)
+        _check_numbers(n=n, seed=seed)
         if instruction and not self.instructions:
             raise TaskError(f"Task {self.name} has no instruction: put one into its file.")
         rng = random.Random(f"queries/{self.name}/{modality}/{split}/{seed}")
@@ -193,7 +245,7 @@ class Task:
     def _check_modality(self, *modalities: str) -> None:
         for modality in modalities:
             if modality not in MODALITIES:
-                raise TaskError(f"Unknown modality {modality!r}; use one of {', '.join(MODALITIES)}.")
+                raise TaskError(f"Unknown modality {short(repr(modality))}; use one of {', '.join(MODALITIES)}.")
 
 
 def check_task(
@@ -215,6 +267,13 @@ def check_task(
     Raises:
         TaskError: Something is lacking; all faults of all tasks are listed.
     """
+    _check_numbers(shots=shots)
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TaskError(f"Expected tasks, found {kind(task)}.")
+    unknown = [name for name in (*modalities, *splits) if name not in (*MODALITIES, *SPLITS)]
+    if unknown:
+        raise TaskError(f"Unknown: {some(unknown)}; there are {', '.join((*MODALITIES, *SPLITS))}.")
     faults: list[str] = []
     for task in tasks:
         count = {split: sum(i.split == split for i in task.items) for split in SPLITS}
@@ -227,11 +286,45 @@ def check_task(
         faults += [f"{task.name}: no {split} items." for split in lacking if split != task.examples]
         blind = [item.input for item in task.items if item.image is None]
         if "image" in modalities and blind:
-            faults.append(f"{task.name}: {len(blind)} item(s) without an image: {', '.join(blind)}.")
+            faults.append(f"{task.name}: {len(blind)} item(s) without an image: {some(blind)}.")
         if instruction and not task.instructions:
             faults.append(f"{task.name}: no instruction.")
     if faults:
-        raise TaskError(f"The tasks have {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise TaskError(f"The tasks have {len(faults)} fault(s):\n{listing(faults)}")
+
+
+def _check_texts(what: str, texts: Mapping[str, object], **several: object) -> None:
+    """Refuses what is not text.
+
+    Raises:
+        TaskError: A value is of another type, or holds half a character.
+    """
+    parts = [(name, value) for name, value in texts.items()]
+    parts += [(name, value) for name, values in several.items() for value in _several(f"{what}'s {name}", values)]
+    for name, value in parts:
+        if not isinstance(value, str):
+            raise TaskError(f"{what}'s {name}: {no_text(value)}")
+        if not whole(value):
+            raise TaskError(f"{what}'s {name}: {BROKEN}")
+
+
+def _several(what: str, values: object) -> tuple[Any, ...]:
+    if isinstance(values, (tuple, list)):
+        return tuple(values)
+    raise TaskError(f"{what}: expected several, found {kind(values)}.")
+
+
+def _check_numbers(**numbers: object) -> None:
+    """Refuses what is no whole number; a number of prompts may also be None, and is at least 1.
+
+    Raises:
+        TaskError: A value is not a number, or too small.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not (isinstance(value, Integral) or (name == "n" and value is None)):
+            raise TaskError(f"{name}: expected a whole number, found {kind(value)}.")
+        if name == "n" and isinstance(value, Integral) and value < 1:
+            raise TaskError(f"n={value}: at least one prompt must be asked for, or None for all.")
 
 
 def _draw(items: tuple[Item, ...], n: int | None, rng: random.Random) -> list[Item]:

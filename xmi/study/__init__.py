@@ -1,23 +1,33 @@
 """The experiment: plan, run, store, resume, and read back. The module itself can be called: `xmi.study(...)`."""
 
 import sys
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xmi.study.estimate import dry_run
-from xmi.study.plan import CONTROLS, EXPERIMENTS, PRESETS, SOURCES, Plan
-from xmi.study.results import StudyResults
-from xmi.study.run import run_study
+if TYPE_CHECKING:
+    from xmi.study.estimate import dry_run
+    from xmi.study.plan import CONTROLS, EXPERIMENTS, PRESETS, SOURCES, Plan
+    from xmi.study.results import StudyResults
+    from xmi.study.run import run_study
 
 __all__ = ["CONTROLS", "EXPERIMENTS", "PRESETS", "SOURCES", "Plan", "StudyResults", "dry_run", "run_study"]
+
+# Imported when they are first used: the command line needs the plan's fields for --help, and must not wait for torch.
+_HOME = {"dry_run": "estimate", "StudyResults": "results", "run_study": "run"}
 
 
 class _Study(ModuleType):
     """Lets users write `xmi.study(...)`, though a module has that name."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> StudyResults:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `run_study`."""
-        return run_study(*args, **kwargs)
+        return import_module("xmi.study.run").run_study(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'xmi.study' has no attribute {name!r}")
+        return getattr(import_module(f"xmi.study.{_HOME.get(name, 'plan')}"), name)
 
 
 sys.modules[__name__].__class__ = _Study

@@ -29,6 +29,7 @@ from xmi.study.folder import FINISHED, RECORDS
 from xmi.study.grid import Cell, slug
 from xmi.study.plan import TARGETS, Plan
 from xmi.study.store import Store, Stored
+from xmi.study.tables import table_text
 from xmi.vector import base_similarity
 
 SCORES = ("paper", "strict", "whole")
@@ -74,7 +75,7 @@ def assemble(store: Store, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> 
         for name, value in results.items():
             store.write(index["results"][model][name], json.dumps(encode(value)))
         for name, table in tables.items():
-            store.write(index["tables"][model][name], table.to_csv(index=False))
+            store.write(index["tables"][model][name], table_text(table))
     index["vectors"] = [
         {
             "model": c.model,

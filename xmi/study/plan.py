@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from xmi.errors import RunError
+from xmi.faults import explain, kind, listing, short, some
+from xmi.structured import PAGE, parse_yaml, read_text
 
-TARGETS = ("text", "image")
+TARGETS: tuple[Literal["text", "image"], ...] = ("text", "image")
 """Modalities of the queries that vectors are patched into."""
 
 READ = ("text ICL", "image ICL", "instruction", "1 example", "base LLM text ICL", "base LLM instruction")
@@ -32,12 +44,6 @@ SOURCES = (*READ[:3], *ENSEMBLES, *READ[3:])
 CONTROLS = ("random vector", "another task", "mean over tasks", "shuffled labels", "unrelated slot")
 """What is patched in to see what any vector would do; the untrained model (`untrained`) is one more, on request."""
 
-LOADING = (
-    "device", "dtype", "batch_size", "trust_remote_code", "device_map", "quantization", "attn_implementation", "remote",
-    "wait", "resubmit",
-)  # fmt: skip
-"""Options of `xmi.load` that a plan file may hold."""
-
 EXPERIMENTS = ("ensembling", "overriding")
 """What a study does beyond the matrix: accuracy against the number of examples with and without the instruction, and
 one task in the prompt with another one's vector patched in."""
@@ -56,59 +62,137 @@ PRESETS: dict[str, dict[str, Any]] = {
 equally good ones (Luo, Darrell and Bar, ICML 2025, section 3 and the published code)."""
 
 
+FOLDER = "runs/study"
+"""The run folder, unless another is named."""
+
+MOST = 10_000
+"""How many layers, seeds or tasks a plan may name, and the highest number that it may name."""
+
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+def _words(value: Any) -> Any:
+    """Words as a list: they may be written in one line, with commas between them; `none` is an empty list."""
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [part.strip() for text in value for part in text.split(",")] if _all_text(value) else list(value)
+    return () if parts == ["none"] else tuple(parts)
+
+
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _all_text(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers as a list: they may be written as `0,5,8-12`, which is bounded before it is expanded."""
+    if not isinstance(value, (str, list, tuple, range)):
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    if len(parts) > MOST:
+        raise ValueError(f"{len(parts)} numbers are more than the {MOST} that a plan may name")
+    if not isinstance(value, str):
+        return tuple(value)
+    found: list[int] = []
+    for part in value.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"cannot read {short(part)!r} in {short(value)!r}: write numbers as 0,5,8-12")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"{short(part)!r} runs backwards: write {last}-{first}")
+        if len(found) + last - first >= MOST:
+            raise ValueError(f"{short(value)!r} names more than the {MOST} numbers that a plan may name")
+        found += range(first, last + 1)
+    return tuple(found)
+
+
+def _seeds(value: Any) -> Any:
+    """Seeds as numbers, or how many of them: 3 stands for 0, 1, 2."""
+    count: Any = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+    if isinstance(count, int) and not isinstance(count, bool):
+        if not 1 <= count <= MOST:
+            raise ValueError(f"the number of seeds is 1 to {MOST}")
+        return tuple(range(count))
+    return _numbers(value)
+
+
+def _plain(value: Any) -> Any:
+    """Refuses what would be taken for a number though it is none: yes and no, and text."""
+    if isinstance(value, (bool, str)):
+        raise ValueError(f"expected a number, found {kind(value)}")
+    return value
+
+
+def _map(value: Any) -> Any:
+    if value is not None and not (isinstance(value, (str, dict)) and value):
+        raise ValueError(f"expected auto, or a device for each module, found {kind(value)}")
+    return value
+
+
+def _host(value: Any) -> Any:
+    if value is not None and not (isinstance(value, bool) or (isinstance(value, str) and value)):
+        raise ValueError(f"expected the address of a host, or true for the configured one, found {kind(value)}")
+    return value
+
+
+Number = Annotated[int, BeforeValidator(_plain), Field(ge=0, lt=MOST)]
+Count = Annotated[int, BeforeValidator(_plain), Field(le=MOST)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
 class Plan(BaseModel):
     """A study's plan; the same plan on the same model gives the same numbers.
 
-    Attributes:
-        model: The VLM.
-        base: Its base LLM, whose vectors are patched into the VLM, or None.
-        control: A second model to lay beside it, or None.
-        untrained: Also study the model with random weights.
-        tasks: Names or files of the tasks.
-        sources: What task vectors are read from.
-        targets: Modalities of the queries that they are patched into.
-        controls: Vectors that should not carry the task.
-        layers: After which blocks vectors are patched; None for all.
-        slot: Where vectors are read in prompts with examples: the last token, or a named slot. Instructions are always
-            read at their last token.
-        patch_slot: Where vectors are patched into queries.
-        shots: Examples per prompt.
-        prompts: Prompts averaged into a task vector.
-        vectors_from: Split of the items that vectors are averaged over.
-        seeds: Seeds of the drawing of examples; all results are pooled over them.
-        score: What chooses the layer on validation items: `paper`, `strict` or `whole`.
-        ties: Which of equally good layers is chosen: that of the highest `likelihood`, or the `first`.
-        whole: Read as many tokens as the longest label of a task has, so that labels are scored whole, too.
-        points: Prompts per task and modality in the geometry (PCA, t-SNE, silhouette), from the first seed.
-        task_words: Words that the task phase follows: `given` with the task (found for tasks that have none), or
-            `found` for all.
-        lens: What phases are read with: `logit`, or `tuned` (trained on the prompts that vectors are read on).
-        experiments: What is done beyond the matrix; overriding takes tasks that share inputs, and the first seed.
+    Each field is a key of a plan file, and a flag of `xmi run` with the same description.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str
-    base: str | None = None
-    control: str | None = None
-    untrained: bool = False
-    tasks: tuple[str, ...] = Field(min_length=1)
-    sources: tuple[str, ...] = Field(default=SOURCES, min_length=1)
-    targets: tuple[Literal["text", "image"], ...] = Field(default=("text", "image"), min_length=1)
-    controls: tuple[str, ...] = CONTROLS
-    layers: tuple[int, ...] | None = None
-    slot: str = "last"
-    patch_slot: str = "last"
-    shots: int = Field(default=5, ge=1)
-    prompts: int = Field(default=30, ge=1)
-    vectors_from: Literal["train", "validation"] = "train"
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    score: Literal["paper", "strict", "whole"] = "paper"
-    ties: Literal["likelihood", "first"] = "likelihood"
-    whole: bool = True
-    points: int = Field(default=15, ge=2)
-    task_words: Literal["given", "found"] = "given"
-    lens: Literal["logit", "tuned"] = "logit"
-    experiments: tuple[str, ...] = EXPERIMENTS
+    model: Text = Field(description="The model: Hub id, folder, or embedded name.")
+    base: Text | None = Field(None, description="Base LLM whose vectors are patched into the model.")
+    control: Text | None = Field(None, description="Second model to compare with it.")
+    untrained: Switch = Field(False, description="Also the model with random weights.")
+    tasks: Annotated[tuple[Text, ...], BeforeValidator(_names)] = Field(
+        min_length=1, max_length=1000, description="Tasks by name or file (all of xmi's)."
+    )
+    sources: Words = Field(SOURCES, min_length=1, description="What vectors are read from (all).")
+    targets: Annotated[tuple[Literal["text", "image"], ...], BeforeValidator(_words)] = Field(
+        TARGETS, min_length=1, description="Modality of the queries that vectors are patched into (both)."
+    )
+    controls: Words = Field(CONTROLS, description="Vectors that should not carry the task, or none (all).")
+    layers: Annotated[tuple[Number, ...], BeforeValidator(_numbers)] | None = Field(
+        None, description="After which blocks vectors are patched: 0,5,8-12 (all)."
+    )
+    slot: Text = Field("last", description="Where vectors are read in prompts with examples (last).")
+    patch_slot: Text = Field("last", description="Where vectors are patched into queries (last).")
+    shots: Count = Field(5, ge=1, description="Examples per prompt (5).")
+    prompts: Count = Field(30, ge=1, description="Prompts averaged into a task vector (30).")
+    vectors_from: Literal["train", "validation"] = Field(
+        "train", description="Split of the queries that vectors are read on: train or validation (train)."
+    )
+    seeds: Annotated[tuple[Number, ...], BeforeValidator(_seeds)] = Field(
+        (0, 1, 2), min_length=1, description="Number of seeds, or the seeds: 0,4,7 (3)."
+    )
+    score: Literal["paper", "strict", "whole"] = Field(
+        "paper", description="What chooses the layer on validation items: paper, strict or whole (paper)."
+    )
+    ties: Literal["likelihood", "first"] = Field(
+        "likelihood", description="Which of equally good layers is chosen: likelihood or first (likelihood)."
+    )
+    whole: Switch = Field(True, description="Score whole labels, too, or first tokens alone.")
+    points: Count = Field(15, ge=2, description="Prompts per task and modality in the geometry (15).")
+    task_words: Literal["given", "found"] = Field(
+        "given", description="Words that the task phase follows: given with the task, or found (given)."
+    )
+    lens: Literal["logit", "tuned"] = Field("logit", description="What phases are read with: logit or tuned (logit).")
+    experiments: Words = Field(EXPERIMENTS, description="What is done beyond the matrix, or none (all).")
 
     @field_validator("tasks", "seeds", "sources", "targets", "controls", "layers", "experiments")
     @classmethod
@@ -122,7 +206,7 @@ class Plan(BaseModel):
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
         known = {"sources": SOURCES, "controls": CONTROLS, "experiments": EXPERIMENTS}[info.field_name]
         if unknown := [name for name in value if name not in known]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
+            raise ValueError(f"unknown: {some(unknown)}; known are {', '.join(known)}")
         return tuple(name for name in known if name in value)
 
     @model_validator(mode="after")
@@ -152,6 +236,39 @@ class Plan(BaseModel):
         return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
 
 
+class Running(BaseModel):
+    """What a plan file may hold beside the plan and the options of `xmi.load`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    preset: Literal["paper"] | None = Field(None, description="paper: the paper's protocol.")
+    out: Text | None = Field(None, description=f"Run folder; an interrupted run continues there ({FOLDER}).")
+    workers: Count | None = Field(None, ge=1, description="Processes on a CPU (as fits the model).")
+
+
+class Loading(BaseModel):
+    """Options of `xmi.load` that a plan file may hold; each is a flag, too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: Text | None = Field(None, description="Where the model goes: cpu, cuda, cuda:1 (a GPU if there is one).")
+    dtype: Text | None = Field(None, description="float32, bfloat16, float16, or auto (auto).")
+    batch_size: Count | None = Field(None, ge=1, description="Prompts per forward (16).")
+    device_map: Annotated[Any, AfterValidator(_map)] = Field(None, description="Spread the model over devices: auto.")
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="8bit or 4bit, by bitsandbytes.")
+    attn_implementation: Text | None = Field(None, description="Attention as transformers names it: sdpa, eager, ...")
+    trust_remote_code: Switch | None = Field(None, description="Run code that comes with the checkpoint.")
+    remote: Annotated[Any, AfterValidator(_host)] = Field(
+        None, description="NDIF host: its address, or ndif for the configured one."
+    )
+    wait: Annotated[float, BeforeValidator(_plain)] | None = Field(
+        None, ge=0, description="Seconds to wait for one job on the host (3600)."
+    )
+    resubmit: Switch | None = Field(None, description="Send anew, and pay anew for, jobs that failed or were lost.")
+
+
+LOADING = tuple(Loading.model_fields)
+"""Options of `xmi.load` that a plan file may hold."""
+
+
 def blind_fields(sources: Sequence[str], targets: Sequence[str]) -> str:
     """The sources and targets that need images, in words; empty if none does."""
     seeing = [f"source {name!r}" for name in sources if "image" in name]
@@ -171,27 +288,47 @@ def make_plan(preset: str | None = None, *, blind: str = "", **fields: Any) -> P
     Raises:
         RunError: A field is faulty; all faults are listed.
     """
-    if preset is not None and preset not in PRESETS:
-        raise RunError(f"Unknown preset {preset!r}; use one of {', '.join(PRESETS)}.")
+    if preset is not None and preset not in tuple(PRESETS):
+        raise RunError(f"Unknown preset {short(preset)!r}; use one of {', '.join(PRESETS)}.")
     given = {k: v for k, v in fields.items() if v is not None}
     wanted = {**(PRESETS[preset] if preset else {}), **given}
-    if not given.get("base"):
-        of_base = [name for name in given.get("sources", ()) if name.startswith("base LLM")]
-        if of_base:
-            raise RunError(f"The sources {', '.join(of_base)} need a base LLM: name it with base.")
-        wanted["sources"] = tuple(n for n in wanted.get("sources", SOURCES) if not n.startswith("base LLM"))
-    if blind:
-        if asked := blind_fields(given.get("sources", ()), given.get("targets", ())):
-            raise RunError(f"{blind}, so that the plan cannot have the {asked}. Leave them out.")
-        wanted["sources"] = tuple(name for name in wanted.get("sources", SOURCES) if "image" not in name)
-        wanted["targets"] = given.get("targets", TARGETS[:1])
+    sources, targets = _asked(given, "sources"), _asked(given, "targets")
+    of_base = [name for name in sources if name.startswith("base LLM")]
+    if of_base and not given.get("base"):
+        raise RunError(f"The sources {', '.join(of_base)} need a base LLM: name it with base.")
+    if blind and (asked := blind_fields(sources, targets)):
+        raise RunError(f"{blind}, so that the plan cannot have the {asked}. Leave them out.")
+    if "sources" not in given:
+        own = [name for name in wanted.get("sources", SOURCES) if given.get("base") or not name.startswith("base LLM")]
+        wanted["sources"] = tuple(name for name in own if not blind or "image" not in name)
+    if blind and "targets" not in given:
+        wanted["targets"] = TARGETS[:1]
     try:
         return Plan(**wanted)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}, got {e['input']!r}" for e in error.errors()
-        )
-        raise RunError(f"The plan is faulty: {faults}.") from error
+        raise RunError(f"The plan is faulty:\n{listing(explain(error, Plan.model_fields))}") from error
+
+
+def _asked(given: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = _words(given.get(name))
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, tuple) else ()
+
+
+def check_options(kind: type[BaseModel], given: Mapping[str, Any]) -> None:
+    """Checks what a plan file or a flag may give beside the plan; objects that only Python has are left as they are.
+
+    Args:
+        kind: `Loading` or `Running`.
+        given: Values by name; of other names none is looked at.
+
+    Raises:
+        RunError: Values are faulty; all faults are listed.
+    """
+    known, plain = kind.model_fields, (str, int, float, list, tuple, dict, date)
+    try:
+        kind(**{name: value for name, value in given.items() if name in known and isinstance(value, plain)})
+    except ValidationError as error:
+        raise RunError(f"The plan is faulty:\n{listing(explain(error, known))}") from error
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
@@ -205,13 +342,10 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     Raises:
         RunError: The file cannot be read, or holds an unknown key.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(f"Cannot read the plan {path}: {error}") from error
+    content = parse_yaml(read_text(Path(path), RunError, PAGE), Path(path), RunError)
     if not isinstance(content, Mapping):
-        raise RunError(f"{path} is no plan: expected keys such as model and tasks, found {type(content).__name__}.")
-    known = (*Plan.model_fields, "preset", "out", "workers", *LOADING)
-    if unknown := [str(key) for key in content if key not in known]:
-        raise RunError(f"{path} has unknown keys: {', '.join(unknown)}. Known are {', '.join(known)}.")
+        raise RunError(f"{path} is not a plan: expected keys such as model and tasks, found {kind(content)}.")
+    known = (*Plan.model_fields, *Running.model_fields, *LOADING)
+    if unknown := [key for key in content if key not in known]:
+        raise RunError(f"{path} has unknown keys: {some(unknown)}. Known are {', '.join(known)}.")
     return dict(content)

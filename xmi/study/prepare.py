@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
+from xmi.faults import some
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
 from xmi.study.grid import subjects
-from xmi.study.plan import LOADING, Plan, blind_fields, make_plan, read_plan
+from xmi.study.plan import FOLDER, LOADING, Loading, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.steps import asks, follows, reads, sweeps
 from xmi.vector.lineage import check_shapes
 from xmi.vlm import ON_HOST, VLM, load
@@ -56,20 +57,19 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         configuration cannot be read, or that cannot do what is asked.
     """
     wanted = (read_plan(file) if file is not None else {}) | {k: v for k, v in given.items() if v is not None}
-    loading = {k: wanted.pop(k) for k in list(wanted) if k not in (*Plan.model_fields, "preset", "out")}
-    if unknown := [name for name in loading if name not in ("workers", *signature(load).parameters)]:
-        raise RunError(f"Unknown: {', '.join(unknown)}. Known are {', '.join((*Plan.model_fields, *LOADING))}.")
-    workers, out = loading.pop("workers", None), wanted.pop("out", None)
+    beside = (*Plan.model_fields, *Running.model_fields)
+    loading = {name: wanted.pop(name) for name in list(wanted) if name not in beside}
+    if unknown := [name for name in loading if name not in signature(load).parameters]:
+        raise RunError(f"Unknown: {some(unknown)}. Known are {', '.join((*beside, *LOADING))}.")
+    wanted = {name: _plain(value) for name, value in wanted.items()}
+    check_options(Running, wanted)
+    check_options(Loading, loading)
+    if loading.get("remote") == "ndif":
+        loading["remote"] = True
+    workers, out = wanted.pop("workers", None), wanted.pop("out", FOLDER)
     if not wanted.get("model"):
         raise RunError("Which model? Name it, or give a plan that does.")
-    if not out:
-        raise RunError("Where to? Name a run folder with out.")
     wanted.setdefault("tasks", task_names())
-    for name, value in wanted.items():
-        if isinstance(value, Path):
-            wanted[name] = str(value)
-        elif isinstance(value, (list, tuple, range)):
-            wanted[name] = tuple(str(v) if isinstance(v, Path) else v for v in value)
     plan = make_plan(**wanted)  # as it stands, for its faults
     subjects(plan)  # for two models of one name
     if loading.get("remote"):
@@ -86,6 +86,13 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     _check_prompts(plan, tasks, models)
     revisions = {source: vlm.revision for source, vlm in models.items()}
     return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else (), revisions)
+
+
+def _plain(value: Any) -> Any:
+    """A value as a plan file would have it: paths as text."""
+    if isinstance(value, (list, tuple)):
+        return tuple(str(part) if isinstance(part, Path) else part for part in value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def glance(source: str, loading: Mapping[str, Any]) -> VLM:

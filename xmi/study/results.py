@@ -31,6 +31,7 @@ from xmi.measure import (
 )
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
 from xmi.study.sealed import digest_of
+from xmi.study.tables import read_table
 from xmi.vector import TaskVector
 
 
@@ -228,8 +229,3 @@ def _versions(provenance: Mapping[str, Any], made_with: Sequence[Mapping[str, An
             counts[str(one["with"].get(name, begun))] += one["cells"]
         told[name] = begun if len(counts) < 2 else ", ".join(f"{v} ({n} cells)" for v, n in counts.items())
     return {"versions": told}
-
-
-def read_table(source: Any) -> pd.DataFrame:
-    """Reads a table that `DataFrame.to_csv` wrote; a task may be called NA or 1."""
-    return pd.read_csv(source, dtype={"task": str}, keep_default_na=False, na_values=[""])

@@ -72,7 +72,7 @@ def run_study(
 
     Args:
         model: The VLM (embedded name, folder, Hub id).
-        out: The run folder.
+        out: The run folder (`runs/study`).
         plan: A plan file (YAML), whose fields stand unless given here.
         preset: `paper` for the protocol of Luo, Darrell and Bar (ICML 2025).
         base: Its base LLM.
