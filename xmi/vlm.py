@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 
-from xmi.eager import ActivationCache, Generation, generate, hooked, run_with_cache
+from xmi.eager import ActivationCache, Generation, Hooks, Names, generate, hooked, run, run_with_cache
 from xmi.eager.blame import images_named
-from xmi.eager.run import Hooks, Names, run
 from xmi.errors import ModelError, PromptError, RemoteError, VectorError
 from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
@@ -26,7 +24,7 @@ from xmi.measure.ensembling import EnsembleCurve
 from xmi.measure.lineage import Lineage
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
-from xmi.model import Backbone, CheckReport, Engine, load_checkpoint
+from xmi.model import LOADING, Backbone, CheckReport, Engine, Guard, load_checkpoint, once
 from xmi.model.engine import wrap
 from xmi.model.finite import ADVICE
 from xmi.model.options import count
@@ -42,6 +40,7 @@ from xmi.prompt import (
     flatten,
     free_prompt,
     is_encoded,
+    new_tokens,
     patch_grid,
 )
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
@@ -71,7 +70,12 @@ class VLM:
         self.batch_size = batch_size
         self.kin: set[str] = set()
 
-    @cached_property
+    @property
+    def guard(self) -> Guard:
+        """What lets one thread at a time run the model."""
+        return self.engine.guard
+
+    @once
     def encoder(self) -> Encoder:
         """Prompts to inputs; made when it is needed, since a host must be asked how it counts positions."""
         engine, tool = self.engine, self.engine.checkpoint
@@ -90,18 +94,19 @@ class VLM:
         """The host that runs the model, if it is not this machine."""
         return cast("Served | None", self.engine.host)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """Refuses to be sent to a host: a trace there takes along what its block names.
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled or copied, and to be sent to a host: a trace there takes along what its block names.
 
         Raises:
-            RemoteError: The model is on a host.
+            ModelError: Always, or
+            RemoteError: if the model is on a host.
         """
         if self.served is not None:
             raise RemoteError(
                 "A trace on a host takes along every name in its block, and this model object cannot travel. Take what "
                 "you read before the block: `resid = vlm.resid_post`, then `with vlm.trace(...): x = resid[3].save()`."
             )
-        return cast("tuple[Any, ...]", super().__reduce__())
+        raise ModelError(self.engine.stays)
 
     @property
     def name(self) -> str:
@@ -143,6 +148,8 @@ class VLM:
     def trace(self, prompt: PromptLike, *, trust_host: bool = False, **options: Any) -> Any:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`).
 
+        Other threads wait while the block runs, so it must not wait for one that runs the same model.
+
         On a host the block travels with every name in it, so take what is read beforehand (`resid = vlm.resid_post`).
         What it saves may be tensors and builtins, and comes back as data.
 
@@ -154,6 +161,7 @@ class VLM:
 
         Raises:
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
+            HookError: Hooks are active, or (when the block runs) the model is in the midst of a forward.
         """
         own = [name for name in ("remote", "blocking", "backend", "job_id", "verbose") if name in options]
         elsewhere = options.get("remote") not in (None, False, "local")
@@ -167,7 +175,7 @@ class VLM:
         inputs.pop("logits_to_keep", None)
         if self.served is not None:  # without it nnsight would load the weights here
             options |= {"remote": self.served.host.url, **options} if trust_host else {"backend": self.served.backend()}
-        return self.engine.envoy.trace(**inputs, **options)
+        return self.engine.trace(**inputs, **options)
 
     def run_with_cache(
         self,
@@ -177,6 +185,7 @@ class VLM:
         positions: str | Sequence[str] | None = None,
         device: str | torch.device | None = None,
         padding_side: Literal["left", "right"] = "left",
+        grad: bool = False,
     ) -> tuple[Float[torch.Tensor, "batch position vocab"], ActivationCache]:
         """Runs the model and keeps activations, as TransformerLens does; images and batches included.
 
@@ -189,6 +198,9 @@ class VLM:
                 default all positions.
             device: Where activations are kept; by default where they arise.
             padding_side: Side on which shorter prompts of a batch are padded.
+            grad: Record gradients. Activations at all positions (no `positions`, no `device`) are then the very tensors
+                that the forward goes on with, so that `torch.autograd.grad(loss, cache["resid_post", 3])` is the
+                gradient there.
 
         Returns:
             Logits [batch, position, vocab], and the activations by name.
@@ -210,10 +222,16 @@ class VLM:
             "versions": versions(),
         }
         with self._explained(batch.prompts):
-            return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card)
+            return run_with_cache(self.engine, self.report.anatomy, batch, names, positions, device, card, grad=grad)
 
     def run_with_hooks(
-        self, prompt: PromptLike, *, fwd_hooks: Hooks, padding_side: Literal["left", "right"] = "left"
+        self,
+        prompt: PromptLike,
+        *,
+        fwd_hooks: Hooks = (),
+        bwd_hooks: Hooks = (),
+        grad: bool = False,
+        padding_side: Literal["left", "right"] = "left",
     ) -> Float[torch.Tensor, "batch position vocab"]:
         """Runs the model with hook functions, as TransformerLens does.
 
@@ -221,21 +239,30 @@ class VLM:
             prompt: What `encode` takes.
             fwd_hooks: Pairs of names (as in `run_with_cache`) and a function of the activation and its `Hook`, which
                 returns what takes the activation's place, or None.
+            bwd_hooks: The same for gradients: called with the gradient of what is backpropagated from the logits with
+                respect to the activation, when `backward` comes by.
+            grad: Record gradients, so that `logits[...].backward()` flows through the model and the hooks, to tensors
+                that these bring in and to the model's parameters. Without it, and without `bwd_hooks`, none are.
             padding_side: Side on which shorter prompts of a batch are padded.
 
         Returns:
             Logits of all positions.
 
         Raises:
-            HookError: An unknown name, or a function that returns another shape or dtype, or NaN.
+            HookError: What is not a list of such pairs, an unknown name, or a function that returns another shape or
+                dtype, or NaN; or gradients are asked for and nothing has any.
         """
         batch = self._require_alike(self.encode(prompt, padding_side=padding_side))
-        with self.hooks(fwd_hooks), self._explained(batch.prompts):
-            return run(self.engine, batch)
+        with hooked(self.engine, self.report.anatomy, fwd_hooks, bwd_hooks), self._explained(batch.prompts):
+            return run(self.engine, batch, grad=grad or bool(bwd_hooks))
 
     @contextmanager
     def hooks(self, fwd_hooks: Hooks) -> Iterator[VLM]:
         """Hooks that are active for every forward inside the `with` block: `run_with_cache`, `generate`, the model.
+
+        They act for the thread (or asyncio task) that opened the block, and for what it hands to `asyncio.to_thread`;
+        what other threads run meanwhile is as if they were not there. A hook function is called in the midst of a
+        forward: it must not run the model itself, nor wait for a thread that does.
 
         Args:
             fwd_hooks: As in `run_with_hooks`.
@@ -247,24 +274,30 @@ class VLM:
         with hooked(self.engine, self.report.anatomy, fwd_hooks):
             yield self
 
-    def generate(self, prompt: PromptLike, *, max_new_tokens: int = 20, **options: Any) -> Generation:
+    def generate(self, prompt: PromptLike, *, max_new_tokens: int | None = None, **options: Any) -> Generation:
         """Continues prompts with the model's own `generate` (greedily, unless options say otherwise).
 
         Inside `with vlm.hooks(...)` the hooks see the prompt first and then one new token at a time.
 
         Args:
             prompt: What `encode` takes.
-            max_new_tokens: How many tokens at most.
-            **options: Handed to transformers' `generate`.
+            max_new_tokens: How many tokens at most; by default 20, or what a `generation_config` among the options
+                says.
+            **options: Handed to transformers' `generate`: `num_beams`, `num_return_sequences`, `stop_strings`,
+                `repetition_penalty`, ...
 
         Returns:
-            The continuations as texts and tokens.
+            The continuations as texts and tokens; `prompts` says which prompt each row continues.
+
+        Raises:
+            PromptError: An option that transformers does not know or that says something of the prompts, options that
+                do not go together, or a prompt and new tokens that are longer than the model takes.
         """
         batch = self._require_alike(self.encode(prompt))
         with self._explained(batch.prompts):
-            return generate(self.engine, batch, {"max_new_tokens": max_new_tokens, **options})
+            return generate(self.engine, batch, max_new_tokens, options)
 
-    @cached_property
+    @once
     def report(self) -> CheckReport:
         """The self-check: what was proven, which hooks there are, what deviates.
 
@@ -286,9 +319,10 @@ class VLM:
             ModelError: A check fails; it says which, where and by how much.
         """
         look = self._pictures if self.encoder.processor is not None else None
-        found = self.engine.examine(look, again=again)
-        self.__dict__["report"] = found  # what `report` would find later
-        return found
+        with self.guard:
+            found = self.engine.examine(look, again=again)
+            self.__dict__["report"] = found  # what `report` would find later
+            return found
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -572,7 +606,7 @@ class VLM:
         max_new_tokens: int | None = None,
     ) -> tuple[Phases, Answers]:
         """What `phases` and `answers` return of the same prompts, read in the same forwards."""
-        new = max_new_tokens or 1
+        new = 1 if max_new_tokens is None else new_tokens(max_new_tokens)
         several, phases, (said, wanted) = self._phases(prompts, task_words, slot, lens, new)
         return phases, score_answers(self.encoder, several, said, wanted, max_new_tokens)
 
@@ -701,7 +735,8 @@ class VLM:
         Args:
             vectors: One vector, several (named by their specification), or a mapping from name to vector.
             to: The queries; those without a label are answered, but have no part in accuracies.
-            layers: After which blocks to patch; by default all. Source and target layer are the same.
+            layers: After which blocks to patch, by number (-1 is the last); by default all. Source and target layer are
+                the same.
             slot: Where to patch: a named position, by default the last token.
             mode: `overwrite` the residual, `add` (residual + strength * vector), or `interpolate` ((1 - strength) *
                 residual + strength * vector).
@@ -960,7 +995,7 @@ def untrained(source: str | Path, *, seed: int = 0, **options: Any) -> VLM:
         raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
     trained = load(source, **options)
     model: Any = trained.model
-    with torch.random.fork_rng():
+    with LOADING, torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = type(model)(model.config)
     fresh = fresh.to(trained.engine.device, trained.engine.dtype).eval()
@@ -1026,17 +1061,18 @@ def load(
         if isinstance(source, torch.nn.Module):
             raise ModelError(f"A module is here already; a host ({remote=}) knows models by their Hub id.")
         device = "meta"
-    checkpoint = load_checkpoint(
-        source,
-        processor=processor,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        quantization=quantization,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-    )
+    with LOADING:
+        checkpoint = load_checkpoint(
+            source,
+            processor=processor,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            quantization=quantization,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
     served = None
     if remote:
         from xmi.remote import Served  # httpx and the like, for this alone

@@ -206,7 +206,7 @@ def test_slots_keep_one_position_and_no_more_memory(text: VLM, prompts: Prompts)
         assert value.untyped_storage().nbytes() == value.numel() * value.element_size(), "a view holds the whole"
     with pytest.raises(xmi.PromptError, match="name the slots"):
         text.run_with_cache(prompts, positions=-1)  # type: ignore[arg-type]
-    with pytest.raises(xmi.SlotError, match="has no slot"):
+    with pytest.raises(xmi.SlotError, match="there is no slot 'instruction'"):
         text.run_with_cache(prompts, positions="instruction")
 
 

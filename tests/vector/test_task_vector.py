@@ -139,7 +139,7 @@ def test_vectors_that_do_not_fit_are_refused(vlm: VLM, prompts: Prompts) -> None
     broken[2, 0] = torch.nan
     with pytest.raises(xmi.VectorError, match=r"layers \[2\]"):
         vlm.transfer(xmi.TaskVector(broken, vector.card), to=queries)
-    for layers in ([], [4], [-1], [1, 1]):
+    for layers in ([], [4], [-5], [1, 1], [3, -1], [True], 3, [0.5]):
         with pytest.raises(xmi.VectorError, match="Cannot patch layers"):
             vlm.transfer(vector, to=queries, layers=layers)
     with pytest.raises(xmi.VectorError, match="share a name"):

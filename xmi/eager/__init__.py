@@ -1,6 +1,19 @@
 """The TransformerLens dialect: cached activations, hooks and generation, run eagerly, with images and batches."""
 
 from xmi.eager.cache import ActivationCache
-from xmi.eager.run import Generation, Hook, HookFunction, generate, hooked, run_with_cache
+from xmi.eager.generate import Generation, generate
+from xmi.eager.hooks import Hook, HookFunction, Hooks, Names, hooked
+from xmi.eager.run import run, run_with_cache
 
-__all__ = ["ActivationCache", "Generation", "Hook", "HookFunction", "generate", "hooked", "run_with_cache"]
+__all__ = [
+    "ActivationCache",
+    "Generation",
+    "Hook",
+    "HookFunction",
+    "Hooks",
+    "Names",
+    "generate",
+    "hooked",
+    "run",
+    "run_with_cache",
+]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from xmi.errors import HookError
-from xmi.model import full_name
+from xmi.model import from_end, full_name
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 Key = str | tuple[str] | tuple[str, int | None]
@@ -35,7 +35,7 @@ class ActivationCache(Mapping[str, torch.Tensor]):
     card: dict[str, Any]
 
     def __getitem__(self, key: Key) -> torch.Tensor:
-        """Returns an activation by its full name, or by short name and layer.
+        """Returns an activation by its full name, or by short name and layer; -1 is the last layer.
 
         Raises:
             HookError: No such hook, or it was not kept.
@@ -43,8 +43,8 @@ class ActivationCache(Mapping[str, torch.Tensor]):
         parts: tuple[Any, ...] = (key,) if isinstance(key, str) else tuple(key)
         if len(parts) > 2:
             raise HookError(f"Cannot read the key {key!r}: write a name, or (name, layer) such as ('attn.hook_q', 5).")
-        if len(parts) == 2 and isinstance(parts[1], int) and parts[1] < 0:  # from the end, as in a list
-            parts = (parts[0], parts[1] + self.n_layers)
+        if len(parts) == 2 and parts[1] is not None:
+            parts = (parts[0], from_end(parts[1], self.n_layers))
         name = key if isinstance(key, str) and key in self.activations else full_name(*parts)
         if name not in self.activations:
             kept = ", ".join(self.short_names)
@@ -104,7 +104,8 @@ class ActivationCache(Mapping[str, torch.Tensor]):
         """The residual stream as it accumulates: before each layer, and after the last.
 
         Args:
-            layer: Up to before this layer; None for all of them and the end.
+            layer: Up to before this layer; None for all of them and the end. As in a list, negative numbers count from
+                the end of what there is: -1 is the end (`final_post`), -2 before the last layer.
             incl_mid: Also between attention and MLP.
             return_labels: Also return what each component is (`0_pre`, `0_mid`, ..., `final_post`).
 
@@ -112,11 +113,15 @@ class ActivationCache(Mapping[str, torch.Tensor]):
             Shape [component, batch, position, d_model]; with `return_labels` a pair of it and the labels.
 
         Raises:
-            HookError: `resid_pre` (and `resid_mid`, and `resid_post` of the last layer) was not kept.
+            HookError: No such layer, or `resid_pre` (and `resid_mid`, and `resid_post` of the last layer) was not kept.
         """
-        end = self.n_layers if layer is None else layer
-        if not 0 <= end <= self.n_layers:
-            raise HookError(f"Cannot accumulate up to layer {layer}: the model has layers 0 to {self.n_layers - 1}.")
+        try:
+            end = from_end(-1 if layer is None else layer, self.n_layers + 1)
+        except HookError:
+            raise HookError(
+                f"Cannot accumulate up to layer {layer!r}: the model has layers 0 to {self.n_layers - 1}; "
+                f"{self.n_layers}, or -1, is the end."
+            ) from None
         parts, labels = [], []
         for i in range(end):
             parts.append(self["resid_pre", i])

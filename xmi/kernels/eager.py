@@ -50,6 +50,8 @@ def generate_kernel(model: Any, inputs: dict[str, Any], options: dict[str, Any])
     Returns:
         Token ids on the CPU, as `generate` gives them.
     """
+    if "stop_strings" in options:
+        options = {**options, "tokenizer": model.tokenizer}
     with torch.no_grad(), model.generate(**place(model, inputs), **options) as tracer:
         made: torch.Tensor = save(tracer.result)
     return made.cpu()

@@ -14,7 +14,7 @@ from xmi.lens.base import Asked, Lens, depths, read_depths
 from xmi.measure import LensReading, Phases
 from xmi.measure.task_words import TaskWords
 from xmi.model import Engine
-from xmi.prompt import Batch, Encoder, Prompts
+from xmi.prompt import Batch, Encoder, Prompts, check_room
 
 Said = tuple[list[tuple[torch.Tensor, ...]], list[Int[torch.Tensor, " row"]]]
 """What `next_token_kernel` gave for each batch, and the answer's first token in each of its rows."""
@@ -47,6 +47,7 @@ def read_phases(
 
     def asked() -> Iterator[Asked]:
         for batch in batches:
+            check_room(batch, new or 1, encoder.max_length)
             columns = batch.columns(slot)
             wanted.append(encoder.answer_ids(batch.prompts, template))
             sets = []

@@ -200,7 +200,11 @@ def _kl(read: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
 
 
 def _decoder(engine: Engine) -> Decode:
-    return lambda residual: readout(engine.model, engine.backbone, residual)
+    def decode(residual: torch.Tensor) -> torch.Tensor:
+        with engine.alone():
+            return readout(engine.model, engine.backbone, residual)
+
+    return decode
 
 
 def _states(

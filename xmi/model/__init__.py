@@ -5,24 +5,34 @@ from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Probes, check_model
 from xmi.model.engine import Engine, Host
 from xmi.model.gather import Call
+from xmi.model.guard import LOADING, Block, Guard, guard_of, guarded, guards_in, once, open_blocks
 from xmi.model.inside import attention
 from xmi.model.load import Checkpoint, load_checkpoint
-from xmi.model.points import Point, full_name, select
+from xmi.model.points import Point, from_end, full_name, select
 
 __all__ = [
+    "LOADING",
     "Anatomy",
     "Backbone",
+    "Block",
     "Call",
     "CheckReport",
     "Checkpoint",
     "Engine",
+    "Guard",
     "Host",
     "Point",
     "Probes",
     "attention",
     "check_model",
     "find_backbone",
+    "from_end",
     "full_name",
+    "guard_of",
+    "guarded",
+    "guards_in",
     "load_checkpoint",
+    "once",
+    "open_blocks",
     "select",
 ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from functools import cached_property, partial
+from threading import get_ident
+from types import CodeType
+from typing import Any, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
 from nnsight import TransformersModel
+from nnsight.intervention.interleaver import Interleaver
+from nnsight.intervention.tracer import InterleavingTracer
+from nnsight.modeling.tp import TPFragments
 
 from xmi.errors import HookError, ModelError, PromptError
 from xmi.model.backbone import Backbone, find_backbone
@@ -19,6 +24,7 @@ from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
 from xmi.model.check_cache import remembered
 from xmi.model.finite import ADVICE, holds_nan, overflow
 from xmi.model.gather import Call, request, together
+from xmi.model.guard import LOADING, Guard, Inside, guard_of, no_hooks, once, open_blocks
 from xmi.model.hosted import check_hosted, prove
 from xmi.model.load import Checkpoint
 
@@ -31,6 +37,28 @@ CRASHES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeE
 def first_line(error: Exception) -> str:
     """What an error says, cut to its first line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def context_length(config: Any) -> int | None:
+    """The longest sequence that a text configuration allows, or None if it does not say.
+
+    That is `max_position_embeddings`, under whichever name (`n_positions`, `max_seq_len`). Rotary positions may be
+    stretched beyond it: YaRN and dynamic scaling are set up by the length trained on and a factor. A sliding window
+    limits what a token sees, not how many there are.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    given = next((found for name in names if (found := getattr(config, name, None))), None)
+    if not isinstance(given, int) or given < 1:
+        return None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *rope.values()] if isinstance(rope, Mapping) else []  # one for each type of layer, or for all
+    reach = []
+    for kind in (k for k in kinds if isinstance(k, Mapping) and (k.get("rope_type") or k.get("type"))):
+        if (kind.get("rope_type") or kind.get("type")) in ("yarn", "dynamic") and (factor := kind.get("factor")):
+            reach.append(max(given, int(float(factor) * (kind.get("original_max_position_embeddings") or given))))
+        else:
+            reach.append(given)
+    return min(reach, default=given)
 
 
 class Host(Protocol):
@@ -58,14 +86,35 @@ def wrap(tool: Checkpoint) -> Any:
     # that fails under transformers 5.23 ("Impossible to guess which processor to use").
     bare = next(model.parameters()).is_meta
     source = model.name_or_path if bare else model
-    envoy = (
-        TransformersModel(source, tokenizer=tool.tokenizer, task="text-generation")
-        if tool.processor is None
-        else TransformersModel(source, processor=tool.processor, task="image-text-to-text")
-    )
+    given: dict[str, Any] = {"tokenizer": tool.tokenizer, "task": "text-generation"}
+    if tool.processor is not None:
+        given = {"processor": tool.processor, "task": "image-text-to-text"}
+    if not bare:  # one for a host travels with every job, and nothing of xmi's is there
+        given["interleaver"] = _OwnThread(fragments=TPFragments())
+    with LOADING:
+        envoy = TransformersModel(source, **given)
     if bare:
         _BARE.add(envoy)
     return envoy
+
+
+class _OwnThread(Interleaver):  # type: ignore[misc]
+    """An interleaver of traces that sees the forwards of the tracing thread alone.
+
+    nnsight's flag is one for all threads: the model, called by another one meanwhile, would serve its activations to
+    the trace.
+    """
+
+    _tracing: int | None = None
+
+    @property
+    def interleaving(self) -> bool:
+        """Whether this thread runs a trace."""
+        return self._tracing is not None and self._tracing == get_ident()
+
+    @interleaving.setter
+    def interleaving(self, runs: bool) -> None:
+        self._tracing = get_ident() if runs else None
 
 
 _BARE: WeakSet[Any] = WeakSet()
@@ -148,7 +197,8 @@ class Engine:
                 return check_hosted(self, pictures, (why,) if why else ())
             probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
             try:
-                return check_model(self.model, self.backbone, probes)
+                with no_hooks():
+                    return check_model(self.model, self.backbone, probes)
             except CRASHES as error:
                 raise ModelError(
                     f"{self.checkpoint.name}: the self-check could not run the model ({type(error).__name__}: "
@@ -156,10 +206,48 @@ class Engine:
                 ) from error
 
         self.require_weights()
-        # A host may serve another build tomorrow: what it proved is not remembered.
-        return check() if self.host is not None else remembered(self.checkpoint, check, again=again)
+        with self.alone():
+            # A host may serve another build tomorrow: what it proved is not remembered.
+            return check() if self.host is not None else remembered(self.checkpoint, check, again=again)
 
     @cached_property
+    def guard(self) -> Guard:
+        """The guard of the model, by its blocks: wrappers around one model share it."""
+        return guard_of(self.model.get_submodule(self.backbone.layers))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lets no other thread run the model, or change how it runs, meanwhile.
+
+        Raises:
+            HookError: A hook function, or the block of a trace, runs the model that is in the midst of calling it.
+        """
+        with self.guard:
+            if (inside := self.guard.inside) is not None:
+                raise HookError(
+                    f"{self.checkpoint.name} is in the midst of a forward, which runs {inside.what}: the same model "
+                    "cannot be run there. Compute what you need before, and use the result."
+                )
+            yield
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled or copied.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(self.stays)
+
+    @property
+    def stays(self) -> str:
+        """Why a loaded model is neither pickled nor copied."""
+        return (
+            f"{self.checkpoint.name} is loaded in this process, and a loaded model is neither pickled nor copied: its "
+            "hooks and traces belong to these very modules. Load it where it is needed (xmi.load in the other process, "
+            "once, not per call) and pass on what it takes and gives: prompts, task vectors and results can be pickled."
+        )
+
+    @once
     def proof(self) -> dict[str, float]:
         """What a host proved of its model on two texts; see `proof_kernel`."""
         return prove(self, *text_probe(self.model, self.backbone, self._usable()))
@@ -201,11 +289,6 @@ class Engine:
         free, _ = torch.cuda.mem_get_info(self.device)
         return max(64, min(4096, int(free / 2 / (16 * int(config.vocab_size)))))
 
-    @cached_property
-    def hooked(self) -> list[int]:
-        """One entry for every set of hooks that is active."""
-        return []
-
     @property
     def dtype(self) -> torch.dtype:
         """The precision the model computes in (the weights of a quantised model are stored in another)."""
@@ -234,15 +317,37 @@ class Engine:
         Raises:
             HookError: Hooks are active: a trace reads a module's output before hooks on it have run.
         """
-        if self.hooked:
+        self.require_no_hooks()
+        return self._envoy
+
+    def require_no_hooks(self) -> None:
+        """Refuses what hooks would change in part only.
+
+        Raises:
+            HookError: Hooks on the model are active in this context.
+        """
+        if open_blocks(self.guard):
             raise HookError(
                 "This runs in an nnsight trace, which reads a module's output before hooks on it have run, so it "
                 "cannot be mixed with vlm.hooks(...). Use run_with_cache or generate inside hooks, or write in "
                 "vlm.trace(...)."
             )
-        return self._envoy
 
-    @cached_property
+    def trace(self, **arguments: Any) -> Any:
+        """Opens a raw nnsight trace; other threads wait while it runs.
+
+        Raises:
+            HookError: Hooks on the model are active in this context.
+        """
+        envoy = self.envoy
+        if self.host is not None or arguments.get("remote"):  # the tracer travels; who runs it guards it
+            return envoy.trace(**arguments)
+        if arguments.get("trace", True):
+            return envoy.trace(**{"tracer_cls": partial(_Alone, self), **arguments})
+        with self.alone():
+            return envoy.trace(**arguments)
+
+    @once
     def _envoy(self) -> Any:
         return self.host.envoy if self.host is not None else wrap(self.checkpoint)
 
@@ -266,15 +371,15 @@ class Engine:
     @cached_property
     def max_length(self) -> int | None:
         """Longest sequence the model takes, or None if its configuration does not say."""
-        found = getattr(self.checkpoint.model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator,union-attr]
-        return int(found) if found else None
+        config: Any = self.checkpoint.model.config
+        return context_length(config.get_text_config())
 
     @property
     def vocabulary(self) -> int:
         """How many tokens the model has an embedding for."""
         return int(self.model.config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
 
-    @cached_property
+    @once
     def wants_positions(self) -> bool:
         """Whether position ids should be given with padded batches, counted from each row's first real token.
 
@@ -292,7 +397,7 @@ class Engine:
         inputs = text_probe(model, self.backbone, self._usable())[0]
         positions = torch.arange(inputs["input_ids"].shape[1], device=self.device)[None]
         try:
-            with torch.no_grad():
+            with self.alone(), no_hooks(), torch.no_grad():
                 one, two = (model(**inputs, **p, use_cache=False).logits for p in ({}, {"position_ids": positions}))
         except CRASHES:  # it needs an image
             return False
@@ -317,7 +422,7 @@ class Engine:
             ModelError: It gave NaN; the error says where in the model that begins.
         """
         if self.host is None:
-            return [self.numbers(kernel(self.envoy, *given), given) for given in arguments]
+            return [self._run(kernel, given) for given in arguments]
         return [self.numbers(found, ()) for found in request(self.host.run, [(kernel, given) for given in arguments])]
 
     def numbers(self, found: T, given: tuple[Any, ...]) -> T:
@@ -340,20 +445,19 @@ class Engine:
         """Says in which block the residual stream of a forward stops being finite, if it does; see `overflow`."""
         kept: dict[int, torch.Tensor] = {}
         blocks = self.model.get_submodule(self.backbone.layers).children()
-        handles = [
-            block.register_forward_hook(
-                lambda _module, _args, output, i=i: kept.update({i: output[0] if isinstance(output, tuple) else output})
-            )
-            for i, block in enumerate(blocks)
-        ]
-        try:
-            with torch.no_grad():
-                self.model(**inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self.alone(), torch.no_grad(), ExitStack() as stack:
+            for i, block in enumerate(blocks):
+                handle = block.register_forward_hook(
+                    lambda _module, _args, output, i=i: kept.update({i: output[0] if isinstance(output, tuple) else output})
+                )
+                stack.callback(handle.remove)
+            self.model(**inputs)
         mask = inputs.get("attention_mask")
         return overflow(kept, mask.bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None)
+
+    def _run(self, kernel: Callable[..., T], given: tuple[Any, ...]) -> T:
+        with self.alone():
+            return self.numbers(kernel(self.envoy, *given), given)
 
     def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Does several things that do not need one another's results; on a host they share requests.
@@ -394,3 +498,17 @@ class Engine:
         """
         back = columns - inputs["input_ids"].shape[1]
         return self.forward(inputs, keep=-int(back.min())), back
+
+
+class _Alone(InterleavingTracer):  # type: ignore[misc]
+    """A trace that runs alone."""
+
+    def __init__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.engine: Any = engine
+
+    def execute(self, code: CodeType) -> None:
+        """Runs the block along with the model's forward."""
+        engine, self.engine = self.engine, None  # a tracer that is kept must not keep the weights
+        with engine.alone(), engine.guard.around(Inside("the block of a trace")):
+            super().execute(code)

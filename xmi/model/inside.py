@@ -130,6 +130,8 @@ def find_fused(
     finally:
         for handle in handles:
             handle.remove()
+        while modes:  # for Ctrl-C torch calls no hook
+            modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
     points = []
     for layer in made.keys() & used.keys():
         finding = fused[layer]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
+from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -136,6 +138,8 @@ class Point:
                 return raw
             given = seen.clone()
             given[..., picked, :] = part
+        if given is raw:
+            return raw
         flat = given.reshape(raw.shape)
         if self.shared:
             raw.copy_(flat)
@@ -151,7 +155,7 @@ def _any_float(values: Iterable[Any]) -> bool:
 class _Handles:
     """Several handles as one."""
 
-    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
+    def __init__(self, handles: Sequence[Any]) -> None:
         self.handles = handles
 
     def remove(self) -> None:
@@ -177,19 +181,30 @@ class _Between(TorchFunctionMode):
         return self.swap(result) if dropped else result
 
 
-def _attach_pattern(module: torch.nn.Module, swap: Callable[[Any], Any]) -> list[RemovableHandle]:
-    modes: list[_Between] = []
+class _Modes:
+    """The mode of each thread that is in an attention module's forward."""
 
-    def enter(_module: Any, _args: Any) -> None:
-        modes.append(_Between(swap))
-        modes[-1].__enter__()  # type: ignore[no-untyped-call]
+    def __init__(self, swap: Callable[[Any], Any]) -> None:
+        self.swap = swap
+        self.open: dict[int, _Between] = {}
 
-    def leave(_module: Any, _args: Any, _output: Any) -> None:
-        if modes:
-            modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    def enter(self, *_: Any) -> None:
+        """At the beginning of the forward."""
+        self.remove()
+        self.open[get_ident()] = mode = _Between(self.swap)
+        mode.__enter__()  # type: ignore[no-untyped-call]
 
-    # Called also when the forward fails, or the mode would outlive it.
-    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    def remove(self, *_: Any) -> None:
+        """At its end; for Ctrl-C torch calls no hook, and the mode would outlive the forward until the next one."""
+        if (mode := self.open.pop(get_ident(), None)) is not None:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+def _attach_pattern(module: torch.nn.Module, swap: Callable[[Any], Any]) -> list[Any]:
+    modes = _Modes(swap)
+    before = module.register_forward_pre_hook(modes.enter)
+    after = module.register_forward_hook(modes.remove, always_call=True)  # also when the forward fails
+    return [modes, before, after]
 
 
 def short_name(name: str) -> str:
@@ -212,6 +227,25 @@ def full_name(short: str, layer: int | None = None) -> str:
     if layer is None:
         raise HookError(f"Hook {short!r} is one per layer: write ({short!r}, layer).")
     return f"blocks.{layer}.{found[0]}"
+
+
+def from_end(layer: Any, count: int) -> int:
+    """The number, from 0, of a layer; as in a list, negative ones count from the end.
+
+    Args:
+        layer: From `-count` to `count - 1`.
+        count: How many there are.
+
+    Raises:
+        HookError: There is no such layer.
+    """
+    try:
+        found = None if isinstance(layer, bool) else index(layer)
+    except TypeError:
+        found = None
+    if found is None or not -count <= found < count:
+        raise HookError(f"No layer {layer!r}: there are layers 0 to {count - 1}, or, from the end, -1 to {-count}.")
+    return found % count
 
 
 OUTER = {
@@ -237,13 +271,20 @@ def select(
     Raises:
         HookError: A name that the model does not have; it says why, or names the nearest.
     """
+    listed = isinstance(wanted, Iterable) and not isinstance(wanted, Mapping)
+    items = [wanted] if isinstance(wanted, str) else list(wanted) if listed else []  # type: ignore[arg-type]
+    if not callable(wanted) and (not items or not all(isinstance(item, str) for item in items)):
+        raise HookError(
+            f"{wanted!r} names no hooks: write a name ('blocks.3.hook_resid_post'), a short one that means all layers "
+            "('resid_post'), a list of names, or a function of the name that says whether it is meant."
+        )
     if callable(wanted):
         chosen = {name for name in names if wanted(name)}
         if not chosen:
             raise HookError(f"The predicate chooses none of the model's {len(names)} hooks.")
         return [name for name in names if name in chosen]
     chosen = set()
-    for item in [wanted] if isinstance(wanted, str) else wanted:
+    for item in items:
         shorts = _matches(item)
         found = [n for n in names if n == item or short_name(n) in shorts]
         if not found:

@@ -6,6 +6,7 @@ from xmi.prompt.files import load_task, task_names
 from xmi.prompt.geometry import patch_grid
 from xmi.prompt.given import PromptLike, as_prompts, flatten, is_encoded
 from xmi.prompt.prompt import Prompt, Prompts, Segment, Template, free_prompt
+from xmi.prompt.room import check_room, new_tokens
 from xmi.prompt.task import Item, Task, check_task
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "Task",
     "Template",
     "as_prompts",
+    "check_room",
     "check_task",
     "find_segment",
     "flatten",
     "free_prompt",
     "is_encoded",
     "load_task",
+    "new_tokens",
     "patch_grid",
     "task_names",
 ]

@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from xmi.byte_text import shown
 from xmi.errors import PromptError
+from xmi.model import guard_of, guarded
 from xmi.prompt.batch import Batch, Side, arrange
 from xmi.prompt.chat import chat_prompt
 from xmi.prompt.encoded import EncodedPrompt, as_tensors, rows_of
@@ -33,6 +34,7 @@ class Encoder:
         placeholder: The text that stands for an image in the processor's input, or None if it has none.
         max_length: Longest sequence the model takes, or None.
         patch_grid: Patches per side of the vision tower, or None.
+        guard: What lets one thread at a time use the tokenizer.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Encoder:
             vocabulary: How many tokens the model has, where it may have more than the tokenizer.
         """
         self._feeder = Feeder(tokenizer, processor, add_special_tokens=add_special_tokens, token_types=token_types)
+        self.guard = guard_of(tokenizer)
         self.tokenizer = tokenizer
         self.processor = processor
         self.placeholder = self._feeder.placeholder
@@ -74,6 +77,7 @@ class Encoder:
         self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
 
+    @guarded
     def encode(self, prompts: Sequence[Prompt], padding_side: Side = "left") -> Batch:
         """Encodes prompts of any mixture of lengths and image counts into one padded batch.
 
@@ -165,6 +169,7 @@ class Encoder:
         if self.positions and "position_ids" not in inputs:
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
 
+    @guarded
     def first_token(self, before: str, word: str) -> int:
         """Id of the first token of a word as it is tokenised after some text.
 
@@ -208,6 +213,7 @@ class Encoder:
             found.append(self.first_token(template.delimiter, prompt.answer))
         return torch.tensor(found)
 
+    @guarded
     def first_tokens(self, before: str, labels: Sequence[str]) -> set[int]:
         """Ids of the first tokens of several labels, each as it is written and in Unicode's composed form (NFC).
 
@@ -217,22 +223,26 @@ class Encoder:
         forms = [*labels, *(composed for label in labels if (composed := normalize("NFC", label)) != label)]
         return {self.first_token(before, form) for form in forms}
 
+    @guarded
     def length(self, before: str, word: str) -> int:
         """How many tokens a word has as it is tokenised after some text; a token that holds both counts."""
         encoding = self.tokenizer(before + word, add_special_tokens=False).encodings[0]
         return sum(end > len(before) for _, end in encoding.offsets)
 
+    @guarded
     def decode(self, token: int) -> str:
         """Returns the text of one token; bytes that are not a whole character are spelled out (`<0xE9>`)."""
         if token not in self._texts:  # sweeps ask for the same few tokens thousands of times
             self._texts[token] = self._bytes.text([token], skip_special=False)
         return self._texts[token]
 
+    @guarded
     def is_whole(self, token: int) -> bool:
         """Returns whether a token is made of whole characters: it is not some of the bytes of one."""
         made = self._bytes.of(token)
         return made is None or shown(made).encode() == made
 
+    @guarded
     def text(self, tokens: Sequence[int]) -> str:
         """Returns the text of several tokens, up to the end-of-sequence token; parts of characters as in `decode`."""
         stop = self.tokenizer.eos_token_id
@@ -241,6 +251,7 @@ class Encoder:
             return self.decode(kept[0])
         return self._bytes.text(kept)
 
+    @guarded
     def word_ids(self, words: Sequence[str], before: str) -> tuple[int, ...]:
         """Ids with which the words may begin as a next token: as after `before`, and after a space.
 

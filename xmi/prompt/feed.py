@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from copy import copy
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 
 from xmi.errors import PromptError
+from xmi.model import guard_of, once
 from xmi.prompt.batch import Side, arrange
 from xmi.prompt.pictures import described, open_image
 from xmi.prompt.prompt import Prompt, Segment
@@ -41,6 +42,7 @@ class Feeder:
         self, tokenizer: Any, processor: Any | None, *, add_special_tokens: bool = True, token_types: bool = False
     ) -> None:
         """Makes a feeder."""
+        self.guard = guard_of(tokenizer)
         self.tokenizer = tokenizer
         self.processor = processor
         self.placeholder = _placeholder(processor) if processor is not None else None
@@ -93,7 +95,7 @@ class Feeder:
             types = {"return_token_type_ids": True} if self.token_types and self.processor is not None else {}
             return recorder(texts, **types, **self._options()), recorder
 
-    @cached_property
+    @once
     def _form(self) -> Callable[[list[str]], list[Any]] | None:
         """The form in which the processor takes texts without images, found by trying; None if it takes none."""
         forms: tuple[Callable[[list[str]], list[Any]], ...] = (list, lambda texts: [[text] for text in texts])
@@ -114,14 +116,11 @@ class Feeder:
 
     def _call(self, arguments: dict[str, Any], side: Side) -> tuple[Any, Recorder]:
         """Calls the processor while its tokenizer is watched."""
-        processor: Any = self.processor
         recorder = Recorder(self.tokenizer)
+        processor: Any = copy(self.processor)  # what others look at meanwhile keeps its tokenizer
         processor.tokenizer = recorder
-        try:
-            with _padding(self.tokenizer, side):
-                return processor(**arguments, **self._options()), recorder
-        finally:
-            processor.tokenizer = self.tokenizer
+        with _padding(self.tokenizer, side):
+            return processor(**arguments, **self._options()), recorder
 
     def _options(self) -> dict[str, Any]:
         """What every call asks for; whether special tokens are added is the processor's business by default."""
@@ -201,7 +200,7 @@ class Feeder:
         pixels = [v for v in given.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
         return len({round(n, 2) for v in pixels for n in v.flatten().tolist()})
 
-    @cached_property
+    @once
     def _way(self) -> Way:
         """How the processor takes images, found by trying on a picture and a word.
 
@@ -224,7 +223,7 @@ class Feeder:
             f"an image and a word:\n{listing}"
         )
 
-    @cached_property
+    @once
     def frame(self) -> tuple[list[int], list[int]]:
         """The tokens that are put before and behind a prompt without images: BOS, a system prompt, a separator."""
         given, recorder = self._words([WORD], "left")

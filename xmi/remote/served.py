@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import RLock, local
 from typing import Any
 
 from nnsight.modeling.huggingface import _ID_CACHE
@@ -51,7 +52,7 @@ class Served:
             _ID_CACHE[envoy.repo_id] = f"xmi/{name}"  # the Hub does not know it
         self.key = model_key(envoy)
         self.envoy, self._wait, self._resubmit = envoy, wait, resubmit
-        self._label, self._keeping = "", False
+        self._about, self._keeping, self._one = local(), False, RLock()
         name = hashlib.sha256(f"{self.host.url} {self.key}".encode()).hexdigest()[:16]
         self.jobs = self._in(cache_home() / "remote" / name)
 
@@ -101,19 +102,25 @@ class Served:
             RemoteError: As in `Jobs.run`.
         """
         label = self._label or " + ".join(dict.fromkeys(kernel.__name__.removesuffix("_kernel") for kernel, _ in calls))
-        results = self.jobs.run(calls, label)
-        if not self._keeping:
-            self.jobs.release(label)
-        return results
+        with self._one:  # jobs stand in files by their label: threads that ask the same ask one after the other
+            results = self.jobs.run(calls, label)
+            if not self._keeping:
+                self.jobs.release(label)
+            return results
 
     @contextmanager
     def about(self, label: str) -> Iterator[None]:
         """Names what the requests inside are for; errors and statistics show it."""
-        before, self._label = self._label, label
+        before, self._about.label = self._label, label
         try:
             yield
         finally:
-            self._label = before
+            self._about.label = before
+
+    @property
+    def _label(self) -> str:
+        """What this thread's requests are for."""
+        return str(getattr(self._about, "label", ""))
 
     @contextmanager
     def kept_in(self, folder: Path, tell: Say) -> Iterator[None]:

@@ -74,7 +74,9 @@ def ensembling(
 
         best = Transfer.concat(asked("validation", None)).best_layer if layer is None else layer
         found = asked("test", [best])
-        return EnsembleCurve.concat([_curve(f, f"{modality} ICL", query, best, counts, shots, seeds) for f in found])
+        return EnsembleCurve.concat(
+            [_curve(f, f"{modality} ICL", query, f.layers[0], counts, shots, seeds) for f in found]
+        )
 
     return together(partial(curve, query) for query in queries)
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xmi.errors import ModelError, VectorError, XmiWarning
+from xmi.errors import HookError, ModelError, VectorError, XmiWarning
 from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit
 from xmi.measure.answers import rivals_of
-from xmi.model import Engine
-from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template
+from xmi.model import Engine, from_end
+from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template, check_room, new_tokens
 from xmi.vector.foreign import announce_foreign
 from xmi.vector.sweep import Patch, Swept, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
@@ -34,6 +34,7 @@ def answer(
 
     def arguments() -> Iterator[tuple[Any, ...]]:
         for batch in batches:
+            check_room(batch, new, encoder.max_length)
             wanted.append(_targets(encoder, batch.prompts, prompts.template))
             yield engine.forward(batch.inputs), wanted[-1], new
 
@@ -94,6 +95,7 @@ def transfer(
 
     def sweeps() -> Iterator[Callable[[], Swept]]:
         for batch in batches:
+            check_room(batch, new, encoder.max_length)
             targets.append(_targets(encoder, batch.prompts, to.template))
             yield partial(sweep, engine, encoder, batch, patch, targets[-1], new)
 
@@ -116,9 +118,7 @@ def transfer(
 
 
 def _tokens(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise VectorError(f"max_new_tokens={asked}: at least one token must be read.")
-    return asked or 1
+    return 1 if asked is None else new_tokens(asked)
 
 
 def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector]) -> dict[str, TaskVector]:
@@ -237,8 +237,15 @@ def _asked(prompts: Prompts) -> dict[str, Any]:
 
 
 def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    chosen = tuple(range(count)) if layers is None else tuple(layers)
-    wrong = [i for i in chosen if not 0 <= i < count]
-    if not chosen or wrong or len(set(chosen)) < len(chosen):
-        raise VectorError(f"Cannot patch layers {list(chosen)}: give distinct layers from 0 to {count - 1}.")
+    if layers is None:
+        return tuple(range(count))
+    try:
+        chosen = tuple(from_end(layer, count) for layer in layers)
+    except (TypeError, HookError):
+        chosen = ()
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise VectorError(
+            f"Cannot patch layers {layers!r}: give a list of distinct layers from 0 to {count - 1}, or, counted from "
+            f"the end, from -1 to {-count}."
+        )
     return chosen

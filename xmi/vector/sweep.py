@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from xmi.errors import JobError, RemoteError, VectorError
 from xmi.kernels import blend, rows_kernel, score, sweep_kernel
-from xmi.model import Engine, attention
+from xmi.model import Block, Engine, attention
 from xmi.model.engine import CRASHES, first_line
 from xmi.prompt import Batch, Encoder, Prompt
 
@@ -93,9 +93,20 @@ def sweep(
     Raises:
         VectorError: Unknown mode.
         SlotError: A row lacks the slot.
+        HookError: Hooks on the model are active.
     """
     if patch.mode not in MODES:
         raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
+    if engine.host is None:
+        engine.require_no_hooks()
+        with engine.alone():  # how a kind of sweep is done is found once
+            return _swept(engine, encoder, batch, patch, targets, new)
+    return _swept(engine, encoder, batch, patch, targets, new)
+
+
+def _swept(
+    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
+) -> Swept:
     place, more = "last" if patch.slot == "last" else "earlier", "one" if new == 1 else "more"
     kind = f"{place}, {more}, {'images' if seen(batch) else 'text'}"
     if kind not in engine.ways:
@@ -117,7 +128,7 @@ def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
         warnings.warn(
             f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of its "
             "own: as exact, but slower.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -235,7 +246,7 @@ def _masked(engine: Engine) -> Iterator[None]:
         return
     if "attention" not in engine.ways:
         engine.ways["attention"] = "sdpa"
-        warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=6)
+        warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=7)
     with attention(engine.model, engine.backbone, "sdpa"):
         yield
 
@@ -303,13 +314,14 @@ def _patched(
 ) -> Iterator[None]:
     """Writes each row's vector after its layer, in the first forward (a cache keeps what it did)."""
     done: set[int] = set()
+    block = Block(engine.guard)
 
     def hook(place: int) -> Callable[..., Any]:
         rows = [r for r, entry in enumerate(entries) if entry is not None and entry[1] == place]
         values = [patch.vectors[entries[r][0], place] for r in rows]  # type: ignore[index]
 
         def write(_module: Any, _args: Any, output: Any) -> Any:
-            if place in done or not rows:
+            if place in done or not rows or not block.acts:
                 return output
             done.add(place)
             state = (output[0] if isinstance(output, tuple) else output).clone()
@@ -321,6 +333,7 @@ def _patched(
 
     with ExitStack() as stack:
         for place, layer in enumerate(patch.layers):
-            block = engine.model.get_submodule(f"{engine.backbone.layers}.{layer}")
-            stack.callback(block.register_forward_hook(hook(place)).remove)
+            module = engine.model.get_submodule(f"{engine.backbone.layers}.{layer}")
+            stack.callback(module.register_forward_hook(hook(place)).remove)
+        stack.enter_context(block.opened())
         yield

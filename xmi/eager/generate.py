@@ -1,0 +1,173 @@
+"""Continuations by the model's own `generate`, of prompts padded on the left."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+
+from xmi.eager.hooks import eager_if
+from xmi.errors import ModelError, PromptError
+from xmi.kernels import generate_kernel
+from xmi.model import Engine, guard_of, guards_in
+from xmi.model.engine import first_line
+from xmi.prompt import Batch, check_room, new_tokens
+
+DEFAULT = 20
+"""How many tokens are generated if nothing says otherwise."""
+
+REFUSED = {
+    "max_length": "it counts the prompt's tokens, padding included: say max_new_tokens",
+    "inputs": "the prompt says it",
+    "return_dict_in_generate": "generate returns texts and tokens only: for logits and activations use run_with_cache",
+    "tokenizer": "the model's own is used",
+}
+"""Options that transformers knows and xmi does not hand on, and why."""
+
+TRAVELS = (int, float, str, bool, list, tuple, dict, type(None), torch.Tensor)
+"""What an option may be for a host: everything else is code."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote.
+
+    Attributes:
+        texts: The continuations, without special tokens.
+        ids: Their tokens, padded on the right where a row ended earlier.
+        prompts: The number of the prompt that each row continues. With options that give several rows per prompt
+            (`num_return_sequences=2`) a prompt's rows stand together, best first, as transformers returns them: (0, 0,
+            1, 1, ...).
+    """
+
+    texts: tuple[str, ...]
+    ids: Int[torch.Tensor, "row new"]
+    prompts: tuple[int, ...]
+
+
+def generate(engine: Engine, batch: Batch, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
+    """Continues left-padded prompts with the model's own `generate`; see `VLM.generate`."""
+    if not bool(batch.inputs["attention_mask"][:, -1].all()):
+        raise PromptError("generate continues prompts that are padded on the left; this batch is padded on the right.")
+    tokenizer = engine.checkpoint.tokenizer
+    asked = _options(engine, max_new_tokens, options)
+    new = int(asked["max_new_tokens"] if "max_new_tokens" in asked else asked["generation_config"].max_new_tokens)
+    check_room(batch, new, engine.max_length)
+    inputs = engine.forward(batch.inputs)
+    for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
+        inputs.pop(name, None)
+    if engine.host is not None:
+        [made] = engine.map(generate_kernel, [(inputs, asked)])
+    else:
+        if "assistant_tokenizer" in asked or asked.get("stop_strings") or _set(options, "stop_strings"):
+            asked["tokenizer"] = tokenizer
+        with _all_alone(engine, asked), eager_if(engine), torch.no_grad():
+            try:
+                made = engine.model.generate(**inputs, **asked)  # type: ignore[operator]
+            except (ValueError, TypeError, NotImplementedError) as error:
+                if not _of_options(error):
+                    raise
+                raise PromptError(
+                    f"{engine.checkpoint.name} does not generate with {_listed(asked)}: {first_line(error)}"
+                ) from error
+    if not isinstance(made, torch.Tensor):
+        raise PromptError(REFUSED["return_dict_in_generate"])
+    ids = _continuations(engine, batch, made.cpu(), new)
+    with guard_of(tokenizer):
+        texts = tuple(tokenizer.batch_decode(ids, skip_special_tokens=True))
+    each = len(ids) // len(batch)
+    return Generation(texts, ids, tuple(row // each for row in range(len(ids))))
+
+
+def _continuations(engine: Engine, batch: Batch, made: torch.Tensor, new: int) -> Int[torch.Tensor, "row new"]:
+    """The new tokens of each row: most models return the prompt before them, some do not."""
+    given = batch.inputs["input_ids"]
+    length = given.shape[1]
+    each, rest = divmod(len(made), len(batch))
+    if not rest and made.shape[1] >= length and torch.equal(made[:, :length], given.repeat_interleave(each, 0)):
+        return made[:, length:]
+    if not rest and made.shape[1] <= new:
+        return made
+    raise ModelError(
+        f"{engine.checkpoint.name} generated {list(made.shape)} tokens for {len(batch)} prompts of {length} and {new} "
+        "new ones: they are neither the prompts and their continuations nor the continuations alone."
+    )
+
+
+def _options(engine: Engine, max_new_tokens: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' `generate` is given beside the prompts.
+
+    Raises:
+        PromptError: An option that it does not know, that says something of the prompts, or that cannot travel to a
+            host.
+    """
+    model: Any = engine.model
+    config = options.get("generation_config")
+    own = type(model.generation_config)
+    if config is not None and not isinstance(config, own):
+        raise PromptError(f"generation_config is a {own.__name__} of transformers, not {type(config).__name__}.")
+    taken = set(inspect.signature(model.generate).parameters) - {"self", "kwargs"}
+    known = {name for name in (*vars(own()), *taken) if not name.startswith("_")} - {"transformers_version"}
+    for name in options:
+        if why := REFUSED.get(name, "the prompt says it" if name in engine.arguments - set(vars(own())) else ""):
+            if name != "return_dict_in_generate" or options[name]:
+                raise PromptError(f"generate takes no {name}: {why}.")
+        elif name not in known and name != "assistant_tokenizer":
+            near = ", ".join(difflib.get_close_matches(name, sorted(known - set(REFUSED)), n=3))
+            raise PromptError(
+                f"generate has no option {name!r}{f'; nearest: {near}' if near else ''}. Options are those of "
+                "transformers' GenerationConfig and generate."
+            )
+    if _set(options, "return_dict_in_generate"):
+        raise PromptError(f"generate takes no return_dict_in_generate: {REFUSED['return_dict_in_generate']}.")
+    if engine.host is not None and (code := [n for n, value in options.items() if not isinstance(value, TRAVELS)]):
+        raise PromptError(f"{', '.join(code)}: objects do not travel to a host, which runs no code of yours.")
+    if max_new_tokens is None:
+        max_new_tokens = _set(options, "max_new_tokens") or DEFAULT
+    asked: dict[str, Any] = {"max_new_tokens": new_tokens(max_new_tokens), **options}
+    asked.setdefault("pad_token_id", engine.checkpoint.tokenizer.pad_token_id)
+    if _set(options, "do_sample") is None:
+        asked.setdefault("do_sample", False)
+    if config is not None:  # transformers wants options in one place
+        asked["generation_config"] = config = copy.deepcopy(config)
+        for name in [name for name in asked if name in vars(config)]:
+            setattr(config, name, asked.pop(name))
+    return asked
+
+
+def _set(options: Mapping[str, Any], name: str) -> Any:
+    """What a generation configuration among the options says."""
+    return getattr(options.get("generation_config"), name, None)
+
+
+def _of_options(error: Exception) -> bool:
+    """Whether transformers says of options that they do not go together; other errors are the model's or a hook's."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return "transformers/generation/" in Path(last.filename).as_posix()
+
+
+def _listed(asked: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}"[:80] for name, value in asked.items() if name != "tokenizer")
+
+
+@contextmanager
+def _all_alone(engine: Engine, asked: Mapping[str, Any]) -> Iterator[None]:
+    """The model alone, and with it a model that assists it; guards of several models are taken in one order."""
+    assistant = asked.get("assistant_model")
+    guards = {engine.guard, *(guards_in(assistant) if isinstance(assistant, torch.nn.Module) else ())}
+    with ExitStack() as stack:
+        for guard in sorted(guards, key=id):
+            stack.enter_context(guard)
+        stack.enter_context(engine.alone())
+        if "tokenizer" in asked:  # looks for the strings to stop at in its vocabulary
+            stack.enter_context(guard_of(asked["tokenizer"]))
+        yield
