@@ -197,10 +197,10 @@ def test_modes_equal_a_hook_that_does_the_same(mode: str, strength: float, slot:
     ("options", "said"),
     [
         ({"mode": "replace"}, "Unknown mode 'replace'"),
-        ({"max_new_tokens": 0}, "at least one token"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0: give a whole number of at least 1"),
         ({"layers": []}, "distinct layers from 0 to 3"),
         ({"layers": [9]}, "distinct layers from 0 to 3"),
-        ({"slot": "example[0].answer"}, "Prompt 0 has no slot"),
+        ({"slot": "example[0].answer"}, "Prompt 0: there is no slot"),
     ],
 )
 def test_sweeps_that_mean_nothing_are_refused(options: dict[str, Any], said: str) -> None:
