@@ -444,13 +444,13 @@ class Engine:
     def overflow(self, inputs: Mapping[str, Any]) -> str:
         """Says in which block the residual stream of a forward stops being finite, if it does; see `overflow`."""
         kept: dict[int, torch.Tensor] = {}
-        blocks = self.model.get_submodule(self.backbone.layers).children()
+
+        def keep(layer: int) -> Callable[..., None]:
+            return lambda _module, _args, output: kept.update({layer: output[0] if type(output) is tuple else output})
+
         with self.alone(), torch.no_grad(), ExitStack() as stack:
-            for i, block in enumerate(blocks):
-                handle = block.register_forward_hook(
-                    lambda _module, _args, output, i=i: kept.update({i: output[0] if isinstance(output, tuple) else output})
-                )
-                stack.callback(handle.remove)
+            for layer, block in enumerate(self.model.get_submodule(self.backbone.layers).children()):
+                stack.callback(block.register_forward_hook(keep(layer)).remove)
             self.model(**inputs)
         mask = inputs.get("attention_mask")
         return overflow(kept, mask.bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None)
