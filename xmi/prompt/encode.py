@@ -113,6 +113,7 @@ class Encoder:
         tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
         return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
 
+    @guarded
     def accept(self, given: Any, padding_side: Side = "left") -> Batch:
         """Takes inputs that were encoded already, by the model's own processor or tokenizer.
 
@@ -142,6 +143,7 @@ class Encoder:
         tokens = tuple(tuple(self._feeder.spell(row)) for row in inputs["input_ids"].tolist())
         return Batch(inputs, prompts, first, first.copy(), tokens, self._patches(prompts, inputs, first))
 
+    @guarded
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """Writes chat messages with the model's own template; see `chat_prompt`."""
         return chat_prompt(messages, self.tokenizer, self.processor, self.placeholder)
