@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from xmi.measure import Alignment
-from xmi.plot.theme import (
-    BLUE,
-    GREEN,
-    GREY,
-    LAYER_AXIS,
-    ORANGE,
-    PURPLE,
-    SKY,
-    faint,
-    finish,
-    layer_tick,
-    numbers,
-    text,
-)
+from xmi.numerals import estimate, p_value
+from xmi.plot.looks import LEVELS, LIKENESS, Look
+from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, span, text
 
 LEVEL = 0.05
 _COSINE = "cosine, {}, {}"
-_SHAPES = (("CKA", BLUE, "circle", "solid"), ("RSA", ORANGE, "square", "dash"), ("Procrustes", GREEN, "diamond", "dot"))
+_SHAPES = ("CKA", "RSA", "Procrustes")
 
 
 def alignment(
@@ -51,47 +41,43 @@ def alignment(
     if kind not in draws:
         raise ValueError(f"Unknown kind of figure {kind!r}; use one of {', '.join(draws)}.")
     figure = go.Figure()
-    name, axis, span = draws[kind](figure, result, state)
+    name, axis, reach = draws[kind](figure, result, state)
     finish(
         figure, title or f"{name}, {state}", height=430, hovermode="x unified",
         subtitle=f"{result.a} and {result.b}, {len(result.tasks)} tasks; filled: p < {LEVEL}, corrected for layers",
     )  # fmt: skip
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(result.layers))
-    return figure.update_yaxes(title_text=axis, range=span)
+    return figure.update_yaxes(title_text=axis, range=reach)
 
 
 def _cosine(figure: go.Figure, result: Alignment, state: str) -> tuple[str, str, Sequence[float]]:
     # A margin's test speaks of the difference between two lines; the line above wears its markers.
-    for where, tint, faded, symbol, size in (
-        ("within a modality", ORANGE, PURPLE, "square", 11),
-        ("across modalities", BLUE, SKY, "circle", 7),  # drawn last: where the two agree, both can be seen
-    ):
+    drawn = []
+    for where, size in (("within a modality", 11), ("across modalities", 7)):  # where the two agree, both can be seen
         margin = _COSINE.format("same minus different task", where)
-        _line(figure, result, state, _COSINE.format("same task", where), f"same task, {where}",
-              (tint, symbol, "solid"), test=margin, size=size)  # fmt: skip
-        _line(figure, result, state, _COSINE.format("different task", where), f"different task, {where}",
-              (faded, None, "dash"))  # fmt: skip
-    return "Cosine of single prompts", "mean cosine (-1 to 1)", (-1.05, 1.05)
+        for which, test in (("same task", margin), ("different task", None)):
+            name, measure = f"{which}, {where}", _COSINE.format(which, where)
+            drawn += _line(figure, result, state, measure, name, LIKENESS[name], test=test, size=size)
+    return "Cosine of single prompts", "mean cosine", span(*drawn)
 
 
 def _centroids(figure: go.Figure, result: Alignment, state: str) -> tuple[str, str, Sequence[float]]:
     a, b = result.a, result.b
-    for pair, name, style, size in (
-        (f"within {a}", f"within {a}, left out", (SKY, "diamond", "dash"), 13),
-        (f"within {b}", f"within {b}, left out", (PURPLE, "triangle-up", "dash"), 11),
-        (f"{b} to {a}", f"centroids of {b}, points of {a}", (ORANGE, "square", "solid"), 8),
-        (f"{a} to {b}", f"centroids of {a}, points of {b}", (BLUE, "circle", "solid"), 5),
+    for pair, name, look, size in (
+        (f"within {a}", f"within {a}, left out", "within a", 13),
+        (f"within {b}", f"within {b}, left out", "within b", 11),
+        (f"{b} to {a}", f"centroids of {b}, points of {a}", "b to a", 8),
+        (f"{a} to {b}", f"centroids of {a}, points of {b}", "a to b", 5),
     ):
-        _line(figure, result, state, f"centroids, {pair}", name, style, size=size)
-    figure.add_hline(y=1 / len(result.tasks), line={"color": GREY, "width": 1.5, "dash": "dot"})
-    return "Task of the nearest centroid", "accuracy (share of points)", (-0.05, 1.05)
+        _line(figure, result, state, f"centroids, {pair}", name, LIKENESS[f"centroids, {look}"], size=size)
+    figure.add_hline(y=1 / len(result.tasks), line=LEVELS["chance"].line)
+    return "Task of the nearest centroid", "accuracy (share of points)", SHARES
 
 
 def _shape(figure: go.Figure, result: Alignment, state: str) -> tuple[str, str, Sequence[float]]:
-    for measure, tint, symbol, dash in _SHAPES:
-        _line(figure, result, state, measure, measure, (tint, symbol, dash))
-    figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
-    return "Likeness of shape", "CKA, correlation or cosine (-1 to 1)", (-1.05, 1.05)
+    drawn = [v for name in _SHAPES for v in _line(figure, result, state, name, name, LIKENESS[name])]
+    figure.add_hline(y=0, line=LEVELS["zero"].line)
+    return "Likeness of shape", "CKA, correlation or cosine", span(*drawn)
 
 
 def _line(
@@ -100,29 +86,28 @@ def _line(
     state: str,
     measure: str,
     name: str,
-    style: tuple[str, str | None, str],
+    look: Look,
     *,
     test: str | None = None,
     size: int = 8,
-) -> None:
+) -> list[ArrayLike]:
+    """Draws a curve, and returns what an axis has to show of it."""
     curve = result.curve(measure, state)
     if curve["value"].isna().all():
-        return
+        return []
     known = result.curve(test or measure, state)
-    tint, symbol, dash = style
-    layers, low, high = list(result.layers), numbers(curve["low"]), numbers(curve["high"])
-    if curve["low"].notna().all():
-        figure.add_scatter(
-            x=layers + layers[::-1], y=high + low[::-1], fill="toself", fillcolor=faint(tint, 0.12), mode="lines",
-            line={"width": 0}, showlegend=False, hoverinfo="skip", legendgroup=name,
-        )  # fmt: skip
-    shown = "%{y:.2f}" + (" [%{customdata[0]:.2f}, %{customdata[1]:.2f}]" if curve["low"].notna().all() else "")
-    tested = symbol is not None and known["p"].notna().all()
-    symbols = None if symbol is None else [symbol if q < LEVEL else f"{symbol}-open" for q in known["corrected"]]
+    layers, banded = list(result.layers), curve["low"].notna().all()
+    if banded:
+        figure.add_trace(band(layers, curve["low"], curve["high"], look.colour, group=name))
+    tested = bool(look.symbol) and known["p"].notna().all()
+    shown = [estimate(*row) for row in zip(curve["value"], curve["low"], curve["high"], strict=True)]
+    if tested:
+        both = zip(shown, known["p"], known["corrected"], strict=True)
+        shown = [f"{said}, {p_value(p)}, corrected {p_value(q)}" for said, p, q in both]
     figure.add_scatter(
-        x=layers, y=numbers(curve["value"]), name=text(name), legendgroup=name,
-        mode="lines" if symbol is None else "lines+markers", line={"color": tint, "dash": dash, "width": 2.2},
-        marker={"symbol": symbols, "size": size},
-        customdata=[[low[i], high[i], *numbers((known["p"][i], known["corrected"][i]))] for i in range(len(layers))],
-        hovertemplate=shown + (", p = %{customdata[2]:.2g}, corrected %{customdata[3]:.2g}" if tested else ""),
+        x=layers, y=numbers(curve["value"]), name=text(name), legendgroup=name, legendrank=look.rank,
+        mode="lines+markers" if look.symbol else "lines", line=look.line,
+        marker={"symbol": look.marks(known["corrected"] < LEVEL) if look.symbol else None, "size": size},
+        customdata=shown, hovertemplate="%{customdata}",
     )  # fmt: skip
+    return [curve["value"], curve["low"], curve["high"]]

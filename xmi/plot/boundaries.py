@@ -5,9 +5,10 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure.boundaries import CHANGES, Boundaries
-from xmi.plot.theme import GREEN, LAYER_AXIS, VERMILION, finish, numbers, text
+from xmi.numerals import estimate, percent
+from xmi.plot.looks import CHANGES as LOOKS
+from xmi.plot.theme import LAYER_AXIS, finish, numbers, text
 
-_STYLE = {"color": (VERMILION, GREEN), "symbol": ("square", "diamond")}
 _APART = 0.14
 
 
@@ -48,16 +49,18 @@ def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where t
             },
             mode="markers",
             name=change,
-            marker={"color": _STYLE["color"][j], "symbol": _STYLE["symbol"][j], "size": 9},
+            legendgroup=change,
+            legendrank=LOOKS[change].rank,
+            marker={"color": LOOKS[change].colour, "symbol": LOOKS[change].symbol, "size": 9},
             customdata=[
-                [text(name), *numbers([low[i, j], high[i, j], result.found[i, j]]), result.n[i]]
+                f"{text(name)}<br>{estimate(at[i, j], low[i, j], high[i, j])}<br>"
+                f"in {percent(result.found[i, j])} of resamples, n = {result.n[i]}"
                 for i, name in enumerate(names)
             ],
-            hovertemplate="%{customdata[0]}<br>%{x:.2f} [%{customdata[1]:.2f}, %{customdata[2]:.2f}]<br>"
-            "in %{customdata[3]:.0%} of resamples, n = %{customdata[4]}",
+            hovertemplate="%{customdata}",
         )
     finish(
-        figure, title, height=150 + 34 * len(names), subtitle=f"{result.confidence:.0%} bootstrap intervals over items"
+        figure, title, height=150 + 34 * len(names), subtitle=f"{percent(result.confidence)} bootstrap intervals over items"
     )
     if x == "relative":
         figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1], title_text="relative depth")

@@ -8,19 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xmi.measure import Comparison, LayerComparison
-from xmi.plot.theme import (
-    BLUE,
-    GREY,
-    LAYER_AXIS,
-    SYMBOLS,
-    VERMILION,
-    colour,
-    faint,
-    finish,
-    layer_tick,
-    numbers,
-    text,
-)
+from xmi.numerals import decimal, estimate, p_value, signed
+from xmi.plot.looks import DIFFERENCE, LEVELS, Look, contrasts
+from xmi.plot.theme import LAYER_AXIS, band, finish, layer_tick, numbers, rows_axis, span, text
 
 DIFFERENCE_AXIS = "difference of accuracy"
 LEVEL = 0.05
@@ -38,7 +28,7 @@ def comparisons(
 
     Returns:
         One row per contrast, the first method before the second; right of zero the first is better. Colour and symbol
-        are the kind of contrast.
+        are the kind of contrast. The axis fits the data and shows zero.
 
     Raises:
         ValueError: The table has no such column.
@@ -49,18 +39,20 @@ def comparisons(
         raise ValueError(f"The table has no column {p!r}; its columns are {list(result.columns)}.")
     one_target = "target" in result.columns and result["target"].nunique() == 1
     figure = go.Figure()
-    for i, (contrast, rows) in enumerate(result.groupby("contrast", sort=False)):
-        figure.add_trace(_forest(str(contrast), rows, p, i, one_target))
+    looks = contrasts(map(str, result["contrast"]))
+    for contrast, rows in result.groupby("contrast", sort=False):
+        figure.add_trace(_forest(str(contrast), rows, p, looks[str(contrast)], one_target))
     asked = f"{result['target'].iloc[0]} queries; " if one_target else ""
     note = {"p_holm": ", Holm-corrected", "p_bh": ", Benjamini-Hochberg-corrected"}.get(p, "")
     finish(
         figure, title, height=170 + 36 * max(len(result), 3), above=8,
         subtitle=f"{asked}the first method minus the second; filled: p < {LEVEL}{note}",
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": GREY, "width": 1.5, "dash": "dot"})
-    figure.update_xaxes(title_text=DIFFERENCE_AXIS, range=[-1.1, 1.1], tickvals=[-1, 0, 1], ticktext=["-1", "0", "+1"])
+    figure.add_vline(x=0, line=LEVELS["zero"].line)
+    reach = span(result["difference"], result["low"], result["high"])
+    figure.update_xaxes(title_text=DIFFERENCE_AXIS, range=reach, nticks=6)
     order = [_label(row, one_target) for _, row in result.iterrows()]
-    return figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=order)
+    return rows_axis(figure, order)
 
 
 def layer_comparison(result: LayerComparison, *, title: str | None = None) -> go.Figure:
@@ -75,42 +67,47 @@ def layer_comparison(result: LayerComparison, *, title: str | None = None) -> go
     """
     layers = list(result.layers)
     figure = go.Figure()
-    figure.add_scatter(
-        x=layers + layers[::-1], y=numbers(result.high) + numbers(result.low)[::-1], fill="toself",
-        fillcolor=faint(BLUE, 0.12), mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip",
-    )  # fmt: skip
-    symbols = ["circle" if q < LEVEL else "circle-open" for q in result.corrected]
+    figure.add_trace(band(layers, result.low, result.high, DIFFERENCE.colour))
+    shown = [
+        f"{estimate(d, low, high, signed)}, {p_value(p)}, corrected {p_value(q)}"
+        for d, low, high, p, q in zip(
+            result.difference, result.low, result.high, result.p, result.corrected, strict=True
+        )
+    ]
     figure.add_scatter(
         x=layers, y=numbers(result.difference), name=text(f"{result.a} - {result.b}"), mode="lines+markers",
-        line={"color": BLUE, "width": 2.2}, marker={"symbol": symbols, "size": 9},
-        customdata=[[*numbers(row)] for row in zip(result.low, result.high, result.p, result.corrected, strict=True)],
-        hovertemplate="%{y:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}], "
-        "p = %{customdata[2]:.2g}, corrected %{customdata[3]:.2g}",
+        line=DIFFERENCE.line, marker={"symbol": DIFFERENCE.marks(result.corrected < LEVEL), "size": 9},
+        customdata=shown, hovertemplate="%{customdata}",
     )  # fmt: skip
-    figure.add_hline(y=0, line={"color": VERMILION, "width": 1.5, "dash": "dot"})
+    figure.add_hline(y=0, line=LEVELS["zero"].line)
     finish(
         figure, title or f"{result.a} minus {result.b}", height=420, hovermode="x unified", showlegend=False,
         subtitle=f"n = {result.n} items; filled: p < {LEVEL}, corrected for {len(layers)} layers",
     )  # fmt: skip
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers))
-    return figure.update_yaxes(title_text=DIFFERENCE_AXIS, range=[-1.05, 1.05])
+    return figure.update_yaxes(title_text=DIFFERENCE_AXIS, range=span(result.difference, result.low, result.high))
 
 
-def _forest(contrast: str, rows: pd.DataFrame, p: str, i: int, one_target: bool) -> go.Scatter:
-    symbol, level = SYMBOLS[i % len(SYMBOLS)], numbers(rows[p])
-    shown = [[*numbers((r["low"], r["high"], r["accuracy_a"], r["accuracy_b"], r["p"], r[p])), int(r["n"])]
-             for _, r in rows.iterrows()]  # fmt: skip
+def _forest(contrast: str, rows: pd.DataFrame, p: str, look: Look, one_target: bool) -> go.Scatter:
+    shown = [
+        f"{estimate(r['difference'], r['low'], r['high'], signed)}, n = {int(r['n'])}"
+        f"<br>{decimal(r['accuracy_a'])} against {decimal(r['accuracy_b'])}"
+        f"<br>{p_value(r['p'])}, corrected {p_value(r[p])}"
+        for _, r in rows.iterrows()
+    ]
     return go.Scatter(
         x=numbers(rows["difference"]),
         y=[_label(row, one_target) for _, row in rows.iterrows()],
         orientation="h",
         name=text(contrast),
+        legendgroup=contrast,
+        legendrank=look.rank,
         mode="markers",
         marker={
-            "color": colour(i),
-            "symbol": [symbol if q is not None and q < LEVEL else f"{symbol}-open" for q in level],
+            "color": look.colour,
+            "symbol": look.marks(rows[p] < LEVEL),
             "size": 10,
-            "line": {"width": 1.5, "color": colour(i)},
+            "line": {"width": 1.5, "color": look.colour},
         },
         error_x={
             "type": "data",
@@ -121,9 +118,7 @@ def _forest(contrast: str, rows: pd.DataFrame, p: str, i: int, one_target: bool)
             "width": 4,
         },
         customdata=shown,
-        hovertemplate="%{y}<br>%{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}], n = %{customdata[6]}"
-        "<br>%{customdata[2]:.2f} against %{customdata[3]:.2f}"
-        "<br>p = %{customdata[4]:.2g}, corrected %{customdata[5]:.2g}",
+        hovertemplate="%{y}<br>%{customdata}",
     )
 
 

@@ -8,19 +8,18 @@ import numpy as np
 import plotly.graph_objects as go
 
 from xmi.measure import Projection, Silhouette
+from xmi.numerals import decimal, p_value, percent
+from xmi.plot.looks import CLUSTERS, GREY, LEVELS, modalities, named
 from xmi.plot.theme import (
-    BLUE,
     FRAME,
-    GREY,
     LAYER_AXIS,
-    ORANGE,
-    SYMBOLS,
-    colour,
     finish,
     first_layer,
     layer_tick,
     numbers,
+    pinned,
     slider,
+    span,
     text,
 )
 
@@ -46,6 +45,7 @@ def projection(result: Projection, *, layer: int | None = None, title: str | Non
         for k in kinds
     }
     members = {pair: found for pair, found in members.items() if found}
+    looks, symbols = named(tasks), modalities(kinds)
     active = first_layer(layer, result.layers)
     start = result.points[active]
     figure = go.Figure()
@@ -53,18 +53,26 @@ def projection(result: Projection, *, layer: int | None = None, title: str | Non
         hover = f"{text(task)}, {text(kind)}<extra></extra>"
         figure.add_scatter(
             x=numbers(start[found, 0]), y=numbers(start[found, 1]), mode="markers", showlegend=False,
-            hovertemplate=hover,
-            marker={"color": colour(tasks.index(task)), "symbol": SYMBOLS[kinds.index(kind) % len(SYMBOLS)], "size": 8,
-                    "opacity": 0.8, "line": {"width": 0.6, "color": FRAME}},
+            legendgroup=f"task {task}", hovertemplate=hover,
+            marker={"color": looks[task].colour, "symbol": symbols[kind], "size": 8, "opacity": 1,
+                    "line": {"width": 0.6, "color": FRAME}},
         )  # fmt: skip
-    _key(figure, tasks, kinds)
+    for name in sorted(tasks):  # the key: colours are tasks, symbols are modalities
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=text(name), hoverinfo="skip",
+                           legendgroup=f"task {name}", legendrank=looks[name].rank,
+                           marker={"color": looks[name].colour, "size": 10})  # fmt: skip
+    for name in kinds:
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=text(name), hoverinfo="skip",
+                           legendgroup=f"modality {name}", legendrank=900,
+                           marker={"color": GREY, "symbol": symbols[name], "size": 10})  # fmt: skip
+    name = f"{_METHODS.get(result.method, result.method)} of single-prompt task vectors"
+    finish(figure, title or name, height=620)
     steps = []
     for i, depth in enumerate(result.layers):
         plane = result.points[i]
         change = {name: [numbers(plane[found, a]) for found in members.values()] for a, name in enumerate("xy")}
-        steps.append((str(depth), [change, _plane_layout(result, i), list(range(len(members)))]))
-    name = f"{_METHODS.get(result.method, result.method)} of single-prompt task vectors"
-    finish(figure, title or name, height=620, sliders=[slider(steps, active=active)])
+        steps.append((str(depth), [change, pinned(figure, _plane_layout(result, i)), list(range(len(members)))]))
+    figure.update_layout(sliders=[slider(steps, active=active)])
     return figure.update_layout(_plane_layout(result, active))
 
 
@@ -76,27 +84,29 @@ def silhouette(result: Silhouette, *, title: str = "Do prompts cluster by task o
         title: Title of the figure.
 
     Returns:
-        Two lines from -1 to 1; above zero the points lie nearer to their own cluster than to the next. If the curves
-        were tested, markers are filled where p < 0.05 after correction for the number of layers.
+        Two lines; above zero the points lie nearer to their own cluster than to the next. If the curves were tested,
+        markers are filled where p < 0.05 after correction for the number of layers.
     """
     figure = go.Figure()
-    for name, values, p, tint, symbol, dash in (
-        ("clusters are tasks", result.by_task, result.p_task, BLUE, "circle", "solid"),
-        ("clusters are modalities", result.by_modality, result.p_modality, ORANGE, "square", "dash"),
+    for kind, values, p in (
+        ("tasks", result.by_task, result.p_task),
+        ("modalities", result.by_modality, result.p_modality),
     ):
-        symbols = symbol if p is None else [symbol if q < LEVEL else f"{symbol}-open" for q in p]
+        look, shown = CLUSTERS[kind], [decimal(v) for v in values]
+        if p is not None:
+            shown = [f"{said}, {p_value(q)}" for said, q in zip(shown, p, strict=True)]
         figure.add_scatter(
-            x=list(result.layers), y=numbers(values), name=name, mode="lines+markers",
-            line={"color": tint, "dash": dash, "width": 2.2}, marker={"symbol": symbols, "size": 8},
-            customdata=None if p is None else [[q] for q in numbers(p)],
-            hovertemplate="%{y:.2f}" + ("" if p is None else ", p = %{customdata[0]:.2g}"),
+            x=list(result.layers), y=numbers(values), name=f"clusters are {kind}", mode="lines+markers",
+            legendgroup=kind, legendrank=look.rank, line=look.line,
+            marker={"symbol": look.symbol if p is None else look.marks(p < LEVEL), "size": 8},
+            customdata=shown, hovertemplate="%{customdata}",
         )  # fmt: skip
-    figure.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.add_hline(y=0, line=LEVELS["zero"].line)
     tested = result.p_task is not None or result.p_modality is not None
     note = f"filled: p < {LEVEL}, corrected for {len(result.layers)} layers" if tested else ""
     finish(figure, title, height=400, hovermode="x unified", subtitle=note)
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(result.layers))
-    return figure.update_yaxes(title_text="silhouette (cosine, -1 to 1)", range=[-1.05, 1.05])
+    return figure.update_yaxes(title_text="silhouette (cosine)", range=span(result.by_task, result.by_modality))
 
 
 def _plane_layout(result: Projection, i: int) -> dict[str, Any]:
@@ -106,19 +116,9 @@ def _plane_layout(result: Projection, i: int) -> dict[str, Any]:
     layout: dict[str, Any] = {}
     for a, axis in enumerate(("xaxis", "yaxis")):
         share = result.explained[i, a]
-        pca = f"PC {a + 1} ({share:.0%} of variance; residual units)"
+        pca = f"PC {a + 1} ({percent(share)} of variance; residual units)"
         layout[f"{axis}.title.text"] = (
             pca if np.isfinite(share) else f"{_METHODS.get(result.method, result.method)} {a + 1} (arbitrary units)"
         )
         layout[f"{axis}.range"] = numbers([low[a] - pad[a], high[a] + pad[a]])
     return layout
-
-
-def _key(figure: go.Figure, tasks: list[str], kinds: list[str]) -> None:
-    """Legend entries of their own: one per task (colour) and one per modality (symbol)."""
-    for i, task in enumerate(tasks):
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=text(task), hoverinfo="skip",
-                           marker={"color": colour(i), "size": 10})  # fmt: skip
-    for i, kind in enumerate(kinds):
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=text(kind), hoverinfo="skip",
-                           marker={"color": GREY, "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 10})  # fmt: skip

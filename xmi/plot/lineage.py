@@ -5,7 +5,9 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure.lineage import Kinship, Lineage
-from xmi.plot.theme import BLUE, GREY, LAYER_AXIS, SYMBOLS, colour, finish, layer_tick, numbers, text
+from xmi.numerals import decimal
+from xmi.plot.looks import KINSHIP, MOVED, named
+from xmi.plot.theme import LAYER_AXIS, finish, layer_tick, numbers, span, text
 
 
 def lineage(result: Lineage, *, title: str | None = None) -> go.Figure:
@@ -20,8 +22,8 @@ def lineage(result: Lineage, *, title: str | None = None) -> go.Figure:
     """
     figure = go.Figure(
         go.Bar(
-            x=[text(p) for p in result.places], y=numbers(result.moved), marker_color=BLUE,
-            hovertemplate="%{x}: %{y:.3f}<extra></extra>",
+            x=[text(p) for p in result.places], y=numbers(result.moved), marker_color=MOVED.colour,
+            customdata=[decimal(v, 3) for v in result.moved], hovertemplate="%{x}: %{customdata}<extra></extra>",
         )
     )  # fmt: skip
     count = sum(result.differs)
@@ -29,7 +31,7 @@ def lineage(result: Lineage, *, title: str | None = None) -> go.Figure:
         figure, title or f"{result.base} to {result.vlm}", height=380,
         subtitle=f"{count} of {len(result.differs)} aspects differ" + "".join(f"; {a}" for a in _differing(result)),
     )  # fmt: skip
-    figure.update_xaxes(title_text="weights", tickangle=-45)
+    figure.update_xaxes(type="category", title_text="weights", tickangle=-45)
     return figure.update_yaxes(title_text="relative difference", rangemode="tozero")
 
 
@@ -47,25 +49,28 @@ def kinship(
         A thin line per task, a bold one for their mean, a dashed one for different tasks.
     """
     layers = list(range(len(result.cosine)))
-    figure = go.Figure()
+    figure, looks, drawn = go.Figure(), named(result.tasks), [result.same]
     for i, task in enumerate(result.tasks if every else ()):
+        look = looks[task]
         figure.add_scatter(
             x=layers, y=numbers(result.same[:, i]), name=text(task), mode="lines+markers",
-            line={"color": colour(i), "width": 1.2}, marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 5},
+            legendgroup=f"task {task}", legendrank=look.rank, line={"color": look.colour, "width": 1.2},
+            marker={"symbol": look.symbol, "size": 5}, customdata=[decimal(v) for v in result.same[:, i]],
+            hovertemplate="%{customdata}",
         )  # fmt: skip
-    figure.add_scatter(
-        x=layers, y=numbers(result.same.mean(1)), name="same task, mean", mode="lines",
-        line={"color": BLUE, "width": 3.5},
-    )  # fmt: skip
+    means = {"same task, mean": result.same.mean(1)}
     if len(result.tasks) > 1:
+        means["control: other tasks, mean"] = result.other.mean(1)
+    for name, curve in means.items():
         figure.add_scatter(
-            x=layers, y=numbers(result.other.mean(1)), name="control: other tasks, mean", mode="lines",
-            line={"color": GREY, "width": 2.5, "dash": "dash"},
+            x=layers, y=numbers(curve), name=name, legendgroup=name, legendrank=KINSHIP[name].rank, mode="lines",
+            line=KINSHIP[name].line, customdata=[decimal(v) for v in curve], hovertemplate="%{customdata}",
         )  # fmt: skip
+        drawn.append(curve)
     note = "each model's mean over tasks removed" if result.centred else ""
     finish(figure, title, height=480, subtitle=note, hovermode="x unified")
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers))
-    return figure.update_yaxes(title_text="cosine", range=[-1.03 if result.cosine.min() < 0 else -0.03, 1.03])
+    return figure.update_yaxes(title_text="cosine", range=span(*drawn))
 
 
 def _differing(result: Lineage) -> list[str]:

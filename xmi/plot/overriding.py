@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from xmi.measure.overriding import WINNERS, Overriding
-from xmi.plot.theme import BLUE, GREY, ORANGE, PURPLE, finish, numbers
+from xmi.measure.overriding import Overriding
+from xmi.measure.stats import Proportion
+from xmi.numerals import decimal, estimate
+from xmi.plot.looks import CONTROLS, LEVELS, WINNERS
+from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions
 
-_LOOK = dict(zip(WINNERS, ((BLUE, ""), (ORANGE, "/"), (GREY, "."), (PURPLE, "x")), strict=True))
 _NAMES = {
-    "prompt": "the prompt's task",
     "patched": "the patched task",
+    "prompt": "the prompt's task",
     "neither": "neither",
     "ambiguous": "a token of both labels",
 }
+_RANDOM = "control: random vector"
 
 
 def overriding(
@@ -23,7 +26,7 @@ def overriding(
     split: str = "test",
     title: str = "One task in the prompt, another patched in",
 ) -> go.Figure:
-    """Shares of answers per layer, stacked, beside the same prompts without a patch and with a system prompt.
+    """Shares of answers per layer: the patched task's is the bold line, read against the same prompts left alone.
 
     Args:
         result: The answers.
@@ -32,37 +35,50 @@ def overriding(
         title: Title of the figure.
 
     Returns:
-        One bar per run: no patch, system prompt, each layer, and the random control at the best layer; the interval is
-        that of the patched task's share.
+        A line per winner over the layers, with the interval of the patched task's share; how often the patched task
+        is answered with a random vector in its place (a line), with its instruction as a system prompt, and without
+        a patch (levels with their intervals). The layer chosen on validation items has a large marker.
     """
-    best = result.best_layer_of(score)
-    runs: list[tuple[str, str, int | None]] = [
-        ("no patch", "no patch", None),
-        ("system prompt", "system prompt", None),
-        *((f"{layer}*" if layer == best else str(layer), "patch", layer) for layer in result.layers),
-        ("random", "control: random vector", best),
-    ]
-    names = [name for name, _, _ in runs]
+    best, layers = result.best_layer_of(score), list(result.layers)
     figure = go.Figure()
-    for winner in ("patched", "ambiguous", "neither", "prompt"):
-        found = [result.share(winner, method, layer, score=score, split=split) for _, method, layer in runs]
-        tint, pattern = _LOOK[winner]
-        bars = {
-            "type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
-            "array": numbers([p.high - p.mean for p in found]), "arrayminus": numbers([p.mean - p.low for p in found]),
-        }  # fmt: skip
-        figure.add_bar(
-            x=names, y=numbers([p.mean for p in found]), name=_NAMES[winner],
-            marker={"color": tint, "pattern": {"shape": pattern, "size": 5, "fgopacity": 0.4}},
-            error_y=bars if winner == "patched" else None,
-            customdata=[[round(p.low, 4), round(p.high, 4), p.n] for p in found],
-            hovertemplate="%{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+
+    def share(winner: str, method: str, layer: int | None = None) -> Proportion:
+        return result.share(winner, method, layer, score=score, split=split)
+
+    patched = [share("patched", "patch", layer) for layer in layers]
+    ends = [p.low for p in patched], [p.high for p in patched]
+    figure.add_trace(band(layers, *ends, WINNERS["patched"].colour, group="patched", opacity=0.18))
+    for method in ("system prompt", "no patch"):
+        level, look = share("patched", method), LEVELS[method]
+        others = ", ".join(f"{_NAMES[w]} {decimal(share(w, method).mean)}" for w in _NAMES if w != "patched")
+        edge = [layers[0], layers[-1]]
+        figure.add_trace(band(edge, [level.low] * 2, [level.high] * 2, look.colour, group=method))
+        figure.add_scatter(
+            x=layers, y=numbers([level.mean] * len(layers)), mode="lines", line=look.line, legendgroup=method,
+            legendrank=look.rank, name=f"{method}: the patched task ({decimal(level.mean)})",
+            customdata=[f"{estimate(level.mean, level.low, level.high)}; {others}"] * len(layers),
+            hovertemplate="%{customdata}",
         )  # fmt: skip
+    for winner in ("ambiguous", "neither", "prompt"):
+        _line(figure, layers, [share(winner, "patch", at) for at in layers], winner, _NAMES[winner])
+    random = [share("patched", _RANDOM, layer) for layer in layers]
+    _line(figure, layers, random, _RANDOM, "random vector: the patched task")
+    _line(figure, layers, patched, "patched", _NAMES["patched"], best)
     finish(
-        figure, title, height=520, barmode="stack", hovermode="x unified",
-        subtitle=f"{result.context} in the prompt, {result.source} vector patched; *: layer chosen on validation items",
+        figure, title, height=520, hovermode="x unified",
+        subtitle=f"{result.context} in the prompt, {result.source} vector patched; large marker: layer chosen on "
+        "validation items",
     )  # fmt: skip
-    figure.update_xaxes(
-        type="category", title_text="layer of the patch", tickangle=-90, unifiedhovertitle={"text": "%{x}"}
-    )
-    return figure.update_yaxes(title_text="share of answers", range=[0, 1.03])
+    figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers), range=[layers[0] - 0.3, layers[-1] + 0.3])
+    return figure.update_yaxes(title_text="share of answers", range=SHARES)
+
+
+def _line(
+    figure: go.Figure, layers: list[int], found: list[Proportion], meaning: str, name: str, best: int | None = None
+) -> None:
+    look = WINNERS.get(meaning) or CONTROLS[meaning]
+    figure.add_scatter(
+        x=layers, y=numbers([p.mean for p in found]), name=name, legendgroup=meaning, legendrank=look.rank,
+        mode="lines+markers", line=look.line, customdata=proportions(found), hovertemplate="%{customdata}",
+        marker={"symbol": look.symbol, "size": [15 if at == best else 9 if best is not None else 6 for at in layers]},
+    )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure import LensReading
-from xmi.plot.theme import finish, numbers, text
+from xmi.numerals import decimal
+from xmi.plot.theme import LAYER_AXIS, finish, numbers, text
 
 # Faint enough for the page's own ink to be read on it, on a light page and on a dark one.
 _SCALE = [[0.0, "rgba(86,180,233,0.05)"], [1.0, "rgba(86,180,233,0.6)"]]
@@ -41,8 +42,11 @@ def reading(result: LensReading, *, prompt: int = 0, title: str = "What the lens
             showscale=False,
             xgap=2,
             ygap=2,
-            customdata=[[text(token) for token in row] for row in tokens],
-            hovertemplate="“%{customdata}”<br>layer %{y}, %{x}<br>probability %{z:.3f}<extra></extra>",
+            customdata=[
+                [[text(token), decimal(share, 3)] for token, share in zip(*rows, strict=True)]
+                for rows in zip(tokens, result.probabilities[prompt], strict=True)
+            ],
+            hovertemplate="“%{customdata[0]}”<br>layer %{y}, %{x}<br>probability %{customdata[1]}<extra></extra>",
         )
     )
     figure.add_scatter(
@@ -61,7 +65,7 @@ def reading(result: LensReading, *, prompt: int = 0, title: str = "What the lens
         subtitle=f"at {result.slot}; the stronger the shade, the more probable",
     )
     figure.update_xaxes(title_text="tokens, the most probable first", type="category", showgrid=False)
-    return figure.update_yaxes(title_text="layer (residual after block)", type="category", showgrid=False)
+    return figure.update_yaxes(title_text=LAYER_AXIS, type="category", showgrid=False)
 
 
 def _short(token: str) -> str:

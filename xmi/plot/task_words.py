@@ -5,7 +5,9 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure.task_words import TaskWords
-from xmi.plot.theme import GREY, VERMILION, finish, numbers, text
+from xmi.numerals import decimal, percent
+from xmi.plot.looks import WORDS
+from xmi.plot.theme import finish, numbers, text
 
 
 def task_words(result: TaskWords, *, title: str = "Task words found") -> go.Figure:
@@ -22,19 +24,22 @@ def task_words(result: TaskWords, *, title: str = "Task words found") -> go.Figu
     # Rows are numbers: the same word may be found for two tasks.
     names = [f"{text(task)}: “{text(token)}”" for task, token in zip(result.tasks, result.tokens, strict=True)]
     figure = go.Figure()
-    for series, values, colour, symbol in (
-        ("in its task", result.mass, VERMILION, "square"),
-        ("largest in another task", result.elsewhere, GREY, "circle-open"),
-    ):
+    for series, values in (("in its task", result.mass), ("largest in another task", result.elsewhere)):
+        look = WORDS[series]
         figure.add_scatter(
             x=numbers(values),
             y=rows,
             mode="markers",
             name=series,
-            marker={"color": colour, "symbol": symbol, "size": 9},
-            customdata=list(zip(names, result.depth, numbers(result.share), strict=True)),
-            hovertemplate="%{customdata[0]}<br>mass %{x:.3f} at %{customdata[1]}<br>among the top tokens of "
-            "%{customdata[2]:.0%} of the prompts",
+            legendgroup=series,
+            legendrank=look.rank,
+            marker={"color": look.colour, "symbol": look.symbol, "size": 9},
+            customdata=[
+                (name, depth, decimal(mass, 3), percent(share))
+                for name, depth, mass, share in zip(names, result.depth, values, result.share, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}<br>mass %{customdata[2]} at %{customdata[1]}<br>among the top tokens of "
+            "%{customdata[3]} of the prompts",
         )
     finish(figure, title, height=160 + 22 * len(rows), subtitle=f"{result.lens}, at {result.slot}")
     figure.update_xaxes(title_text="mean probability at the depth where it stands out most", rangemode="tozero")

@@ -1,16 +1,17 @@
-"""The look of every figure: colours, symbols, dashes and small helpers.
+"""The look of every figure: frame, axes, titles and small helpers. What stands for what is in `looks`.
 
-Colours are those of Okabe and Ito, told apart with every common colour vision; symbols and dashes say the same again,
-so that a figure can be read in grey. Backgrounds are transparent and lines of the frame are half-transparent grey, so
-that a figure sits on a light or a dark page; only the font colour is the page's to set.
+Backgrounds are transparent and lines of the frame are half-transparent grey, so that a figure sits on a light or a dark
+page; only the font colour is the page's to set.
 
-Source of the palette: M. Okabe and K. Ito, "Color Universal Design", 2008.
+Axes say what they are. Every axis has a type of its own, never one that plotly guesses from the data: it would guess
+anew whenever a control exchanges them. Layers are numbers, of which the embedding is -1. The range of an axis of shares
+is 0 to 1; any other fits its data (`span`).
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 from unicodedata import bidirectional
@@ -19,18 +20,19 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-# The palette's yellow is darkened, since it must be seen on white.
-PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#B3A500"
-GREY = "#8A8F98"
-PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
+from xmi.measure.stats import Proportion
+from xmi.numerals import estimate
+from xmi.plot.looks import PALETTE
+
 GRID = "rgba(128,132,140,0.22)"
 FRAME = "rgba(128,132,140,0.55)"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif'
 TITLE_HEIGHT = 52  # pixels; not automargin, which leaves a figure with a slider half drawn
 _RIGHT_TO_LEFT = ("R", "AL", "RLE", "RLO", "RLI")
 LAYER_AXIS = "layer (residual after block)"
+SHARES = (-0.03, 1.03)
+"""Range of an axis of accuracies or shares: all that there can be, whatever the data."""
+_PADDING = 0.05
 
 _AXIS = {
     "gridcolor": GRID,
@@ -72,17 +74,6 @@ def text(value: object) -> str:
     return f"\u2068{shown}\u2069" if any(bidirectional(c) in _RIGHT_TO_LEFT for c in shown) else shown
 
 
-def colour(index: int) -> str:
-    """Returns the colour of the index-th series; beyond the palette it starts again (symbols still differ)."""
-    return PALETTE[index % len(PALETTE)]
-
-
-def faint(hex_colour: str, alpha: float) -> str:
-    """Returns a `#rrggbb` colour as `rgba(...)` of the given opacity."""
-    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
-
-
 def numbers(values: ArrayLike) -> list[Any]:
     """Returns (nested) lists of floats with four significant digits, NaN as None: what a figure needs to store."""
     array = np.asarray(values, dtype=float)
@@ -108,6 +99,8 @@ def finish(
         The same figure.
     """
     lines = textwrap.wrap(subtitle, 46)
+    for axes in (figure.for_each_xaxis, figure.for_each_yaxis):
+        axes(lambda axis: axis.update(type=axis.type or "linear"))
     figure.update_layout(template=TEMPLATE, title_text=text(title), height=height)
     figure.update_layout(margin_t=TITLE_HEIGHT + above + 16 * len(lines), meta={"subtitle": text(subtitle)}, **layout)
     if lines:
@@ -117,6 +110,63 @@ def finish(
             x=0, xref="paper", xanchor="left", y=1, yref="paper", yanchor="bottom", yshift=above + 2,
         )  # fmt: skip
     return figure
+
+
+def span(*values: ArrayLike, around: Sequence[float] = (0.0,)) -> list[float]:
+    """The range of an axis that is not of shares: it fits the data and always shows what they are read against.
+
+    Args:
+        *values: The data and the ends of their intervals; NaN is passed over.
+        around: What the range shows in any case, such as no difference.
+
+    Returns:
+        Lower and upper end, with a margin of a twentieth.
+    """
+    flat = np.concatenate([np.asarray(v, dtype=float).ravel() for v in (*values, around)])
+    flat = flat[np.isfinite(flat)]
+    low, high = (float(flat.min()), float(flat.max())) if len(flat) else (0.0, 1.0)
+    margin = _PADDING * ((high - low) or 1.0)
+    return numbers([low - margin, high + margin])
+
+
+def pinned(figure: go.Figure, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """What a menu or a slider changes of a layout, with the type of every axis stated again.
+
+    Plotly forgets the types of axes whose data it exchanges, and guesses them from the new data.
+
+    Args:
+        figure: The finished figure.
+        layout: The changes.
+
+    Returns:
+        The same changes and the types.
+    """
+    types: dict[str, Any] = {}
+    for axes in (figure.select_xaxes(), figure.select_yaxes()):
+        types |= {f"{axis.plotly_name}.type": axis.type for axis in axes}
+    return {**layout, **types}
+
+
+def rows_axis(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Gives a figure one row per name, the first on top."""
+    order = list(dict.fromkeys(names))
+    return figure.update_yaxes(type="category", autorange="reversed", categoryorder="array", categoryarray=order)
+
+
+def proportions(values: Iterable[Proportion]) -> list[str]:
+    """What a hover text says of accuracies or shares: `0.97 [0.91, 0.99], n = 96`."""
+    return [f"{estimate(p.mean, p.low, p.high)}, n = {p.n}" for p in values]
+
+
+def band(
+    x: Sequence[Any], low: ArrayLike, high: ArrayLike, colour: str, *, group: str = "", opacity: float = 0.12
+) -> go.Scatter:
+    """An area between two curves, without a legend entry; it goes with the line of the same group."""
+    places = list(x)
+    return go.Scatter(
+        x=places + places[::-1], y=numbers(high) + numbers(low)[::-1], fill="toself", fillcolor=faint(colour, opacity),
+        mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip", legendgroup=group or None,
+    )  # fmt: skip
 
 
 def slider(steps: Sequence[tuple[str, list[Any]]], *, active: int, below: int = 56) -> dict[str, Any]:

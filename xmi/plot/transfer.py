@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xmi.measure import Answers, Proportion, Transfer, accuracy
-from xmi.plot.theme import GREY, LAYER_AXIS, SYMBOLS, colour, faint, finish, layer_tick, numbers, text
+from xmi.numerals import decimal
+from xmi.plot.looks import CONTROL, LEVELS, PALETTE, Look, named, sources
+from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions, rows_axis, text
 
 ACCURACY_AXIS = "accuracy (share of items)"
 
@@ -25,8 +27,8 @@ def transfer(
 ) -> go.Figure:
     """Accuracy of each patched vector per layer, with Wilson intervals (on hover; of the plain lines also as bands).
 
-    Colour is the specification; a source that adds an instruction is dashed, one from the base LLM dotted. Sources
-    whose name starts with `control` are grey.
+    Colour is the specification; a source that adds an instruction is dashed, one from the base LLM dotted. Controls
+    are grey and differ by symbol and dash.
 
     Args:
         result: The layer sweep.
@@ -43,54 +45,30 @@ def transfer(
     figure = go.Figure()
     layers = list(result.layers)
     curves = {source: result.curve(source, score) for source in result.sources}
-    looks = _looks(result.sources)
+    looks = sources(result.sources)
     # Bands come first, so that none dims a line; nine of them on top of each other would tell nothing.
-    for source in [s for s in curves if looks[s]["band"]]:
-        _add_band(figure, layers, curves[source], looks[source]["line"]["color"], source)
+    for source in [s for s in curves if looks[s].dash == "solid" or s.startswith(CONTROL)]:
+        curve = curves[source]
+        ends = [p.low for p in curve], [p.high for p in curve]
+        figure.add_trace(band(layers, *ends, looks[source].colour, group=source, opacity=0.1))
     for source, curve in curves.items():
         look, mark = looks[source], (chosen or {}).get(source)
         figure.add_scatter(
-            x=layers, y=numbers([p.mean for p in curve]), name=text(source), legendgroup=source, mode="lines+markers",
-            line=look["line"], customdata=[[round(p.low, 4), round(p.high, 4), p.n] for p in curve],
-            marker={"symbol": look["symbol"], "size": [14 if at == mark else 7 for at in layers], "opacity": 1,
-                    "line": {"width": 1.5 if look["symbol"].endswith("-open") else 0}},
-            hovertemplate="%{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+            x=layers, y=numbers([p.mean for p in curve]), name=text(source), legendgroup=source,
+            legendrank=look.rank, mode="lines+markers", line=look.line, customdata=proportions(curve),
+            marker={"symbol": look.symbol, "size": [14 if at == mark else 7 for at in layers], "opacity": 1,
+                    "line": {"width": 1.5 if "-open" in look.symbol else 0}},
+            hovertemplate="%{customdata}",
         )  # fmt: skip
-    _add_level(figure, result.layers, result.clean.accuracy(score).mean, "no context", "dot")
+    _add_level(figure, result.layers, result.clean.accuracy(score).mean, "no context", LEVELS["no context"])
     _add_level(
-        figure, result.layers, majority(result).mean if always is None else always, "majority label", "longdashdot"
+        figure, result.layers, majority(result).mean if always is None else always, "majority label", LEVELS["majority"]
     )
     note = "large marker: layer chosen on validation items" if chosen else ""
     finish(figure, title, height=600, subtitle=note, hovermode="x unified")
     span = [layers[0] - 0.3, layers[-1] + 0.3]
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers), range=span)
-    return figure.update_yaxes(title_text=ACCURACY_AXIS, range=[-0.03, 1.03])
-
-
-def _looks(sources: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Line and symbol of each source: colour and symbol by specification, dash by what was added to it."""
-    looks: dict[str, dict[str, Any]] = {}
-    families: list[str] = []
-    for source in sources:
-        if source.startswith("control"):
-            looks[source] = {
-                "line": {"color": GREY, "width": 2.2, "dash": "longdash"},
-                "symbol": "triangle-down",
-                "band": True,
-            }
-            continue
-        family = source.removeprefix("base LLM ").removesuffix(" + instruction")
-        if family not in families:
-            families.append(family)
-        i = families.index(family)
-        dash = "dot" if source.startswith("base LLM ") else "dash" if source.endswith(" + instruction") else "solid"
-        symbol = SYMBOLS[i % len(SYMBOLS)] + ("" if dash == "solid" else "-open")
-        looks[source] = {
-            "line": {"color": colour(i), "width": 2.2, "dash": dash},
-            "symbol": symbol,
-            "band": dash == "solid",
-        }
-    return looks
+    return figure.update_yaxes(title_text=ACCURACY_AXIS, range=SHARES)
 
 
 def majority(result: Transfer | Answers) -> Proportion:
@@ -121,8 +99,8 @@ def accuracies(
     if isinstance(result, Answers):
         result = {task: result.of_task(task).accuracy(score) for task in dict.fromkeys(result.tasks)}
     found = {k: v.accuracy(score) if isinstance(v, Answers) else v for k, v in result.items()}
-    figure = go.Figure(_points("accuracy", list(found), list(found.values()), 0))
-    return _rows_layout(figure, title, len(found)).update_layout(showlegend=False)
+    figure = go.Figure(_points("accuracy", list(found), list(found.values()), Look(PALETTE[0])))
+    return rows_axis(_rows_layout(figure, title, len(found)), [_label(n) for n in found]).update_layout(showlegend=False)
 
 
 def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "Accuracy by method") -> go.Figure:
@@ -138,14 +116,14 @@ def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "
     tables = {"": result} if isinstance(result, pd.DataFrame) else dict(result)
     figure = go.Figure()
     names: list[str] = []
-    for i, (model, table) in enumerate(tables.items()):
+    looks = named(tables)
+    for model, table in tables.items():
         rows = [
             (method_name(r), Proportion(r["accuracy"], int(r["n"]), r["low"], r["high"])) for _, r in table.iterrows()
         ]
         names += [name for name, _ in rows if name not in names]
-        figure.add_trace(_points(model or "accuracy", [n for n, _ in rows], [p for _, p in rows], i))
-    figure = _rows_layout(figure, title, len(names))
-    figure.update_yaxes(categoryorder="array", categoryarray=[_label(n) for n in names])
+        figure.add_trace(_points(model or "accuracy", [n for n, _ in rows], [p for _, p in rows], looks[model]))
+    figure = rows_axis(_rows_layout(figure, title, len(names)), [_label(n) for n in names])
     return figure.update_layout(showlegend=len(tables) > 1)
 
 
@@ -162,31 +140,25 @@ def _label(name: str) -> str:
     return f"{text(source)}:<br>{text(way)}" if source else text(name)
 
 
-def _add_band(figure: go.Figure, layers: list[int], curve: list[Proportion], tint: str, group: str) -> None:
-    outline = numbers([p.high for p in curve]) + numbers([p.low for p in curve])[::-1]
-    figure.add_scatter(
-        x=layers + layers[::-1], y=outline, fill="toself", fillcolor=faint(tint, 0.1), mode="lines", line={"width": 0},
-        legendgroup=group, showlegend=False, hoverinfo="skip",
-    )  # fmt: skip
-
-
-def _add_level(figure: go.Figure, layers: tuple[int, ...], value: float, name: str, dash: str) -> None:
+def _add_level(figure: go.Figure, layers: tuple[int, ...], value: float, name: str, look: Look) -> None:
     if np.isnan(value):  # no query has a label
         return
     figure.add_scatter(
-        x=[layers[0], layers[-1]], y=numbers([value, value]), name=f"{name} ({value:.2f})", mode="lines",
-        line={"color": GREY, "width": 1.5, "dash": dash}, hoverinfo="skip",
+        x=[layers[0], layers[-1]], y=numbers([value, value]), name=f"{name} ({decimal(value)})", mode="lines",
+        legendgroup=name, legendrank=look.rank, line=look.line, hoverinfo="skip",
     )  # fmt: skip
 
 
-def _points(name: str, rows: list[str], values: list[Proportion], i: int) -> go.Scatter:
+def _points(name: str, rows: list[str], values: list[Proportion], look: Look) -> go.Scatter:
     return go.Scatter(
         x=numbers([p.mean for p in values]),
         y=[_label(r) for r in rows],
         orientation="h",
         name=text(name),
         mode="markers",
-        marker={"color": colour(i), "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
+        legendgroup=name,
+        legendrank=look.rank,
+        marker={"color": look.colour, "symbol": look.symbol, "size": 9},
         error_x={
             "type": "data",
             "symmetric": False,
@@ -195,12 +167,11 @@ def _points(name: str, rows: list[str], values: list[Proportion], i: int) -> go.
             "thickness": 1.5,
             "width": 4,
         },
-        customdata=[[round(p.low, 4), round(p.high, 4), p.n] for p in values],
-        hovertemplate="%{y}<br>%{x:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+        customdata=proportions(values),
+        hovertemplate="%{y}<br>%{customdata}",
     )
 
 
 def _rows_layout(figure: go.Figure, title: str, rows: int) -> go.Figure:
     finish(figure, title, height=150 + 34 * max(rows, 3), scattermode="group", scattergap=0.4)
-    figure.update_xaxes(title_text=ACCURACY_AXIS, range=[-0.02, 1.02])
-    return figure.update_yaxes(autorange="reversed")
+    return figure.update_xaxes(title_text=ACCURACY_AXIS, range=SHARES)
