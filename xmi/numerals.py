@@ -55,7 +55,7 @@ def points(value: Any, digits: int = 0, *, missing: str = "not defined") -> str:
 
 def interval(low: Any, high: Any, show: Callable[[Any], str] = decimal) -> str:
     """Returns an interval as `[0.91, 0.99]`, nothing if it is not known."""
-    return f"[{show(low)},{SPACE}{show(high)}]" if defined(low) and defined(high) else ""
+    return f"[{show(low)}, {show(high)}]" if defined(low) and defined(high) else ""
 
 
 def estimate(value: Any, low: Any, high: Any, show: Callable[[Any], str] = decimal) -> str:
@@ -66,10 +66,10 @@ def estimate(value: Any, low: Any, high: Any, show: Callable[[Any], str] = decim
 def p_value(p: Any) -> str:
     """Returns `p = 0.034`, with two significant digits; `p < 0.001` below that."""
     if not defined(p):
-        return f"p{SPACE}not defined"
+        return "p not defined"
     if float(p) < LEAST_P:
-        return f"p{SPACE}<{SPACE}{LEAST_P}"
-    return f"p{SPACE}={SPACE}{float(p):.2g}"
+        return f"p < {LEAST_P}"
+    return f"p = {float(p):.2g}"
 
 
 def digits_that_add_up(a: Any, b: Any, difference: Any, most: int = 2) -> int:

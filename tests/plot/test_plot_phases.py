@@ -13,7 +13,7 @@ from xmi.measure import Phases
 from xmi.measure.boundaries import CHANGES
 from xmi.measure.phases import boundaries
 from xmi.measure.task_words import TaskWords
-from xmi.plot.theme import GREEN, VERMILION
+from xmi.plot.looks import GREEN, VERMILION
 
 
 def measured(label: str = "text ICL", depths: int = 9, model: str = "", seed: int = 0) -> Phases:
@@ -34,13 +34,13 @@ def shapes(figure, kind: str) -> list:
 def test_boundaries_are_lines_and_intervals_are_bands(x: str) -> None:
     phases = measured()
     found = phases.boundaries()
-    scale = (lambda v: v + 1) if x == "layer" else found.relative
+    scale = (lambda v: v) if x == "layer" else found.relative
     figure = plot.phases(phases, x=x)
     assert [s.x0 for s in shapes(figure, "line")] == pytest.approx(list(scale(found.layer)[0]), rel=1e-3)
     assert [s.line.color for s in shapes(figure, "line")] == [VERMILION, GREEN]
     assert [s.x0 for s in shapes(figure, "rect")] == pytest.approx(list(scale(found.low)[0]), rel=1e-3)
     assert [s.x1 for s in shapes(figure, "rect")] == pytest.approx(list(scale(found.high)[0]), rel=1e-3)
-    places = list(phases.depth) if x == "layer" else pytest.approx(list(phases.relative_depth), abs=1e-3)
+    places = list(range(-1, 8)) if x == "layer" else pytest.approx(list(phases.relative_depth), abs=1e-3)
     assert list(figure.data[0].x) == places
     assert not plot.phases(phases, x=x, boundaries=False).layout.shapes
     assert "NaN" not in figure.to_json()
@@ -57,7 +57,7 @@ def test_models_of_different_depth_lie_side_by_side() -> None:
     small, large = measured(depths=9, model="small"), measured(depths=33, model="large")
     figure = plot.phases({"a": small, "b": large}, x="relative")
     assert [a.text for a in figure.layout.annotations] == ["text ICL, small", "text ICL, large"]
-    assert [len(t.x) for t in figure.data] == [9] * 4 + [33] * 4
+    assert [len(t.x) for t in figure.data] == [9] * 5 + [33] * 5
     assert {s.xref for s in shapes(figure, "line")} == {"x", "x2"}
     assert {s.yref for s in shapes(figure, "line")} == {"y domain", "y2 domain"}
     lenses = plot.phases([small, replace(small, lens="tuned lens")])
@@ -75,7 +75,7 @@ def test_the_menu_exchanges_boundaries_with_the_task() -> None:
     figure = plot.phases(parts)
     data, layout = figure.layout.updatemenus[0].buttons[1].args
     assert [s["x0"] for s in layout["shapes"] if s["type"] == "line"] == pytest.approx(
-        list(parts[1].boundaries().layer[0] + 1), rel=1e-3
+        list(parts[1].boundaries().layer[0]), rel=1e-3
     )
     assert {len(values) for values in data.values()} == {len(figure.data)}
 
@@ -106,6 +106,6 @@ def test_task_words_show_how_far_they_stand_out() -> None:
     figure = found.figure()
     assert [list(t.x) for t in figure.data] == [[0.5, 0.25], [0.125, 0.0]]
     assert list(figure.layout.yaxis.ticktext) == ["a: “ &lt;i&gt;”", "b: “ word”"]
-    assert tuple(figure.data[0].customdata[1][1:]) == ("embed", 0.5)
+    assert tuple(figure.data[0].customdata[1][1:]) == ("embed", "0.250", "50\u00a0%")
     none = TaskWords((), (), (), (), found.mass[:0], found.mass[:0], found.mass[:0], ("a", "b"))
     assert list(none.figure().data[0].x) == []

@@ -100,7 +100,7 @@ def test_sentences_follow_the_numbers_in_either_direction(run: Path, tmp_path: P
     corrected, values = result.corrected.copy(), result.values.copy()
     corrected[:, at], values[:, at] = [0.2, 0.01, 0.02, 0.9], [0.1, 0.2, 0.7, 0.3]
     found = alignment_takeaways(_rewrite(run, tmp_path / "a", corrected=corrected, values=values))
-    assert "at layers 1 to 2; most at layer 2: by a cosine of 0.70" in found[0][1]
+    assert "at layers 1 to 2; most at layer 2, where their cosines differ by 0.70" in found[0][1]
     values[:, result.measures.index("centroids, image ICL to text ICL")] = [[0.3, 0.2, 0.1, 0.1], [0.2, 0.3, 0.85, 0.4]]
     found = alignment_takeaways(_rewrite(run, tmp_path / "b", corrected=np.ones_like(corrected), values=values))
     assert "at no layer shown to lie nearer" in found[0][1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ def read_phases(
     template = prompts.template
     task = _task_ids(engine, encoder, prompts, task_words)
     wanted: list[torch.Tensor] = []
+    labels = _label_ids(encoder, prompts)
 
     def asked() -> Iterator[Asked]:
         for batch in batches:
@@ -54,16 +56,19 @@ def read_phases(
             for row, answer in enumerate(wanted[-1].tolist()):
                 own = int(batch.inputs["input_ids"][row, columns[row]])
                 given = {own, *encoder.word_ids((batch.prompts[row].input,), template.prefix)}
-                sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer]])
+                right = {labels[label] for label in batch.prompts[row].answers if label in labels} | {answer}
+                others = set(labels.values()) - right - task - given
+                sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer], sorted(others)])
             yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
 
     values, said = read_depths(lens, engine, asked(), 1, new)
     top = np.concatenate([v.ids[..., 0] for v in values])
+    mass, rank = (np.concatenate([getattr(v, name) for v in values]) for name in ("mass", "rank"))
     phases = Phases(
         f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification,
         depths(engine.backbone.n_layers),
-        np.concatenate([v.mass for v in values]),
-        np.concatenate([v.rank for v in values]),
+        mass[..., :3],
+        rank[..., :3],
         tuple(_shares(encoder, top[:, i]) for i in range(top.shape[1])),
         units=tuple(p.unit if p.input else str(i) for i, p in enumerate(prompts)),
         tasks=tuple(p.task for p in prompts),
@@ -71,8 +76,22 @@ def read_phases(
         lens=lens.name,
         model=engine.checkpoint.name,
         slot=slot,
+        other_labels=mass[..., 3],
+        other_labels_rank=rank[..., 3],
+        label_words=tuple(encoder.decode(i) for i in sorted(task & set(labels.values()))),
     )
     return phases, (said, wanted)
+
+
+def _label_ids(encoder: Encoder, prompts: Prompts) -> dict[str, int]:
+    """The token with which each label of the task begins after the delimiter, as far as it has one of its own."""
+    shown = (s.text for p in prompts for s in p.segments if s.role == "answer")
+    labels = prompts.labels or tuple(dict.fromkeys((*(a for p in prompts for a in p.answers), *shown)))
+    found = {}
+    for label in labels:
+        with suppress(PromptError):
+            found[label] = encoder.first_token(prompts.template.delimiter, label)
+    return found
 
 
 def _task_ids(engine: Engine, encoder: Encoder, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:

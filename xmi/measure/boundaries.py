@@ -139,13 +139,13 @@ def _crossing(gap: Float[np.ndarray, "row depth"], cut: Int[np.ndarray, " row"])
 
 
 def resampled_means(
-    values: Float[np.ndarray, "prompt depth 3"],
+    values: Float[np.ndarray, "prompt depth set"],
     units: Sequence[str],
     strata: Sequence[str],
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Float[np.ndarray, "resample depth 3"]:
+) -> Float[np.ndarray, "resample depth set"]:
     """Bootstrap means whose units are drawn whole and within their stratum.
 
     Args:

@@ -16,6 +16,7 @@ from xmi.measure.answers import Answers, Transfer, hits_of, only_labelled
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, paired
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit
+from xmi.numerals import estimate, p_value, signed
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Comparison(Result):
     confidence: float = CONFIDENCE
 
     def __str__(self) -> str:
-        """Returns the finding as `a - b: +0.31 [+0.20, +0.42], p = 0.0001, n = 96`."""
-        interval = f"[{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.a} - {self.b}: {self.difference:+.2f} {interval}, p = {self.p:.2g}, n = {self.n}"
+        """Returns the finding as `a - b: +0.31 [+0.20, +0.42], p = 0.0021, n = 96`."""
+        shown = estimate(self.difference, self.low, self.high, signed)
+        return f"{self.a} - {self.b}: {shown}, {p_value(self.p)}, n = {self.n}"
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row: methods, accuracies, the difference with interval, p and range over seeds, and counts."""

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from xmi.errors import MeasureError
-from xmi.measure.boundaries import Boundaries, bootstrap_boundaries, mean_shares
+from xmi.measure.boundaries import Boundaries, bootstrap_boundaries, mean_shares, resampled_means
 from xmi.measure.result import Result
 
 PHASES = ("input", "task", "answer")
@@ -36,6 +36,10 @@ class Phases(Result):
         lens: Name of the lens.
         model: Name of the model, or empty.
         slot: Where it was read.
+        other_labels: Mass of the beginnings of the task's other labels, per prompt; None if it was not followed.
+        other_labels_rank: Best rank of these, per prompt.
+        label_words: Those of the task words that labels of the task begin with, too: at them a word for the task and a
+            wrong answer look alike.
     """
 
     label: str
@@ -49,6 +53,57 @@ class Phases(Result):
     lens: str = "logit lens"
     model: str = ""
     slot: str = "last"
+    other_labels: Float[np.ndarray, "prompt depth"] | None = None
+    other_labels_rank: Float[np.ndarray, "prompt depth"] | None = None
+    label_words: tuple[str, ...] = ()
+
+    @property
+    def mass(self) -> Float[np.ndarray, "depth 3"]:
+        """Mean probability of each of the three sets: what `relative` shares out."""
+        return np.asarray(self.probability.mean(0))
+
+    @property
+    def top_is_label(self) -> Float[np.ndarray, " depth"] | None:
+        """Share of the prompts whose top token begins a label of the task, be it the right one; None if unknown."""
+        if self.other_labels_rank is None:
+            return None
+        return np.asarray(((self.rank[..., 2] == 0) | (self.other_labels_rank == 0)).mean(0))
+
+    @property
+    def items(self) -> int:
+        """Number of distinct items behind the measurement."""
+        units, tasks = self._drawn()
+        return len(set(zip(tasks, units, strict=True)))
+
+    def leading(self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[str, ...]:
+        """Which set outweighs all others at each depth, the task's other labels among them if they are known.
+
+        Args:
+            confidence: Coverage of the interval of the difference to the next set.
+            resamples: Bootstrap resamples: items with all their prompts, drawn within each task.
+            seed: Seed of the drawing.
+
+        Returns:
+            `input`, `task`, `answer` or `other labels` per depth; empty where the interval of the difference between
+            the mean probability of the largest set and the next holds zero, or is not known.
+        """
+        sets = (*PHASES, "other labels") if self.other_labels is not None else PHASES
+        mass = self.probability
+        if self.other_labels is not None:
+            mass = np.concatenate([mass, self.other_labels[..., None]], -1)
+        if not len(mass) or not np.isfinite(mass).all():
+            return ("",) * len(self.depth)
+        best = mass.mean(0).argmax(-1)
+        drawn = resampled_means(mass, *self._drawn(), resamples=resamples, seed=seed)
+        chosen = np.take_along_axis(drawn, best[None, :, None], -1)[..., 0]
+        rest = np.where(np.arange(len(sets)) == best[:, None], -np.inf, drawn).max(-1)
+        low = np.quantile(chosen - rest, (1 - confidence) / 2, axis=0)
+        return tuple(sets[i] if bound > 0 else "" for i, bound in zip(best, low, strict=True))
+
+    def _drawn(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The item and the task of each prompt; where they are unknown every prompt stands for itself."""
+        count = len(self.probability)
+        return self.units or tuple(map(str, range(count))), self.tasks or ("",) * count
 
     @property
     def shares(self) -> Float[np.ndarray, "prompt depth 3"]:
@@ -99,9 +154,7 @@ class Phases(Result):
         """
         if not np.isfinite(self.probability).all():
             raise MeasureError(f"{self.label}: probabilities are NaN or infinite: check the dtype the model ran in.")
-        count = len(self.probability)
-        units = self.units or tuple(map(str, range(count)))
-        tasks = self.tasks or ("",) * count
+        units, tasks = self._drawn()
         return bootstrap_boundaries(
             self.shares,
             self.probability.sum(-1),
@@ -118,7 +171,8 @@ class Phases(Result):
         """Returns one row per depth and phase.
 
         Columns: label, depth, phase, relative (mean share), probability (mean mass), median_rank, top_tokens,
-        mean_rank, relative_depth, lens, model.
+        mean_rank, relative_depth, lens, model. Phase `other labels` has no relative probability: it is none of the
+        three.
         """
         relative, absolute = self.relative, self.probability.mean(0)
         middle, mean = np.median(self.rank, axis=0), self.rank.mean(0)
@@ -140,6 +194,13 @@ class Phases(Result):
             for j, p in enumerate(PHASES)
         ]
         columns = ["label", "depth", "phase", "relative", "probability", "median_rank", "top_tokens", "mean_rank"]
+        if self.other_labels is not None and self.other_labels_rank is not None:
+            others, ranks = self.other_labels.mean(0), self.other_labels_rank
+            rows += [
+                (self.label, d, "other labels", np.nan, others[i], np.median(ranks[:, i]), rows[3 * i][6],
+                 ranks[:, i].mean(), self.relative_depth[i], self.lens, self.model)
+                for i, d in enumerate(self.depth)
+            ]  # fmt: skip
         return pd.DataFrame(rows, columns=[*columns, "relative_depth", "lens", "model"])
 
 
@@ -202,7 +263,16 @@ def merge(label: str, parts: list[Phases]) -> Phases:
         lens=parts[0].lens,
         model=models.pop() if len(models) == 1 else "",
         slot=parts[0].slot,
+        other_labels=_stacked([p.other_labels for p in parts]),
+        other_labels_rank=_stacked([p.other_labels_rank for p in parts]),
+        label_words=tuple(dict.fromkeys(w for p in parts for w in p.label_words)),
     )
+
+
+def _stacked(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The values of all prompts; nothing if some are unknown."""
+    known = [v for v in values if v is not None]
+    return np.concatenate(known) if len(known) == len(values) else None
 
 
 def _pooled(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

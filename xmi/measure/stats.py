@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from xmi.errors import MeasureError
+from xmi.numerals import estimate
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Proportion:
 
     def __str__(self) -> str:
         """Returns the estimate and interval as `0.96 [0.90, 0.98]`."""
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return estimate(self.mean, self.low, self.high)
 
     def apart(self, other: Proportion) -> bool:
         """Returns whether the two intervals do not overlap."""

@@ -60,7 +60,10 @@ def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where t
             hovertemplate="%{customdata}",
         )
     finish(
-        figure, title, height=150 + 34 * len(names), subtitle=f"{percent(result.confidence)} bootstrap intervals over items"
+        figure,
+        title,
+        height=150 + 34 * len(names),
+        subtitle=f"{percent(result.confidence)} bootstrap intervals over items",
     )
     if x == "relative":
         figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1], title_text="relative depth")

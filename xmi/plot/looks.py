@@ -85,7 +85,7 @@ LEVELS = _ranked(
     {
         "no context": Look(GREY, "", "dot", width=1.6),
         "no patch": Look(GREY, "", "dot", width=1.6),
-        "system prompt": Look(OLIVE, "", "dash", width=1.6),
+        "system prompt": Look(GREEN, "", "dash", width=1.6),
         "instruction alone": Look(GREEN, "", "dash", width=1.6),
         "majority": Look(GREY, "", "longdashdot", width=1.6),
         "chance": Look(GREY, "", "dot", width=1.6),
@@ -154,9 +154,7 @@ KINSHIP = _ranked(
 EXAMPLES = _ranked(
     {"examples alone": Look(BLUE, "circle"), "examples + instruction": Look(BLUE, "circle-open", "dash")}, 0
 )
-WORDS = _ranked(
-    {"in its task": Look(VERMILION, "square"), "largest in another task": Look(GREY, "circle-open")}, 0
-)
+WORDS = _ranked({"in its task": Look(VERMILION, "square"), "largest in another task": Look(GREY, "circle-open")}, 0)
 DIFFERENCE = Look(BLUE, "circle")
 MOVED = Look(BLUE, "circle")
 

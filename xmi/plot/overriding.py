@@ -77,8 +77,9 @@ def _line(
     figure: go.Figure, layers: list[int], found: list[Proportion], meaning: str, name: str, best: int | None = None
 ) -> None:
     look = WINNERS.get(meaning) or CONTROLS[meaning]
+    usual = 6 if best is None else 9
     figure.add_scatter(
         x=layers, y=numbers([p.mean for p in found]), name=name, legendgroup=meaning, legendrank=look.rank,
         mode="lines+markers", line=look.line, customdata=proportions(found), hovertemplate="%{customdata}",
-        marker={"symbol": look.symbol, "size": [15 if at == best else 9 if best is not None else 6 for at in layers]},
+        marker={"symbol": look.symbol, "opacity": 1, "size": [15 if at == best else usual for at in layers]},
     )  # fmt: skip

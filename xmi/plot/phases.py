@@ -10,27 +10,32 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xmi.measure import PHASES, Phases
-from xmi.plot.theme import FRAME, GREEN, GRID, LAYER_AXIS, SKY, VERMILION, faint, finish, numbers, text
+from xmi.numerals import percent
+from xmi.plot.looks import PHASES as LOOKS
+from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, pinned, text
 
-_STYLE = {
-    "input": (SKY, "circle", "dot"),
-    "task": (VERMILION, "square", "solid"),
-    "answer": (GREEN, "diamond", "dash"),
-}
 SEPARATOR = " · "
 ALL = "all tasks"
+OTHERS, TOGETHER = "other labels of this task", "all three together"
+MEASURES = ("relative", "absolute")
 _ROW = 170
 _Row = tuple[str, str, str]  # specification, model and lens
+_Values = dict[str, list[Any]]
 
 
 def phases(
     result: Phases | Sequence[Phases] | Mapping[str, Phases],
     *,
     x: str = "layer",
+    measure: str = "relative",
     boundaries: bool = True,
     title: str = "Input, task and answer phases",
 ) -> go.Figure:
-    """Relative probability of the input, task and answer tokens at each depth; top tokens on hover.
+    """Probability of the input, task and answer tokens at each depth; top tokens on hover.
+
+    Beside the curves that share out the probability of the three sets stands how much that is (`all three together`,
+    grey), and what the task's other labels have: a share of next to nothing says nothing, and where other labels
+    outweigh the three the model does not hold the task's word but its answers.
 
     Args:
         result: One measurement or several. Labels written `task · specification` are grouped: one subplot per
@@ -38,21 +43,27 @@ def phases(
             the specification pooled over tasks.
         x: `layer`, or `relative` for relative depth (0 the embedding, 1 the last layer), on which models of different
             depth can be laid side by side.
+        measure: `relative` (the shares of the three sets) or `absolute` (their probabilities).
         boundaries: Mark where one phase gives way to the next, with 95 % bootstrap intervals.
         title: Title of the figure.
 
     Returns:
-        One row of three curves per specification, with a menu if there are several tasks.
+        One row of curves per specification, with a menu if there are several tasks. Layers are numbers, the embedding
+        is -1.
 
     Raises:
-        ValueError: No measurement, two of the same name, an unknown `x`, or measurements of different depth by layer.
+        ValueError: No measurement, two of the same name, an unknown `x` or `measure`, or measurements of different
+            depth by layer.
     """
     if x not in ("layer", "relative"):
         raise ValueError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
+    if measure not in MEASURES:
+        raise ValueError(f"Unknown measure {measure!r}; use one of {', '.join(MEASURES)}.")
     found = _listed(result, x)
     table = _by_task(found)
     rows = list(dict.fromkeys(row for parts in table.values() for row in parts))
     first = next(iter(table.values()))
+    curves = _curves(found, measure)
     figure = make_subplots(
         rows=len(rows),
         shared_xaxes=True,
@@ -60,12 +71,15 @@ def phases(
         subplot_titles=[text(title_) for title_ in _titles(rows)],
     )
     for i, row in enumerate(rows, start=1):
-        for trace in _traces(first.get(row), x, show_legend=i == 1):
+        for trace in _traces(first.get(row), x, curves, show_legend=i == 1):
             figure.add_trace(trace, row=i, col=1)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", nticks=5)
-    figure.update_yaxes(title_text="relative probability (share)", row=(len(rows) + 1) // 2)
+    figure.update_yaxes(range=SHARES, tickvals=[0, 0.5, 1], ticktext=[percent(v) for v in (0, 0.5, 1)])
+    named = "share of the three sets" if measure == "relative" else "probability"
+    figure.update_yaxes(title_text=named, row=(len(rows) + 1) // 2)
     if x == "layer":
-        figure.update_xaxes(type="category")
+        depth = found[0].depth
+        shown = range(0, len(depth) - 1, layer_tick(depth))
+        figure.update_xaxes(tickvals=[-1, *shown], ticktext=["embed", *map(str, shown)], range=[-1.3, len(depth) - 1.7])
         figure.update_xaxes(title_text=LAYER_AXIS, row=len(rows))
     else:
         figure.update_xaxes(range=[-0.02, 1.02], tickformat=".1f", unifiedhovertitle_text="relative depth %{x:.2f}")
@@ -77,7 +91,7 @@ def phases(
     marks = {task: _marks(parts, rows, x) if boundaries else [] for task, parts in table.items()}
     figure.update_layout(shapes=next(iter(marks.values())))
     if len(table) > 1:
-        _add_menu(figure, table, rows, marks, x)
+        _add_menu(figure, table, rows, marks, x, curves)
     return figure
 
 
@@ -119,44 +133,71 @@ def _marks(parts: Mapping[_Row, Phases], rows: Sequence[_Row], x: str) -> list[d
         if row not in parts:
             continue
         found = parts[row].boundaries()
-        # A category axis counts its categories from 0, which is the embedding.
         ends = {name: getattr(found, name) for name in ("layer", "low", "high")}
-        place = {k: (v + 1 if x == "layer" else found.relative(v))[0] for k, v in ends.items()}
+        place = {k: (v if x == "layer" else found.relative(v))[0] for k, v in ends.items()}
         axes = {"xref": f"x{number}" if number > 1 else "x", "yref": f"y{number} domain" if number > 1 else "y domain"}
         for j, phase in enumerate(PHASES[1:]):
             at, low, high = (numbers(place[name])[j] for name in ("layer", "low", "high"))
-            colour = _STYLE[phase][0]
+            colour = LOOKS[phase].colour
             if low is not None:
-                band = {"type": "rect", "x0": low, "x1": high, "fillcolor": faint(colour, 0.22), "line": {"width": 0}}
+                band = {
+                    "type": "rect",
+                    "legendgroup": "change",
+                    "x0": low,
+                    "x1": high,
+                    "fillcolor": faint(colour, 0.22),
+                    "line": {"width": 0},
+                }
                 marks.append({**axes, **band, "y0": 0, "y1": 1, "layer": "below"})
             if at is not None:
                 line = {"color": colour, "width": 1.2, "dash": "dot"}
-                marks.append({**axes, "type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line})
+                marks.append(
+                    {
+                        **axes,
+                        "type": "line",
+                        "legendgroup": "change",
+                        "x0": at,
+                        "x1": at,
+                        "y0": 0,
+                        "y1": 1,
+                        "line": line,
+                    }
+                )
     if bands := [mark for mark in marks if mark["type"] == "rect"]:
-        bands[-1] |= {"name": "change, 95 % interval", "showlegend": True}
+        bands[-1] |= {"name": "change, 95\u00a0% interval", "showlegend": True, "legendrank": LOOKS["change"].rank}
     return marks
 
 
-def _traces(measured: Phases | None, x: str, *, show_legend: bool) -> list[go.Scatter]:
-    values = _values(measured, x)
+def _curves(found: Sequence[Phases], measure: str) -> tuple[str, ...]:
+    """Names of the curves to draw: the three, what the other labels have if that is known, and what all three have."""
+    known = (OTHERS,) if any(p.other_labels is not None for p in found) else ()
+    return (*PHASES, *known, *((TOGETHER,) if measure == "relative" else ()))
+
+
+def _traces(measured: Phases | None, x: str, curves: Sequence[str], *, show_legend: bool) -> list[go.Scatter]:
+    values = _values(measured, x, curves)
     lines = [
         go.Scatter(
-            x=values["x"][0],
-            y=y,
-            name=phase,
-            legendgroup=phase,
+            x=values["x"][i],
+            y=values["y"][i],
+            customdata=values["customdata"][i],
+            name=name,
+            legendgroup=name,
+            legendrank=LOOKS[name].rank,
             showlegend=show_legend,
-            mode="lines+markers",
-            line={"color": _STYLE[phase][0], "dash": _STYLE[phase][2], "width": 2.2},
-            marker={"symbol": _STYLE[phase][1], "size": 7},
-            hovertemplate="%{y:.0%}",
+            mode="lines+markers" if LOOKS[name].symbol else "lines",
+            line=LOOKS[name].line,
+            marker={"symbol": LOOKS[name].symbol or None, "size": 7},
+            fill="tozeroy" if name == TOGETHER else None,
+            fillcolor=faint(LOOKS[name].colour, 0.12) if name == TOGETHER else None,
+            hovertemplate="%{customdata}",
         )
-        for phase, y in zip(PHASES, values["y"][:3], strict=True)
+        for i, name in enumerate(curves)
     ]
     tokens = go.Scatter(
-        x=values["x"][3],
-        y=values["y"][3],
-        customdata=values["customdata"][3],
+        x=values["x"][-1],
+        y=values["y"][-1],
+        customdata=values["customdata"][-1],
         name="top tokens",
         showlegend=False,
         mode="markers",
@@ -166,19 +207,27 @@ def _traces(measured: Phases | None, x: str, *, show_legend: bool) -> list[go.Sc
     return [*lines, tokens]
 
 
-def _values(measured: Phases | None, x: str) -> dict[str, list[Any]]:
-    """Places, values and hover texts of the four traces of one row."""
+def _values(measured: Phases | None, x: str, curves: Sequence[str]) -> _Values:
+    """Places, values and hover texts of the curves of one row, and of the invisible carrier of its top tokens."""
+    count = len(curves) + 1
     if measured is None:
-        return {"x": [[], [], [], []], "y": [[], [], [], []], "customdata": [None, None, None, []]}
-    places = list(measured.depth) if x == "layer" else numbers(measured.relative_depth)
-    curves = numbers(measured.relative.T)
+        return {"x": [[]] * count, "y": [[]] * count, "customdata": [[]] * count}
+    depths = len(measured.depth)
+    places = list(range(-1, depths - 1)) if x == "layer" else numbers(measured.relative_depth)
+    three = measured.relative if TOGETHER in curves else measured.mass
+    others = np.full(depths, np.nan) if measured.other_labels is None else measured.other_labels.mean(0)
+    drawn = dict(zip(PHASES, three.T, strict=True)) | {OTHERS: others, TOGETHER: measured.mass.sum(-1)}
+    shown = [[percent(v) for v in drawn[name]] for name in curves]
+    for name, said in zip(curves, shown, strict=True):
+        if name in (OTHERS, TOGETHER) and TOGETHER in curves:
+            said[:] = [f"{v} of the probability" for v in said]
     tops = [
-        "<br>".join(f"“{text(token)}” {share:.0%}" for token, share in at) or "none recorded"
+        "<br>".join(f"“{text(token)}” {percent(share)}" for token, share in at) or "none recorded"
         for at in measured.top_tokens
     ]
-    # The invisible carrier of the tokens sits on the highest curve, so that its hover label is never off the plot.
-    heights = [*curves, numbers(np.max(measured.relative, axis=1))]
-    return {"x": [places] * 4, "y": heights, "customdata": [None, None, None, tops]}
+    # The carrier of the tokens sits on the highest curve, so that its hover label is never off the plot.
+    heights = [*(numbers(drawn[name]) for name in curves), numbers(np.max(three, axis=1))]
+    return {"x": [places] * count, "y": heights, "customdata": [*shown, tops]}
 
 
 def _add_menu(
@@ -187,12 +236,14 @@ def _add_menu(
     rows: list[_Row],
     marks: dict[str, list[dict[str, Any]]],
     x: str,
+    curves: Sequence[str],
 ) -> None:
     buttons = []
     for task, specs in table.items():
-        parts = [_values(specs.get(row), x) for row in rows]
+        parts = [_values(specs.get(row), x, curves) for row in rows]
         change = {k: [v for part in parts for v in part[k]] for k in ("x", "y", "customdata")}
-        buttons.append({"label": text(task), "method": "update", "args": [change, {"shapes": marks[task]}]})
+        args = [change, pinned(figure, {"shapes": marks[task]})]
+        buttons.append({"label": text(task), "method": "update", "args": args})
     menu = {
         "buttons": buttons, "direction": "down", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
         "pad": {"b": 6}, "bgcolor": GRID, "bordercolor": FRAME, "font": {"size": 12}, "showactive": False,

@@ -74,6 +74,12 @@ def text(value: object) -> str:
     return f"\u2068{shown}\u2069" if any(bidirectional(c) in _RIGHT_TO_LEFT for c in shown) else shown
 
 
+def faint(hex_colour: str, alpha: float) -> str:
+    """Returns a `#rrggbb` colour as `rgba(...)` of the given opacity."""
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
 def numbers(values: ArrayLike) -> list[Any]:
     """Returns (nested) lists of floats with four significant digits, NaN as None: what a figure needs to store."""
     array = np.asarray(values, dtype=float)

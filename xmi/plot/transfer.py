@@ -100,7 +100,9 @@ def accuracies(
         result = {task: result.of_task(task).accuracy(score) for task in dict.fromkeys(result.tasks)}
     found = {k: v.accuracy(score) if isinstance(v, Answers) else v for k, v in result.items()}
     figure = go.Figure(_points("accuracy", list(found), list(found.values()), Look(PALETTE[0])))
-    return rows_axis(_rows_layout(figure, title, len(found)), [_label(n) for n in found]).update_layout(showlegend=False)
+    return rows_axis(_rows_layout(figure, title, len(found)), [_label(n) for n in found]).update_layout(
+        showlegend=False
+    )
 
 
 def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "Accuracy by method") -> go.Figure:

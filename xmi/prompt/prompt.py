@@ -131,6 +131,7 @@ class Prompts(Sequence[Prompt]):
         split: Split the queries come from.
         template: How they were written.
         task_words: Words that name the task.
+        labels: All labels of the task, shown here or not; empty if unknown.
     """
 
     prompts: tuple[Prompt, ...]
@@ -141,6 +142,7 @@ class Prompts(Sequence[Prompt]):
     split: str = ""
     template: Template = Template()
     task_words: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Prompt: ...

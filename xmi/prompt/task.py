@@ -223,7 +223,8 @@ class Task:
     def _prompts(
         self, prompts: list[Prompt], specification: str, shots: int = 0, seed: int = 0, split: str = ""
     ) -> Prompts:
-        common = {"task": self.name, "template": self.template, "task_words": self.task_words}
+        labels = tuple(dict.fromkeys(label for i in self.items for label in (i.output, *i.alternatives)))
+        common = {"task": self.name, "template": self.template, "task_words": self.task_words, "labels": labels}
         return Prompts(tuple(prompts), specification, shots=shots, seed=seed, split=split, **common)  # type: ignore[arg-type]
 
     def _prompt(self, head: list[Segment], item: Item, modality: str) -> Prompt:

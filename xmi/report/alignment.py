@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from xmi import plot
 from xmi.errors import RunError
 from xmi.measure import Alignment, Proportion
+from xmi.numerals import decimal, estimate, interval, p_value
+from xmi.numerals import percent as share
 from xmi.report.findings import Finding
 from xmi.report.panels import Draw, Panel, variants
-from xmi.report.tables import MISSING
-from xmi.report.wording import percent, runs
+from xmi.report.wording import LEAST, LEVEL, layers, percent, runs, too_few
 from xmi.study.results import StudyResults
 
-LEVEL = 0.05
 MARGIN = "cosine, same minus different task, across modalities"
 _VIEWS = {"gap removed": "gap removed", "raw": "raw"}
 _TEXTS = {
@@ -115,11 +115,10 @@ def alignment_tables(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def _cell(row: Any) -> dict[str, str]:
-    interval = f"[{row['low']:.2f}, {row['high']:.2f}]" if math.isfinite(row["low"]) else ""
     return {
-        "value": f"{row['value']:.2f}" if math.isfinite(row["value"]) else MISSING,
-        "interval": interval,
-        "p": f"p = {row['corrected']:.2g}" if math.isfinite(row["corrected"]) else "",
+        "value": decimal(row["value"]),
+        "interval": interval(row["low"], row["high"]),
+        "p": p_value(row["corrected"]) if math.isfinite(row["corrected"]) else "",
     }
 
 
@@ -127,31 +126,37 @@ def _together(result: Alignment) -> str:
     curve = result.curve(MARGIN, "gap removed")
     least = 1 / math.factorial(len(result.tasks))
     if least >= LEVEL:
-        return f"{len(result.tasks)} tasks are too few to test whether they align (p is {least:.2f} at least)."
-    where = runs([str(i) for i in result.layers], [bool(p < LEVEL) for p in curve["corrected"]])
+        return f"{len(result.tasks)} tasks are too few to test whether they align (p is {decimal(least)} at least)."
+    known = curve["value"].map(math.isfinite)
+    shown = known & (curve["corrected"] < LEVEL) & (curve["value"] > 0)
+    where = runs([str(i) for i in result.layers], shown.tolist())
     start = f"Without the modality gap, {result.a} and {result.b} prompts of one task"
     if not where:
         return f"{start} are at no layer shown to lie nearer to each other than those of different tasks."
-    best = curve.iloc[int(curve["value"].to_numpy().argmax())]
-    places = f"layer {where}" if where.isdigit() else f"layers {where}"
+    best = curve.loc[curve["value"].where(shown).idxmax()]
     return (
-        f"{start} lie nearer to each other than those of different tasks at {places}; most at layer {best['layer']}: "
-        f"by a cosine of {best['value']:.2f} [{best['low']:.2f}, {best['high']:.2f}]."
+        f"{start} lie nearer to each other than those of different tasks at {layers(where)}; most at layer "
+        f"{best['layer']}, where their cosines differ by {estimate(best['value'], best['low'], best['high'])} "
+        "(a difference of two cosines, at most 2)."
     )
 
 
 def _carried(result: Alignment) -> str:
-    parts = []
+    chance, parts = 1 / len(result.tasks), []
     for start, end in ((result.a, result.b), (result.b, result.a)):
         name = f"centroids, {start} to {end}"
         clear, raw = (result.curve(name, state) for state in ("gap removed", "raw"))
-        best = clear.iloc[int(clear["value"].to_numpy().argmax())]
         size = result.n[0] if end == result.a else result.n[1]
-        share = percent(Proportion(best["value"], size, best["low"], best["high"]))
+        if size < LEAST or not clear["value"].map(math.isfinite).any():
+            parts.append(f"whether centroids of {start} prompts name the task of {end} prompts: {too_few(size)}")
+            continue
+        best = clear.loc[clear["value"].idxmax()]
+        value = Proportion(best["value"], size, best["low"], best["high"])
+        above = "" if best["low"] > chance else ", not shown to be above chance"
         before = raw["value"][raw["layer"] == best["layer"]].iloc[0]
         parts.append(
-            f"centroids of {start} prompts name the task of {share} of {end} prompts at their best layer "
-            f"(layer {best['layer']}; {100 * before:.0f}\u00a0% before gap removal)"
+            f"centroids of {start} prompts name the task of {percent(value)} of {end} prompts at their best layer"
+            f"{above} (layer {best['layer']}; {share(before)} before gap removal)"
         )
     sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}; chance is {100 / len(result.tasks):.0f}\u00a0%."
+    return f"{sentence[0].upper()}{sentence[1:]}; chance is {share(chance)}."

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from xmi.errors import RunError
-from xmi.measure import Proportion
-from xmi.report.wording import cell, percent, runs
+from xmi.measure import Phases, Proportion, Silhouette
+from xmi.numerals import SPACE, decimal, defined, digits_that_add_up
+from xmi.numerals import percent as share
+from xmi.report.wording import (
+    LEAST,
+    LEVEL,
+    adds,
+    against_clean,
+    better,
+    cell,
+    effect,
+    elsewhere,
+    gain,
+    layers,
+    percent,
+    runs,
+    tested,
+    too_few,
+)
 from xmi.study.results import StudyResults
 
 Finding = tuple[str, str]
@@ -22,8 +40,8 @@ def headline(results: StudyResults) -> list[str]:
     """The finding in a sentence or two: cross-modal transfer against the prompt, and against the other models.
 
     Returns:
-        Plain sentences, negatives said as plainly as positives. Two accuracies differ when their intervals do not
-        overlap.
+        Plain sentences, negatives said as plainly as positives, and what is not known as plainly as both. Two
+        accuracies differ when their intervals do not overlap.
     """
     main, *others = results.models
     way = next((w for w in WAYS if _patch(results, main, w) is not None), None)
@@ -46,59 +64,131 @@ def transfer_takeaways(results: StudyResults) -> list[Finding]:
 def further_takeaways(results: StudyResults) -> list[Finding]:
     """What the instruction adds to examples, and whose task is done when two compete."""
 
-    def adds(model: str) -> str:
+    def added(model: str) -> str:
         curve = results.ensembling(model, "image")
-        gain = curve.gain().iloc[0]
+        row = curve.gain().iloc[0]
         return (
-            f"With {int(gain.examples)} text example{'s' if gain.examples > 1 else ''} the instruction's vector adds "
-            f"{100 * gain.gain:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}] on image queries."
+            f"With {int(row.examples)} text example{'s' if row.examples > 1 else ''} the instruction's vector "
+            f"{adds(row.gain, row.low, row.high, int(row.n))} on image queries."
         )
 
     def wins(model: str) -> str:
         result = results.overriding(model)
         patch, told, random = (result.share("patched", m) for m in ("patch", "system prompt", "control: random vector"))
+        if patch.n < LEAST:
+            verdict = f": {too_few(patch.n)}"
+        else:
+            row = result.gain().set_index("against").loc["system prompt"]
+            verdict = f" ({gain(row.gain, row.low, row.high)} by the patch)" if defined(row.low) else ""
         return (
             f"With one task in the prompt and another patched in after layer {result.best_layer}, the patched task is "
             f"answered in {percent(patch)} of cases, with its instruction as a system prompt in {percent(told)}, with "
-            f"a random vector in {percent(random)}."
+            f"a random vector in {percent(random)}{verdict}."
         )
 
-    return _for_each(results, adds) + _for_each(results, wins)
+    return _for_each(results, added) + _for_each(results, wins)
 
 
 def phase_takeaways(results: StudyResults) -> list[Finding]:
-    """At which layers the task word outweighs input and answer, by specification."""
+    """What leads at which layers, by specification: the task word, or labels of the task."""
+    return _for_each(
+        results,
+        lambda model: phase_sentences({k: p for k, p in results.phases(model).items() if " · " not in k}),
+    )
 
-    def say(model: str) -> str:
-        pooled = {k: p for k, p in results.phases(model).items() if " · " not in k}
-        places: dict[str, list[str]] = {}
-        for label, phases in pooled.items():
-            where = runs(phases.depth, [d == "task" for d in phases.dominant])
-            places.setdefault(f"at {_layers(where)}" if where else "at no layer", []).append(label)
-        parts = [f"{where} ({'; '.join(labels)})" for where, labels in places.items()]
-        return f"The task word outweighs input and answer {', '.join(parts)}." if parts else ""
 
-    return _for_each(results, say)
+def phase_sentences(measured: Mapping[str, Phases]) -> str:
+    """What the phases of several specifications say, in sentences.
+
+    The task word is said to lead at a layer if its probability is above that of the input, of the answer and of the
+    task's other labels, with the interval of the difference above zero.
+
+    Args:
+        measured: Phases by specification.
+
+    Returns:
+        Sentences; nothing without measurements.
+    """
+    found: list[str] = []
+    known = {label: p for label, p in measured.items() if p.items >= LEAST}
+    if few := [f"{label}: {too_few(p.items)}" for label, p in measured.items() if label not in known]:
+        found.append(f"Which of input, task word and answer leads cannot be said ({'; '.join(few)}).")
+    leads = {label: p.leading() for label, p in known.items()}
+    if known:
+        others = all(p.other_labels is not None for p in known.values())
+        rivals = "input, answer and other labels of the task" if others else "input and answer"
+        where = _where({k: [lead == "task" for lead in leads[k]] for k in known}, known)
+        mass = [m for k, p in known.items() for m, lead in zip(p.mass[:, 1], leads[k], strict=True) if lead == "task"]
+        held = f", with {_range(mass)} of the probability" if mass else ""
+        found.append(f"The task word outweighs {rivals} {where}{held}.")
+        unsure = "" if others else " Whether the task's other labels outweigh it was not measured."
+        over = {k: [lead == "other labels" for lead in leads[k]] for k in known}
+        if any(map(any, over.values())):
+            found.append(f"Other labels of the task lead {_where(over, known, skip=True)}.")
+        tops = {k: p.top_is_label for k, p in known.items()}
+        said = {
+            k: [lead != "answer" and share >= 0.5 for lead, share in zip(leads[k], top, strict=True)]
+            for k, top in tops.items()
+            if top is not None
+        }
+        if any(map(any, said.values())):
+            found.append(
+                f"The top token is mostly a label of the task, not a word for it, {_where(said, known, skip=True)}."
+            )
+        found[-1] += unsure
+    if words := list(dict.fromkeys(w for p in known.values() for w in p.label_words)):
+        named = ", ".join(f"“{w.strip()}”" for w in words[:5]) + (", …" if len(words) > 5 else "")
+        found.append(f"Labels of the task are among its task words ({named}): there the two cannot be told apart.")
+    return " ".join(found)
+
+
+def _where(wanted: Mapping[str, Sequence[bool]], known: Mapping[str, Phases], *, skip: bool = False) -> str:
+    """Where something holds, specifications with the same layers together: `at layers 0 to 5 (text ICL; image ICL)`."""
+    places: dict[str, list[str]] = {}
+    for label, at in wanted.items():
+        run = runs(known[label].depth, list(at))
+        if run or not skip:
+            places.setdefault(f"at {layers(run)}" if run else "at no layer", []).append(label)
+    return ", ".join(f"{where} ({'; '.join(labels)})" for where, labels in places.items())
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = share(min(values)), share(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def geometry_takeaways(results: StudyResults) -> list[Finding]:
     """Whether prompts cluster by task or by modality, and where."""
+    return _for_each(results, lambda model: cluster_sentence(results.silhouette(model)))
 
-    def say(model: str) -> str:
-        curve = results.silhouette(model)
-        if np.isnan(curve.by_task).all() or np.isnan(curve.by_modality).all():
-            return ""  # one task or one modality alone has no clusters to compare
-        wins = [bool(t > m) for t, m in zip(curve.by_task, curve.by_modality, strict=True)]
-        where = runs([str(i) for i in curve.layers], wins)
-        if not where:
-            return "At no layer do prompts cluster by task more than by modality."
-        best = int(np.nanargmax(curve.by_task - curve.by_modality))
-        return (
-            f"Prompts cluster by task more than by modality at {_layers(where)}; most clearly at layer "
-            f"{curve.layers[best]} (silhouette {curve.by_task[best]:.2f} against {curve.by_modality[best]:.2f})."
-        )
 
-    return _for_each(results, say)
+def cluster_sentence(curve: Silhouette) -> str:
+    """Whether points cluster by task more than by modality, as far as the tests allow to say.
+
+    Args:
+        curve: Both silhouettes.
+
+    Returns:
+        A sentence; nothing where one of the two has no clusters to compare.
+    """
+    both = [defined(t) and defined(m) for t, m in zip(curve.by_task, curve.by_modality, strict=True)]
+    if not any(both):
+        return ""
+    gap = np.where(both, curve.by_task - curve.by_modality, -np.inf)
+    wins = gap > 0
+    if curve.p_task is not None:
+        wins &= np.array([defined(p) and p < LEVEL for p in curve.p_task])
+    note = "" if curve.p_task is None else f"; clusters of tasks tested, p{SPACE}<{SPACE}{LEVEL} after correction"
+    where = runs([str(i) for i in curve.layers], wins.tolist())
+    if not where:
+        shown = "At no layer" if curve.p_task is None else "At no layer are prompts shown to"
+        return f"{shown} {'do prompts ' if curve.p_task is None else ''}cluster by task more than by modality."
+    best = int(np.argmax(np.where(wins, gap, -np.inf)))
+    return (
+        f"Prompts cluster by task more than by modality at {layers(where)}; most clearly at layer "
+        f"{curve.layers[best]} (silhouette {decimal(curve.by_task[best])} against "
+        f"{decimal(curve.by_modality[best])}{note})."
+    )
 
 
 def _for_each(results: StudyResults, say: Callable[[str], str]) -> list[Finding]:
@@ -111,20 +201,12 @@ def _for_each(results: StudyResults, say: Callable[[str], str]) -> list[Finding]
     return [f for f in found if f[1]]
 
 
-def _layers(where: str) -> str:
-    return f"layer {where}" if where.isdigit() else f"layers {where}"
-
-
 def _patch(results: StudyResults, model: str, way: tuple[str, str]) -> Proportion | None:
     return cell(results.summary(model), "patch", *way)
 
 
 def _clean(results: StudyResults, model: str, target: str) -> Proportion | None:
     return cell(results.summary(model), "no context", None, target)
-
-
-def _beats(left: Proportion, right: Proportion | None) -> bool:
-    return right is not None and left.apart(right) and left.mean > right.mean
 
 
 def _article(word: str) -> str:
@@ -137,63 +219,35 @@ def _transfer_sentence(results: StudyResults, model: str, way: tuple[str, str]) 
     prompt = cell(results.summary(model), "prompt", *way)
     if patch is None:
         return ""
-    does = "gives" if clean is None else _effect(patch, clean)
-    against = []
+    against, digits = [], 0
     if prompt is not None:
-        verdict = _tested(results, model, way) or _verdict(patch, prompt)
-        against.append(f"{percent(prompt)} with the same examples as a prompt (xBase, {verdict})")
+        row = _compared(results, model, way)
+        digits = 0 if row is None else digits_that_add_up(patch.mean, prompt.mean, row["difference"])
+        verdict = better(patch, prompt) if row is None else tested(row, digits)
+        against.append(f"{percent(prompt, digits)} with the same examples as a prompt (xBase, {verdict})")
     if clean is not None:
-        against.append(f"{percent(clean)} without context")
+        against.append(f"{percent(clean, digits)} without context")
     end = f", against {' and '.join(against)}." if against else "."
     kind = source.removesuffix(" ICL")
     return (
-        f"vector read from {kind} examples and patched into {_article(target)} query {does} {percent(patch)} right{end}"
+        f"vector read from {kind} examples and patched into {_article(target)} query {effect(patch, clean)} "
+        f"{percent(patch, digits)} right{end}"
     )
 
 
-def _effect(patch: Proportion, clean: Proportion) -> str:
-    if not _beats(patch, clean):
-        return "does not make the model do the task:"
-    return "makes the model do the task:" if patch.mean >= 0.5 else "makes the model do the task some of the time:"
-
-
-def _tested(results: StudyResults, model: str, way: tuple[str, str]) -> str:
-    """The verdict of the paired test, where the study holds one."""
+def _compared(results: StudyResults, model: str, way: tuple[str, str]) -> dict[str, Any] | None:
+    """The paired test of patch and prompt, where the study holds one."""
     try:
         table = results.comparisons(model)
     except RunError:
-        return ""
+        return None
     rows = table[(table.contrast == "xPatch vs xBase") & (table.target == way[1]) & table.a.str.startswith(way[0])]
-    if rows.empty:
-        return ""
-    row = rows.iloc[0]
-    better = "neither is shown to be better" if row.p_holm >= 0.05 else (
-        f"the {'patch' if row.difference > 0 else 'prompt'} is better"
-    )  # fmt: skip
-    return (
-        f"{better}: {100 * row.difference:+.0f}\u00a0points [{100 * row.low:+.0f},\u00a0{100 * row.high:+.0f}], "
-        f"p\u00a0=\u00a0{row.p_holm:.2g} after correction"
-    )
-
-
-def _verdict(patch: Proportion, prompt: Proportion) -> str:
-    if not patch.apart(prompt):
-        return "intervals overlap: neither is shown to be better"
-    return (
-        "the patch is better, intervals apart" if patch.mean > prompt.mean else "the prompt is better, intervals apart"
-    )
+    return None if rows.empty else {str(k): v for k, v in rows.iloc[0].items()}
 
 
 def _elsewhere(results: StudyResults, main: str, other: str, way: tuple[str, str]) -> str:
     here, there = _patch(results, main, way), _patch(results, other, way)
-    clean = _clean(results, other, way[1])
     if here is None or there is None:
         return ""
-    start = f"In {other}, the same patch gives {percent(there)}"
-    more = "" if clean is None else ", more than without context" if _beats(there, clean) else (
-        ", no more than without context"
-    )  # fmt: skip
-    if not here.apart(there):
-        return f"{start}{more}, and cannot be told apart from {main}: the intervals overlap."
-    amount = "less" if there.mean < here.mean else "more"
-    return f"{start}{more}, and {amount} than in {main}, intervals apart."
+    more = against_clean(there, _clean(results, other, way[1]))
+    return f"In {other}, the same patch gives {percent(there)}{more}{elsewhere(here, there, main)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from xmi.numerals import decimal, interval
 from xmi.plot import method_name
 from xmi.report.wording import NAMES, proportion, row_of, tasks_of
 from xmi.study.results import StudyResults
@@ -14,7 +15,6 @@ GROUPS = {
     "patch": "Patch: the task vector is written into a query without context",
     "control": "Controls",
 }
-MISSING = "\u2013"
 TARGETS = ("text", "image")
 
 
@@ -86,8 +86,8 @@ def _cell(row: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     value = proportion(row)
     return {
-        "mean": f"{value.mean:.2f}",
-        "interval": f"[{value.low:.2f}, {value.high:.2f}]",
+        "mean": decimal(value.mean),
+        "interval": interval(value.low, value.high),
         "n": value.n,
         "layer": _layer(row),
         "name": NAMES.get((row["method"], row["source"], row["target"]), ""),
@@ -103,4 +103,4 @@ def _layer(row: Any) -> int | None:
 
 
 def _number(value: Any) -> str:
-    return MISSING if value is None or math.isnan(float(value)) else f"{float(value):.2f}"
+    return decimal(value)
