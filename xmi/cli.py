@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel
 
 from xmi.errors import XmiError
+from xmi.numerals import estimate
 from xmi.study.plan import Loading, Plan
 from xmi.terminal import close_streams, open_streams, put, put_table, say
 
@@ -251,9 +252,7 @@ def _print_table(results: StudyResults) -> None:
         cells = []
         for frame in tables:
             found = frame[(frame.method == method) & (frame.source == source) & (frame.target == target)]
-            cells.append(
-                f"{found.accuracy.item():.2f} [{found.low.item():.2f}, {found.high.item():.2f}]" if len(found) else "-"
-            )
+            cells.append(estimate(found.accuracy.item(), found.low.item(), found.high.item()) if len(found) else "-")
         if any(cell != "-" for cell in cells):
             lines.append((label, *cells))
     title = f"Accuracy on {target} queries of held-out items, mean over tasks [95 % interval]"

@@ -53,7 +53,7 @@ def projection(result: Projection, *, layer: int | None = None, title: str | Non
         hover = f"{text(task)}, {text(kind)}<extra></extra>"
         figure.add_scatter(
             x=numbers(start[found, 0]), y=numbers(start[found, 1]), mode="markers", showlegend=False,
-            legendgroup=f"task {task}", hovertemplate=hover,
+            legendgroup=f"task {task}", meta=[f"modality {kind}"], hovertemplate=hover,
             marker={"color": looks[task].colour, "symbol": symbols[kind], "size": 8, "opacity": 1,
                     "line": {"width": 0.6, "color": FRAME}},
         )  # fmt: skip

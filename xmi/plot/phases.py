@@ -71,7 +71,8 @@ def phases(
         subplot_titles=[text(title_) for title_ in _titles(rows)],
     )
     for i, row in enumerate(rows, start=1):
-        for trace in _traces(first.get(row), x, curves, show_legend=i == 1):
+        places = _places(next(parts[row] for parts in table.values() if row in parts), x)
+        for trace in _traces(first.get(row), places, curves, show_legend=i == 1):
             figure.add_trace(trace, row=i, col=1)
     figure.update_yaxes(range=SHARES, tickvals=[0, 0.5, 1], ticktext=[percent(v) for v in (0, 0.5, 1)])
     named = "share of the three sets" if measure == "relative" else "probability"
@@ -91,7 +92,7 @@ def phases(
     marks = {task: _marks(parts, rows, x) if boundaries else [] for task, parts in table.items()}
     figure.update_layout(shapes=next(iter(marks.values())))
     if len(table) > 1:
-        _add_menu(figure, table, rows, marks, x, curves)
+        _add_menu(figure, table, rows, marks, curves)
     return figure
 
 
@@ -174,13 +175,14 @@ def _curves(found: Sequence[Phases], measure: str) -> tuple[str, ...]:
     return (*PHASES, *known, *((TOGETHER,) if measure == "relative" else ()))
 
 
-def _traces(measured: Phases | None, x: str, curves: Sequence[str], *, show_legend: bool) -> list[go.Scatter]:
-    values = _values(measured, x, curves)
+def _traces(
+    measured: Phases | None, places: list[Any], curves: Sequence[str], *, show_legend: bool
+) -> list[go.Scatter]:
+    values = _values(measured, curves)
     lines = [
         go.Scatter(
-            x=values["x"][i],
+            x=places,
             y=values["y"][i],
-            customdata=values["customdata"][i],
             name=name,
             legendgroup=name,
             legendrank=LOOKS[name].rank,
@@ -190,12 +192,12 @@ def _traces(measured: Phases | None, x: str, curves: Sequence[str], *, show_lege
             marker={"symbol": LOOKS[name].symbol or None, "size": 7},
             fill="tozeroy" if name == TOGETHER else None,
             fillcolor=faint(LOOKS[name].colour, 0.12) if name == TOGETHER else None,
-            hovertemplate="%{customdata}",
+            hovertemplate="%{y:.2f}" if name in PHASES else "%{y:.2f} of the probability",
         )
         for i, name in enumerate(curves)
     ]
     tokens = go.Scatter(
-        x=values["x"][-1],
+        x=places,
         y=values["y"][-1],
         customdata=values["customdata"][-1],
         name="top tokens",
@@ -207,27 +209,27 @@ def _traces(measured: Phases | None, x: str, curves: Sequence[str], *, show_lege
     return [*lines, tokens]
 
 
-def _values(measured: Phases | None, x: str, curves: Sequence[str]) -> _Values:
-    """Places, values and hover texts of the curves of one row, and of the invisible carrier of its top tokens."""
-    count = len(curves) + 1
+def _places(measured: Phases, x: str) -> list[Any]:
+    return list(range(-1, len(measured.depth) - 1)) if x == "layer" else numbers(measured.relative_depth)
+
+
+def _values(measured: Phases | None, curves: Sequence[str]) -> _Values:
+    """Values and hover texts of the curves of one row, and of the invisible carrier of its top tokens.
+
+    Their places on the axis of depths are the row's, whatever the task, so no menu need exchange them.
+    """
     if measured is None:
-        return {"x": [[]] * count, "y": [[]] * count, "customdata": [[]] * count}
-    depths = len(measured.depth)
-    places = list(range(-1, depths - 1)) if x == "layer" else numbers(measured.relative_depth)
+        return {"y": [[]] * (len(curves) + 1), "customdata": [*[None] * len(curves), []]}
     three = measured.relative if TOGETHER in curves else measured.mass
-    others = np.full(depths, np.nan) if measured.other_labels is None else measured.other_labels.mean(0)
+    others = np.full(len(three), np.nan) if measured.other_labels is None else measured.other_labels.mean(0)
     drawn = dict(zip(PHASES, three.T, strict=True)) | {OTHERS: others, TOGETHER: measured.mass.sum(-1)}
-    shown = [[percent(v) for v in drawn[name]] for name in curves]
-    for name, said in zip(curves, shown, strict=True):
-        if name in (OTHERS, TOGETHER) and TOGETHER in curves:
-            said[:] = [f"{v} of the probability" for v in said]
     tops = [
         "<br>".join(f"“{text(token)}” {percent(share)}" for token, share in at) or "none recorded"
         for at in measured.top_tokens
     ]
     # The carrier of the tokens sits on the highest curve, so that its hover label is never off the plot.
     heights = [*(numbers(drawn[name]) for name in curves), numbers(np.max(three, axis=1))]
-    return {"x": [places] * count, "y": heights, "customdata": [*shown, tops]}
+    return {"y": heights, "customdata": [*[None] * len(curves), tops]}
 
 
 def _add_menu(
@@ -235,13 +237,12 @@ def _add_menu(
     table: dict[str, dict[_Row, Phases]],
     rows: list[_Row],
     marks: dict[str, list[dict[str, Any]]],
-    x: str,
     curves: Sequence[str],
 ) -> None:
     buttons = []
     for task, specs in table.items():
-        parts = [_values(specs.get(row), x, curves) for row in rows]
-        change = {k: [v for part in parts for v in part[k]] for k in ("x", "y", "customdata")}
+        parts = [_values(specs.get(row), curves) for row in rows]
+        change = {k: [v for part in parts for v in part[k]] for k in ("y", "customdata")}
         args = [change, pinned(figure, {"shapes": marks[task]})]
         buttons.append({"label": text(task), "method": "update", "args": args})
     menu = {

@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image, UnidentifiedImageError
 
@@ -23,6 +24,13 @@ from xmi.study.results import StudyResults
 
 IMAGE_BUDGET = 1_000_000
 """Bytes that all images together may take on the page; beyond it they are shrunk."""
+
+
+KEYS = ("model", "task", "method", "source", "target", "split")
+"""What a list of answers is known by."""
+
+TEST = "test"
+"""The split that tables speak of."""
 
 
 @dataclass
@@ -45,16 +53,33 @@ class Drill:
     """The packed answers and what the page lists of them.
 
     Attributes:
-        models: Per model `{"model", "tasks"}`, per task `{"task", "cells"}`, per cell its number, label, hits and size.
+        models: Per model `{"model", "tasks", "lists"}`, per task `{"task", "cells"}`, per cell its number, label, hits
+            and size, and its `place`: for each of `KEYS` which of `values` it has.
+        values: What the lists can be chosen by: per key the values that there are.
         payload: Base64 of the gzipped JSON.
         shown: Answers that the page holds.
         total: Answers that the study holds.
     """
 
     models: list[dict[str, Any]]
+    values: dict[str, list[str]]
     payload: str
     shown: int
     total: int
+
+    def link(self, **chosen: str) -> str:
+        """The address of the lists of answers behind a number of a table.
+
+        Args:
+            **chosen: Value by key, of `KEYS`.
+
+        Returns:
+            The address, such as `#prompts?model=organism&method=patch`; empty if the page lists no such answers.
+        """
+        wanted = chosen | ({"split": TEST} if TEST in self.values["split"] else {})
+        places = [(KEYS.index(k), self.values[k].index(v) if v in self.values[k] else -1) for k, v in wanted.items()]
+        cells = (c["place"] for m in self.models for t in m["tasks"] for c in t["cells"])
+        return f"#prompts?{urlencode(wanted)}" if any(all(c[i] == v for i, v in places) for c in cells) else ""
 
 
 def drill(results: StudyResults, limit: int | None = None) -> Drill:
@@ -70,12 +95,13 @@ def drill(results: StudyResults, limit: int | None = None) -> Drill:
     records = _records(results)
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        key = tuple(str(record.get(k, "")) for k in ("model", "task", "method", "source", "target", "split"))
+        key = tuple(str(record.get(k, "")) for k in KEYS)
         cells.setdefault(key, []).append(record)
     strings, images, prompts = _Index(), _Index(), _Index()
     packed: list[tuple[int | None, list[list[Any]]]] = []
     tree: dict[str, dict[str, list[dict[str, Any]]]] = {m: {} for m in results.models}
-    splits = {key[5] for key in cells}
+    values = {name: list(dict.fromkeys(key[i] for key in cells)) for i, name in enumerate(KEYS)}
+    splits = values["split"]
     sources = dict.fromkeys((key[0], *key[2:5]) for key in cells)  # of all tasks and splits: one layer
     chosen = {source: _chosen(results, *source) for source in sources}
     for number, (key, found) in enumerate(cells.items()):
@@ -85,6 +111,7 @@ def drill(results: StudyResults, limit: int | None = None) -> Drill:
         label = "no context" if method == "no context" else f"{source}: {method}"
         entry = {
             "number": number,
+            "place": [values[name].index(v) for name, v in zip(KEYS, key, strict=True)],
             "label": f"{label} → {target} query" + (f" ({split})" if len(splits) > 1 else ""),
             "layer": layer,
             "hits": sum(_hit(r, layer) for r in found),
@@ -99,10 +126,16 @@ def drill(results: StudyResults, limit: int | None = None) -> Drill:
     }
     raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     listed = [
-        {"model": m, "tasks": [{"task": t, "cells": c} for t, c in tasks.items() if c]} for m, tasks in tree.items()
+        {
+            "model": m,
+            "tasks": [{"task": t, "cells": c} for t, c in tasks.items() if c],
+            "lists": sum(map(len, tasks.values())),
+        }
+        for m, tasks in tree.items()
     ]
     return Drill(
         models=[m for m in listed if m["tasks"]],
+        values=values,
         payload=base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode(),
         shown=sum(len(entries) for _, entries in packed),
         total=len(records),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from xmi import plot
 from xmi.errors import RunError
+from xmi.plot.theme import LAYER_AXIS
 from xmi.report.tables import targets
 from xmi.report.wording import row_of
 from xmi.study.results import StudyResults
@@ -29,8 +30,10 @@ _TEXTS = {
         "phases",
         "What the last token decodes to, layer by layer",
         "At each layer the residual stream at the final “:” is decoded by the plan's lens. The curves share out the "
-        "probability of three sets of tokens: the input, the task word and the answer. Point at a layer to see its "
-        "top tokens; choose a task to see it alone.",
+        "probability of three sets of tokens: the input, the task word and the answer. Grey: how much of the "
+        "probability all three have; where that is next to nothing, their shares say little. Crosses: the probability "
+        "of the task's other labels, which are wrong answers here. Point at a layer to see its top tokens; choose a "
+        "task to see it alone.",
     ),
     "boundaries": (
         "phases",
@@ -76,8 +79,9 @@ _TEXTS = {
         "transfer",
         "One task in the prompt, another patched in",
         "Text examples of one task stand in the prompt, and a vector of another task that shares its inputs is patched "
-        "in after each layer: whose label is answered? Beside it the same prompts without a patch, with the other "
-        "task's instruction put first, and with a random vector.",
+        "in after each layer: whose label is answered? The bold line is the patched task. Read it against the levels: "
+        "how often the same is answered without a patch, and with the task's instruction put first; and against a "
+        "random vector.",
     ),
     "kinship": (
         "transfer",
@@ -129,7 +133,10 @@ def panels(results: StudyResults, names: Collection[str] = tuple(_TEXTS)) -> lis
         return lambda model: plot.kinship(results.kinship(model, centred=centred))
 
     draws: dict[str, dict[str, Draw]] = {
-        "phases": {"": lambda model: plot.phases(results.phases(model))},
+        "phases": {
+            "shares": lambda model: plot.phases(results.phases(model)),
+            "probabilities": lambda model: plot.phases(results.phases(model), measure="absolute"),
+        },
         "boundaries": {"": lambda model: plot.boundaries(results.boundaries(model))},
         "similarity": {"mean removed": similarity(True), "raw": similarity(False)},
         "projection": {"PCA": projection("pca"), "t-SNE": projection("tsne")},
@@ -165,5 +172,43 @@ def variants(results: StudyResults, draws: dict[str, Draw]) -> Variants:
             except (RunError, ValueError):  # not measured, or nothing to draw
                 continue
         if figures:
+            side_by_side([figure["layout"] for _, figure in figures])
             found.append((label, tuple(figures)))
     return tuple(found)
+
+
+def side_by_side(layouts: Sequence[dict[str, Any]]) -> None:
+    """Gives figures that stand beside each other the same scales and the same rows, so that they can be compared.
+
+    Axes of layers are left alone, since models differ in depth, and so are figures whose slider exchanges the ranges.
+
+    Args:
+        layouts: The layouts of the figures, changed in place.
+    """
+    if any("sliders" in layout for layout in layouts):
+        return
+    for name in {n for layout in layouts for n in layout if n.startswith(("xaxis", "yaxis"))}:
+        axes = [layout.get(name, {}) for layout in layouts]
+        if any(axis.get("title", {}).get("text") == LAYER_AXIS for axis in axes):
+            continue
+        if all(axis.get("categoryarray") for axis in axes):
+            rows = _interleaved([axis["categoryarray"] for axis in axes])
+            height = max(layout["height"] for layout in layouts)
+            for layout, axis in zip(layouts, axes, strict=True):
+                axis |= {"categoryarray": rows, "range": [len(rows) - 0.5, -0.5], "autorange": False}
+                layout["height"] = height
+        elif all(axis.get("range") and axis.get("tickvals") == axes[0].get("tickvals") for axis in axes):
+            ranges = [axis["range"] for axis in axes]
+            if all(low < high for low, high in ranges):
+                for axis in axes:
+                    axis["range"] = [min(low for low, _ in ranges), max(high for _, high in ranges)]
+
+
+def _interleaved(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All rows, each after the one that it follows in its own figure."""
+    rows = list(orders[0])
+    for order in orders[1:]:
+        for before, name in zip([None, *order], order, strict=False):
+            if name not in rows:
+                rows.insert(rows.index(before) + 1 if before is not None else 0, name)
+    return rows

@@ -28,8 +28,9 @@ def overview(results: StudyResults) -> list[dict[str, Any]]:
     """The specification x modality table of all models.
 
     Returns:
-        Groups of rows: `{"title", "rows"}`, each row `{"name", "cells"}` with one cell per model and query modality
-        (in the order of `results.models`, then `targets`); a cell is None where the study holds no such answer.
+        Groups of rows: `{"title", "rows"}`, each row `{"name", "method", "source", "cells"}` with one cell per
+        model and query modality (in the order of `results.models`, then `targets`); a cell is None where the study holds no such
+        answer.
     """
     tables, asked = {m: results.summary(m) for m in results.models}, targets(results)
     keys: dict[str, dict[tuple[str, str], None]] = {g: {} for g in GROUPS}
@@ -41,6 +42,8 @@ def overview(results: StudyResults) -> list[dict[str, Any]]:
         rows = [
             {
                 "name": "no context" if method == "no context" else source.removeprefix("control: "),
+                "method": method,
+                "source": source,
                 "cells": [_cell(row_of(tables[m], method, source, t)) for m in results.models for t in asked],
             }
             for method, source in keys[group]
@@ -54,7 +57,8 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
     """Per model its accuracies by task.
 
     Returns:
-        `{"model", "tasks", "rows"}`; a row holds name, layer, n, mean, strict and its accuracies in the order of tasks.
+        `{"model", "tasks", "rows"}`; a row holds name, method, source, target, layer, n, mean, strict and its
+        accuracies in the order of tasks.
     """
     found = []
     for model in results.models:
@@ -63,6 +67,9 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
         rows = [
             {
                 "name": method_name(row),
+                "method": row["method"],
+                "source": row["source"],
+                "target": row["target"],
                 "layer": _layer(row),
                 "n": int(row["n"]),
                 "mean": _number(row["accuracy"]),

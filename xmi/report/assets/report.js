@@ -41,9 +41,20 @@
   };
   button.addEventListener("click", () => setTheme(NAMES[(NAMES.indexOf(theme) + 1) % NAMES.length]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  // On paper nothing is folded but the lists of prompts, which would fill thousands of pages.
   let before = theme;
-  addEventListener("beforeprint", () => { before = theme; setTheme("light"); });
-  addEventListener("afterprint", () => setTheme(before));
+  let unfolded = [];
+  addEventListener("beforeprint", () => {
+    before = theme;
+    setTheme("light");
+    unfolded = [...document.querySelectorAll("main details:not([open], .drill, .task, .whole)")];
+    unfolded.forEach((details) => { details.open = true; });
+    panels.forEach((panel) => panel.showAll());
+  });
+  addEventListener("afterprint", () => {
+    unfolded.forEach((details) => { details.open = false; });
+    setTheme(before);
+  });
 
   // --- figures: title, slider and menu of plotly become HTML, which wraps, can be tabbed to, and serves a pair at once ---
   const lift = (figure) => {
@@ -79,12 +90,18 @@
     }
   };
 
+  // What a legend entry stands for; a click on it acts on all figures of the panel.
+  const keyOf = (item) => item.legendgroup || (item.showlegend === false ? "" : item.name || "");
+  const keysOf = (trace) => [keyOf(trace), ...(Array.isArray(trace.meta) ? trace.meta : [])];
+  const panels = [];
+
   class Panel {
     constructor(node) {
       this.node = node;
       this.variant = 0;
       this.step = null;
       this.choice = 0;
+      this.hidden = new Set();
       this.plots = [...node.querySelectorAll(".plot")];
       for (const plot of this.plots) {
         const figure = figures[plot.dataset.figure];
@@ -135,16 +152,59 @@
       if (step) apply(plot, step);
       const wanted = figure.menu[this.choice];
       if (wanted) apply(plot, wanted);
+      if (this.hidden.size) this.conceal(plot);
+    }
+    // Legends act on all figures of the panel, those of other views when they are shown.
+    link(plot) {
+      let timer;
+      const clicked = (event) => {
+        const item = event.node.__data__?.[0]?.trace; // of a shape's entry the event names another trace
+        return keyOf(item?._isShape ? item : event.fullData[event.curveNumber]);
+      };
+      plot.on("plotly_legendclick", (event) => {
+        const key = clicked(event);
+        clearTimeout(timer);
+        timer = setTimeout(() => { // a second click would mean this entry alone
+          if (!this.hidden.delete(key)) this.hidden.add(key);
+          this.concealAll();
+        }, 250);
+        return false;
+      });
+      plot.on("plotly_legenddoubleclick", (event) => {
+        const key = clicked(event);
+        clearTimeout(timer);
+        const others = new Set(this.visible().flatMap((p) => [...p._fullData, ...p._fullLayout.shapes].map(keyOf)));
+        others.delete(key);
+        others.delete("");
+        const alone = !this.hidden.has(key) && [...others].every((k) => this.hidden.has(k));
+        this.hidden = alone ? new Set() : others;
+        this.concealAll();
+        return false;
+      });
+    }
+    concealAll() {
+      this.visible().forEach((plot) => plot.dataset.drawn && this.conceal(plot));
+    }
+    conceal(plot) {
+      const shown = (keys) => (keys.some((key) => this.hidden.has(key)) ? "legendonly" : true);
+      const layout = {};
+      plot._fullLayout.shapes.forEach((shape, i) => { layout[`shapes[${i}].visible`] = shown([keyOf(shape)]); });
+      return Plotly.update(plot, { visible: plot._fullData.map((trace) => shown(keysOf(trace))) }, layout);
     }
     async draw(plot) {
       if (plot.dataset.drawn) return;
       plot.dataset.drawn = "true";
       const figure = figures[plot.dataset.figure];
       plot.dataset.state = `${figure.slider.length ? figure.active : null}/0`;
-      await Plotly.newPlot(plot, figure.data, figure.layout, config);
+      const drawing = Plotly.newPlot(plot, figure.data, figure.layout, config);
+      this.link(plot);
+      await drawing;
       await Plotly.relayout(plot, colours());
       await fit(plot);
       this.update(plot);
+    }
+    async showAll() {
+      await Promise.all(this.visible().map((plot) => this.draw(plot)));
     }
     async show(variant) {
       this.variant = variant;
@@ -158,20 +218,17 @@
     }
   }
 
+  // Figures are drawn where they are seen: in panels that are open, and when one is opened.
   const drawAll = async () => {
-    const panels = [...document.querySelectorAll(".panel")].map((node) => new Panel(node));
-    for (const panel of panels) {
-      for (const plot of panel.visible()) {
-        await panel.draw(plot);
-        await new Promise((resolve) => setTimeout(resolve)); // let the page answer between figures
-      }
-    }
+    panels.push(...[...document.querySelectorAll(".panel")].map((node) => new Panel(node)));
+    for (const panel of panels) panel.node.addEventListener("toggle", () => panel.node.open && panel.show(panel.variant));
+    for (const panel of panels.filter((p) => p.node.open)) await panel.showAll();
     await unpack().catch(() => {}); // said where a list is opened
     root.dataset.ready = "true";
     let timer;
     addEventListener("resize", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => panels.flatMap((panel) => panel.visible()).forEach(fit), 400);
+      timer = setTimeout(() => panels.filter((p) => p.node.open).flatMap((panel) => panel.visible()).forEach(fit), 400);
     });
   };
 
@@ -256,6 +313,72 @@
     if (event.target.matches?.("details.drill") && event.target.open) fill(event.target);
   }, true);
 
+  // --- which lists are shown: by the address, which the tables' numbers and the choices below write ---
+  const lists = document.getElementById("lists");
+  const KEYS = lists ? JSON.parse(lists.dataset.keys) : {};
+  const names = Object.keys(KEYS);
+  const selects = {};
+  const drills = lists ? [...lists.querySelectorAll("details.drill")] : [];
+  const filter = (chosen) => {
+    const wanted = names.map((name) => (chosen.has(name) ? KEYS[name].indexOf(chosen.get(name)) : null));
+    const any = wanted.some((i) => i !== null);
+    for (const name of names) if (selects[name]) selects[name].value = chosen.get(name) ?? "";
+    const matches = drills.filter((drill) => {
+      const place = drill.dataset.place.split(" ").map(Number);
+      drill.hidden = !wanted.every((i, k) => i === null || i === place[k]);
+      return !drill.hidden;
+    });
+    for (const group of lists.querySelectorAll("details.task, .model-lists")) {
+      const found = group.querySelectorAll("details.drill:not([hidden])").length;
+      group.hidden = !found;
+      if (any && found && matches.length <= 60 && group.matches("details")) group.open = true;
+    }
+    if (any && matches.length === 1) matches[0].open = true;
+    lists.querySelector(".found").textContent = `${matches.length} of ${drills.length} lists`;
+    lists.querySelector(".clear").hidden = !any;
+  };
+  if (lists) {
+    const bar = lists.querySelector(".filters");
+    const write = () => {
+      const chosen = new URLSearchParams(names.filter((n) => selects[n]?.value).map((n) => [n, selects[n].value]));
+      history.replaceState(null, "", `#prompts${String(chosen) && `?${chosen}`}`);
+      filter(chosen);
+    };
+    for (const name of names.filter((n) => KEYS[n].length > 1)) {
+      const options = KEYS[name].map((value) => make("option", { value, textContent: value }));
+      selects[name] = make("select", {}, make("option", { value: "", textContent: "all" }), ...options);
+      selects[name].addEventListener("change", write);
+      bar.append(make("label", {}, name, selects[name]));
+    }
+    const clear = make("button", { type: "button", className: "clear", textContent: "Show all", hidden: true });
+    clear.addEventListener("click", () => {
+      Object.values(selects).forEach((select) => { select.value = ""; });
+      write();
+    });
+    bar.append(make("span", { className: "found" }), clear);
+    filter(new URLSearchParams());
+  }
+
+  // Accuracies of single tasks lead to their lists; their rows know the rest of the address.
+  for (const cell of document.querySelectorAll("tr[data-lists^='#'] > td.one")) {
+    const href = `${cell.parentElement.dataset.lists}&task=${encodeURIComponent(cell.dataset.label)}`;
+    cell.replaceChildren(make("a", { className: "to-prompts", href, textContent: cell.textContent }));
+  }
+
+  // --- the address opens what it names ---
+  const follow = () => {
+    const [id, query] = decodeURI(location.hash.slice(1)).split("?");
+    const target = id && document.getElementById(id);
+    if (!target) return;
+    for (let node = target; node; node = node.parentElement) if (node.matches("details")) node.open = true;
+    if (id === "prompts" && lists && query !== undefined) {
+      lists.open = true;
+      filter(new URLSearchParams(location.hash.slice(location.hash.indexOf("?") + 1)));
+    }
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", follow);
+
   // --- which section is being read ---
   const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.getAttribute("href").slice(1), a]));
   const spy = new IntersectionObserver((entries) => {
@@ -271,5 +394,6 @@
   document.querySelectorAll("main > section").forEach((section) => spy.observe(section));
 
   setTheme(theme);
+  follow();
   drawAll();
 })();
