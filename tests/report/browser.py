@@ -86,3 +86,15 @@ def scroll_through(page: Page) -> None:
         page.wait_for_timeout(60)
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(300)
+
+
+def unfold(page: Page) -> None:
+    """Opens every panel and fold but the lists of prompts, and waits until their figures stand."""
+    page.wait_for_selector("html[data-ready=true]")
+    page.evaluate("document.querySelectorAll('main details:not(.drill, .task)').forEach(d => { d.open = true })")
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Waits until every figure on show is drawn and has its size."""
+    page.wait_for_selector(".panel[open] .pair:not([hidden]) .plot:not([data-drawn=done])", state="detached")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.command import run_xmi
-from tests.report.browser import Open, Opened
+from tests.report.browser import Open, Opened, unfold
 from tests.report.synthetic import HOSTILE, make_run
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ SCRIPTS = Path(__file__).parent / "scripts"
 @pytest.fixture(scope="module")
 def views(open_report: Open, report_path: Path) -> dict[tuple[int, str], Opened]:
     """The report at both widths, in light and dark."""
-    return {(width, scheme): open_report(report_path, width, scheme) for width, scheme in VIEWS}
+    found = {(width, scheme): open_report(report_path, width, scheme) for width, scheme in VIEWS}
+    for opened in found.values():
+        unfold(opened.page)
+        opened.page.evaluate("document.querySelector('#prompts details.task').open = true")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +189,7 @@ def test_hostile_strings_are_text(open_report: Open, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     opened = open_report(run / "report.html")
     page = opened.page
-    page.evaluate("document.querySelectorAll('#prompts details').forEach(d => { d.open = true })")
+    page.evaluate("document.querySelectorAll('main details').forEach(d => { d.open = true })")
     page.locator("#prompts details.drill .answer").last.wait_for()
     text = page.evaluate("document.body.innerText")
     assert [h for h in HOSTILE if h.strip("\u2028 ") not in text] == []

@@ -76,6 +76,7 @@ def layer_comparison(result: LayerComparison, *, title: str | None = None) -> go
     ]
     figure.add_scatter(
         x=layers, y=numbers(result.difference), name=text(f"{result.a} - {result.b}"), mode="lines+markers",
+        legendgroup="difference", legendrank=DIFFERENCE.rank,
         line=DIFFERENCE.line, marker={"symbol": DIFFERENCE.marks(result.corrected < LEVEL), "size": 9},
         customdata=shown, hovertemplate="%{customdata}",
     )  # fmt: skip

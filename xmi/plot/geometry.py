@@ -17,7 +17,6 @@ from xmi.plot.theme import (
     first_layer,
     layer_tick,
     numbers,
-    pinned,
     slider,
     span,
     text,
@@ -71,7 +70,7 @@ def projection(result: Projection, *, layer: int | None = None, title: str | Non
     for i, depth in enumerate(result.layers):
         plane = result.points[i]
         change = {name: [numbers(plane[found, a]) for found in members.values()] for a, name in enumerate("xy")}
-        steps.append((str(depth), [change, pinned(figure, _plane_layout(result, i)), list(range(len(members)))]))
+        steps.append((str(depth), [change, _plane_layout(result, i), list(range(len(members)))]))
     figure.update_layout(sliders=[slider(steps, active=active)])
     return figure.update_layout(_plane_layout(result, active))
 

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from xmi.measure import PHASES, Phases
 from xmi.numerals import percent
 from xmi.plot.looks import PHASES as LOOKS
-from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, pinned, text
+from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, text
 
 SEPARATOR = " · "
 ALL = "all tasks"
@@ -74,6 +74,8 @@ def phases(
         places = _places(next(parts[row] for parts in table.values() if row in parts), x)
         for trace in _traces(first.get(row), places, curves, show_legend=i == 1):
             figure.add_trace(trace, row=i, col=1)
+    # The margin is fixed, so that no menu moves the axis of depths by the width of a label.
+    figure.update_yaxes(automargin=False).update_xaxes(automargin="height").update_layout(margin_l=74)
     figure.update_yaxes(range=SHARES, tickvals=[0, 0.5, 1], ticktext=[percent(v) for v in (0, 0.5, 1)])
     named = "share of the three sets" if measure == "relative" else "probability"
     figure.update_yaxes(title_text=named, row=(len(rows) + 1) // 2)
@@ -151,7 +153,7 @@ def _marks(parts: Mapping[_Row, Phases], rows: Sequence[_Row], x: str) -> list[d
                 }
                 marks.append({**axes, **band, "y0": 0, "y1": 1, "layer": "below"})
             if at is not None:
-                line = {"color": colour, "width": 1.2, "dash": "dot"}
+                line = {**LOOKS["change"].line, "color": colour}
                 marks.append(
                     {
                         **axes,
@@ -243,8 +245,7 @@ def _add_menu(
     for task, specs in table.items():
         parts = [_values(specs.get(row), curves) for row in rows]
         change = {k: [v for part in parts for v in part[k]] for k in ("y", "customdata")}
-        args = [change, pinned(figure, {"shapes": marks[task]})]
-        buttons.append({"label": text(task), "method": "update", "args": args})
+        buttons.append({"label": text(task), "method": "update", "args": [change, {"shapes": marks[task]}]})
     menu = {
         "buttons": buttons, "direction": "down", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
         "pad": {"b": 6}, "bgcolor": GRID, "bordercolor": FRAME, "font": {"size": 12}, "showactive": False,

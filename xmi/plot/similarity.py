@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xmi.measure import Similarity
-from xmi.plot.theme import finish, first_layer, numbers, pinned, slider, text
+from xmi.plot.theme import finish, first_layer, numbers, slider, text
 
 # Blue, near-white, orange: a diverging scale of two Okabe-Ito hues whose ends differ in lightness too.
 _SCALE = [[0.0, "#01406B"], [0.25, "#4C9CCB"], [0.5, "#F4F1EA"], [0.75, "#EBA64A"], [1.0, "#9A4300"]]
@@ -50,7 +50,7 @@ def similarity(result: Similarity, *, layer: int | None = None, title: str | Non
     axis = _group_axis(groups)
     kind = "Cosine of task vectors, mean removed" if result.centred else "Cosine of task vectors"
     finish(figure, title or kind, height=640, subtitle=_rows_of(result, order, groups), above=44)
-    steps = [(str(i), [{"z": [numbers(z)]}, pinned(figure, {})]) for i, z in enumerate(values)]
+    steps = [(str(i), [{"z": [numbers(z)]}, {}]) for i, z in enumerate(values)]
     figure.update_layout(sliders=[slider(steps, active=active, below=124)])
     figure.update_layout(xaxis={**axis, "tickangle": -90}, yaxis={**axis, "autorange": "reversed"})
     return _part(figure, groups)

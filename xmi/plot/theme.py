@@ -3,15 +3,16 @@
 Backgrounds are transparent and lines of the frame are half-transparent grey, so that a figure sits on a light or a dark
 page; only the font colour is the page's to set.
 
-Axes say what they are. Every axis has a type of its own, never one that plotly guesses from the data: it would guess
-anew whenever a control exchanges them. Layers are numbers, of which the embedding is -1. The range of an axis of shares
-is 0 to 1; any other fits its data (`span`).
+Axes say what they are: every axis has a type of its own. But plotly forgets the types of a figure's axes when a menu
+or a slider exchanges its data, and guesses anew; so where there are controls all axes are of numbers, of which nothing
+else can be guessed. Layers are numbers everywhere, the embedding is -1. The range of an axis of shares is 0 to 1; any
+other fits its data (`span`).
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 from unicodedata import bidirectional
@@ -133,24 +134,6 @@ def span(*values: ArrayLike, around: Sequence[float] = (0.0,)) -> list[float]:
     low, high = (float(flat.min()), float(flat.max())) if len(flat) else (0.0, 1.0)
     margin = _PADDING * ((high - low) or 1.0)
     return numbers([low - margin, high + margin])
-
-
-def pinned(figure: go.Figure, layout: Mapping[str, Any]) -> dict[str, Any]:
-    """What a menu or a slider changes of a layout, with the type of every axis stated again.
-
-    Plotly forgets the types of axes whose data it exchanges, and guesses them from the new data.
-
-    Args:
-        figure: The finished figure.
-        layout: The changes.
-
-    Returns:
-        The same changes and the types.
-    """
-    types: dict[str, Any] = {}
-    for axes in (figure.select_xaxes(), figure.select_yaxes()):
-        types |= {f"{axis.plotly_name}.type": axis.type for axis in axes}
-    return {**layout, **types}
 
 
 def rows_axis(figure: go.Figure, names: Sequence[str]) -> go.Figure:

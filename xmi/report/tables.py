@@ -29,8 +29,8 @@ def overview(results: StudyResults) -> list[dict[str, Any]]:
 
     Returns:
         Groups of rows: `{"title", "rows"}`, each row `{"name", "method", "source", "cells"}` with one cell per
-        model and query modality (in the order of `results.models`, then `targets`); a cell is None where the study holds no such
-        answer.
+        model and query modality (in the order of `results.models`, then `targets`); a cell is None where the study
+        holds no such answer.
     """
     tables, asked = {m: results.summary(m) for m in results.models}, targets(results)
     keys: dict[str, dict[tuple[str, str], None]] = {g: {} for g in GROUPS}

@@ -67,7 +67,7 @@
     figure.slider = steps || [];
     figure.menu = buttons || [];
     layout.annotations = (layout.annotations || []).filter((a) => a.name !== "subtitle");
-    const top = figure.data[0]?.colorbar ? 48 : layout.annotations?.length ? 30 : 14;
+    const top = figure.data[0]?.colorbar ? 48 : layout.annotations?.length ? 30 : 20; // room for half a tick label
     figure.area = layout.height - margin.t - (steps ? 100 + (figure.data[0]?.colorbar ? 30 : 0) : 0) - BOTTOM;
     layout.height = figure.area + top + BOTTOM;
     margin.t = top;
@@ -146,25 +146,33 @@
       const figure = figures[plot.dataset.figure];
       if (!plot.dataset.drawn) return;
       const state = `${this.step}/${this.choice}`;
-      if (plot.dataset.state === state) return;
-      plot.dataset.state = state;
-      const step = figure.slider[Math.min(this.step, figure.slider.length - 1)];
-      if (step) apply(plot, step);
-      const wanted = figure.menu[this.choice];
-      if (wanted) apply(plot, wanted);
-      if (this.hidden.size) this.conceal(plot);
+      const moved = plot.dataset.state !== state;
+      if (moved) {
+        plot.dataset.state = state;
+        const step = figure.slider[Math.min(this.step, figure.slider.length - 1)];
+        if (step) apply(plot, step);
+        const wanted = figure.menu[this.choice];
+        if (wanted) apply(plot, wanted);
+      }
+      const hidden = [...this.hidden].sort().join("\n");
+      if ((moved && hidden) || plot.dataset.hidden !== hidden) {
+        plot.dataset.hidden = hidden;
+        this.conceal(plot);
+      }
     }
     // Legends act on all figures of the panel, those of other views when they are shown.
     link(plot) {
-      let timer;
+      let timer = null;
       const clicked = (event) => {
         const item = event.node.__data__?.[0]?.trace; // of a shape's entry the event names another trace
         return keyOf(item?._isShape ? item : event.fullData[event.curveNumber]);
       };
       plot.on("plotly_legendclick", (event) => {
         const key = clicked(event);
+        const second = timer;
         clearTimeout(timer);
-        timer = setTimeout(() => { // a second click would mean this entry alone
+        timer = second ? null : setTimeout(() => { // a second click means this entry alone, as is said below
+          timer = null;
           if (!this.hidden.delete(key)) this.hidden.add(key);
           this.concealAll();
         }, 250);
@@ -173,7 +181,8 @@
       plot.on("plotly_legenddoubleclick", (event) => {
         const key = clicked(event);
         clearTimeout(timer);
-        const others = new Set(this.visible().flatMap((p) => [...p._fullData, ...p._fullLayout.shapes].map(keyOf)));
+        timer = null;
+        const others = new Set(this.visible().flatMap((p) => [...p._fullData, ...(p.layout.shapes || [])].map(keyOf)));
         others.delete(key);
         others.delete("");
         const alone = !this.hidden.has(key) && [...others].every((k) => this.hidden.has(k));
@@ -183,18 +192,19 @@
       });
     }
     concealAll() {
-      this.visible().forEach((plot) => plot.dataset.drawn && this.conceal(plot));
+      this.visible().forEach((plot) => this.update(plot));
     }
     conceal(plot) {
       const shown = (keys) => (keys.some((key) => this.hidden.has(key)) ? "legendonly" : true);
       const layout = {};
-      plot._fullLayout.shapes.forEach((shape, i) => { layout[`shapes[${i}].visible`] = shown([keyOf(shape)]); });
+      (plot.layout.shapes || []).forEach((shape, i) => { layout[`shapes[${i}].visible`] = shown([keyOf(shape)]); });
       return Plotly.update(plot, { visible: plot._fullData.map((trace) => shown(keysOf(trace))) }, layout);
     }
     async draw(plot) {
       if (plot.dataset.drawn) return;
       plot.dataset.drawn = "true";
       const figure = figures[plot.dataset.figure];
+      plot.dataset.hidden = "";
       plot.dataset.state = `${figure.slider.length ? figure.active : null}/0`;
       const drawing = Plotly.newPlot(plot, figure.data, figure.layout, config);
       this.link(plot);
@@ -202,6 +212,7 @@
       await Plotly.relayout(plot, colours());
       await fit(plot);
       this.update(plot);
+      plot.dataset.drawn = "done";
     }
     async showAll() {
       await Promise.all(this.visible().map((plot) => this.draw(plot)));
@@ -315,7 +326,7 @@
 
   // --- which lists are shown: by the address, which the tables' numbers and the choices below write ---
   const lists = document.getElementById("lists");
-  const KEYS = lists ? JSON.parse(lists.dataset.keys) : {};
+  const KEYS = lists ? Object.fromEntries(JSON.parse(lists.dataset.keys)) : {};
   const names = Object.keys(KEYS);
   const selects = {};
   const drills = lists ? [...lists.querySelectorAll("details.drill")] : [];
