@@ -19,7 +19,7 @@ import typer
 from pydantic import BaseModel
 
 from xmi.errors import XmiError
-from xmi.numerals import estimate
+from xmi.numerals import estimate as with_interval
 from xmi.study.plan import Loading, Plan
 from xmi.terminal import close_streams, open_streams, put, put_table, say
 
@@ -252,7 +252,9 @@ def _print_table(results: StudyResults) -> None:
         cells = []
         for frame in tables:
             found = frame[(frame.method == method) & (frame.source == source) & (frame.target == target)]
-            cells.append(estimate(found.accuracy.item(), found.low.item(), found.high.item()) if len(found) else "-")
+            cells.append(
+                with_interval(found.accuracy.item(), found.low.item(), found.high.item()) if len(found) else "-"
+            )
         if any(cell != "-" for cell in cells):
             lines.append((label, *cells))
     title = f"Accuracy on {target} queries of held-out items, mean over tasks [95 % interval]"

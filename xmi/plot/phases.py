@@ -81,7 +81,7 @@ def phases(
     figure.update_yaxes(title_text=named, row=(len(rows) + 1) // 2)
     if x == "layer":
         depth = found[0].depth
-        shown = range(0, len(depth) - 1, layer_tick(depth))
+        shown = range(0, len(depth) - 1, layer_tick(range(len(depth))))
         figure.update_xaxes(tickvals=[-1, *shown], ticktext=["embed", *map(str, shown)], range=[-1.3, len(depth) - 1.7])
         figure.update_xaxes(title_text=LAYER_AXIS, row=len(rows))
     else:

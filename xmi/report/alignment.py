@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from xmi import plot
@@ -133,7 +134,7 @@ def _together(result: Alignment) -> str:
     start = f"Without the modality gap, {result.a} and {result.b} prompts of one task"
     if not where:
         return f"{start} are at no layer shown to lie nearer to each other than those of different tasks."
-    best = curve.loc[curve["value"].where(shown).idxmax()]
+    best = curve.iloc[int(np.nanargmax(np.where(shown, curve["value"], np.nan)))]
     return (
         f"{start} lie nearer to each other than those of different tasks at {layers(where)}; most at layer "
         f"{best['layer']}, where their cosines differ by {estimate(best['value'], best['low'], best['high'])} "
@@ -150,7 +151,7 @@ def _carried(result: Alignment) -> str:
         if size < LEAST or not clear["value"].map(math.isfinite).any():
             parts.append(f"whether centroids of {start} prompts name the task of {end} prompts: {too_few(size)}")
             continue
-        best = clear.loc[clear["value"].idxmax()]
+        best = clear.iloc[int(np.nanargmax(clear["value"].to_numpy(float)))]
         value = Proportion(best["value"], size, best["low"], best["high"])
         above = "" if best["low"] > chance else ", not shown to be above chance"
         before = raw["value"][raw["layer"] == best["layer"]].iloc[0]
