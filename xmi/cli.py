@@ -120,7 +120,7 @@ def run(
     if dry_run:
         from xmi.study import dry_run as estimate
 
-        put(estimate(**arguments))
+        put(estimate(fork=fork, **arguments))
         return
     _study(fork=fork, **arguments)
 

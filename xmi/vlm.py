@@ -25,9 +25,11 @@ from xmi.measure.lineage import Lineage
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 from xmi.model import LOADING, Backbone, CheckReport, Engine, Guard, load_checkpoint, once
+from xmi.model.adapter import find_adapter
 from xmi.model.engine import wrap
 from xmi.model.finite import ADVICE
 from xmi.model.options import count
+from xmi.model.source import hub_options, resolve
 from xmi.progress import track
 from xmi.prompt import (
     Batch,
@@ -1060,6 +1062,9 @@ def load(
             raise ModelError(f"{', '.join(decided)}: on a host ({remote=}) that is the host's to decide. Leave it out.")
         if isinstance(source, torch.nn.Module):
             raise ModelError(f"A module is here already; a host ({remote=}) knows models by their Hub id.")
+        location = resolve(source)
+        if find_adapter(location, {"revision": revision, **hub_options(location, revision)}) is not None:
+            raise ModelError(f"{source} is an adapter; a host ({remote=}) serves whole models. Merge it into its base.")
         device = "meta"
     with LOADING:
         checkpoint = load_checkpoint(

@@ -206,3 +206,62 @@ def test_each_way_of_studying_costs_what_its_dry_run_says(
         monkeypatch.setattr("xmi.study.run.load", lambda *_, vlm=vlm, **__: vlm)
         xmi.run(**asked, workers=1)
         assert line.startswith(f"{model}: {count} forwards")
+
+
+def test_a_dry_run_and_a_study_of_an_adapter_take_its_base_for_what_it_is(world: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = xmi.load(world / "base").model
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    said = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**said, "base_model_name_or_path": str(world / "base")}), encoding="utf-8")
+    asked = {"model": tmp_path / "adapter", "tasks": tasks_of(world), "out": tmp_path / "run", **SMALL}
+    assert "adapter: " in dry_run(**asked)
+    results = xmi.run(**asked, experiments=(), controls=())
+    own, base = (
+        xmi.load(source).task_vector(xmi.task(asked["tasks"][0]).icl("text", shots=2, n=4, seed=0))
+        for source in (tmp_path / "adapter", world / "base")
+    )
+    stored = results.vector("adapter", own.card.task, "text ICL")
+    assert (stored.values - own.values).abs().max() <= 1e-5 < (stored.values - base.values).abs().max()
+    with pytest.raises(xmi.ModelError, match="is an adapter; a host"):
+        xmi.load(tmp_path / "adapter", remote="http://127.0.0.1:1")
+
+
+@pytest.mark.fault("C6")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"device": "cuda:77"}, "no device"),
+        ({"device": "cpu", "device_map": "auto"}, "not both"),
+        ({"dtype": "float7"}, "float7"),
+        ({"quantization": "3bit"}, "3bit"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"workers": 0}, "workers"),
+        ({"bath_size": 4}, "Unknown: bath_size"),
+        ({"tasks": ["country-capitol"]}, "No task"),
+        ({"base": "organism-llm"}, "its vectors cannot be patched"),
+    ],
+)
+def test_options_that_a_run_refuses_a_dry_run_refuses(
+    world: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    asked = {"model": world / "eye", "tasks": tasks_of(world), "out": tmp_path / "run", **SMALL, **changes}
+    for do in (xmi.run, dry_run):
+        with pytest.raises(xmi.XmiError, match=said):
+            do(**asked)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault("C6")
+def test_a_folder_that_holds_another_study_is_refused_by_the_dry_run_too(world: Path, tmp_path: Path) -> None:
+    asked = {"model": world / "base", "tasks": tasks_of(world), "out": tmp_path / "run", **SMALL}
+    quick = {"experiments": (), "controls": (), "layers": (1,), "sources": ("text ICL",)}
+    xmi.run(**asked, **quick)
+    dry_run(**asked, **quick)
+    before = sorted((tmp_path / "run").rglob("*"))
+    for do in (xmi.run, dry_run):
+        with pytest.raises(xmi.RunError, match="shots: 2 -> 1"):
+            do(**{**asked, **quick, "shots": 1})
+    assert sorted((tmp_path / "run").rglob("*")) == before

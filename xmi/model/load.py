@@ -212,8 +212,6 @@ def _load_adapted(
     own = {**options, "revision": adapter.base_revision, **hub_options(location, adapter.base_revision)}
     if find_adapter(location, own) is not None:
         raise ModelError(f"{adapter.location} is an adapter whose base, {adapter.base}, is an adapter too: merge that.")
-    if place.type == "meta":
-        raise ModelError(f"{adapter.location} is an adapter: it has no place on the meta device. Load it with weights.")
     before = _stamps(adapter.location)
     model, tool, base = _load(location, adapter.base, processor, dtype, place, own, extra)
     saved = adapter.tool()
@@ -230,7 +228,8 @@ def _load_adapted(
                 f"{adapter.location} holds part of a processor ({str(error).splitlines()[0]}). Save all of it with the "
                 "adapter, or nothing: then the base's is used. Or pass processor=..."
             ) from error
-    model = attach(model, adapter, options)
+    if place.type != "meta":  # without weights an adapter is the base's layers, widths and prompts
+        model = attach(model, adapter, options)
     identity = short([f"adapter:{adapter.identity()}", f"base:{base}"])
     if _stamps(adapter.location) != before:
         raise ModelError(f"The files of {adapter.location} changed while they were read. Load it again.")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.grid import cells_of, subjects
 from xmi.study.plan import Plan
 from xmi.study.prepare import Prepared, glance, prepare
+from xmi.study.run import store_of
 from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.traffic import Traffic, traffic_of
 from xmi.vector import shared_pairs
@@ -38,7 +40,7 @@ class Cost:
         return Cost(self.forwards + other.forwards, self.tokens + other.tokens, widest, logits)
 
 
-def dry_run(plan: str | Path | None = None, **given: Any) -> str:
+def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any) -> str:
     """Says what a study would do, without weights: the plan, the number of forwards, estimates of time and memory.
 
     For a study on a host it says instead how many requests it would take, and how many bytes they would bring there.
@@ -50,6 +52,7 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
 
     Args:
         plan: A plan file, or None.
+        fork: As in `xmi.study`.
         **given: As in `xmi.study`.
 
     Returns:
@@ -60,10 +63,13 @@ def dry_run(plan: str | Path | None = None, **given: Any) -> str:
         RemoteError: no host's address. What a host cannot do is refused here, too.
     """
     asked = prepare(plan, **given)
+    store = store_of(asked, fork=fork)
+    store.check()
+    asked = replace(asked, folder=store.path)
     study, tasks, loading = asked.plan, asked.tasks, asked.loading
     if loading.get("remote"):
         return "\n".join([*_plan_lines(asked), *_host_lines(asked)])
-    device = torch.device(loading.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(loading.get("device"))
     lines, total, seconds = _plan_lines(asked), 0, 0.0
     for name, source in _sources(study).items():
         vlm = glance(source, loading)
@@ -219,12 +225,7 @@ def speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _dtype(asked: Any, vlm: VLM, device: torch.device) -> torch.dtype:
-    if isinstance(asked, torch.dtype):
-        return asked
-    if asked != "auto":
-        found: torch.dtype = getattr(torch, str(asked))
-        return found
-    return torch.float32 if device.type == "cpu" else vlm.engine.dtype
+    return find_dtype(asked) or (torch.float32 if device.type == "cpu" else vlm.engine.dtype)
 
 
 def _time(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
+from xmi.model.options import find_device
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
 from xmi.study.grid import subjects
 from xmi.study.plan import FOLDER, LOADING, Loading, Plan, Running, blind_fields, check_options, make_plan, read_plan
@@ -105,7 +106,11 @@ def glance(source: str, loading: Mapping[str, Any]) -> VLM:
     Raises:
         ModelError: It cannot be loaded.
     """
-    aside = (*WAITING, *(ON_HOST if loading.get("remote") else ("device", "device_map", "quantization")))
+    if not loading.get("remote"):
+        if None not in (loading.get("device"), loading.get("device_map")):
+            raise ModelError("Give device or device_map, not both.")
+        find_device(loading.get("device"))  # refused here as it would be with weights
+    aside = (*WAITING, *(ON_HOST if loading.get("remote") else ("device", "device_map")))
     return load(source, **{name: value for name, value in loading.items() if name not in aside}, device="meta")
 
 

@@ -20,7 +20,7 @@ from xmi.study.folder import JOBS
 from xmi.study.geometry import geometry
 from xmi.study.grid import Cell, Subject, cells_of, needs_of, subjects
 from xmi.study.identity import Identity, identify
-from xmi.study.prepare import prepare
+from xmi.study.prepare import Prepared, prepare
 from xmi.study.results import StudyResults
 from xmi.study.store import MISSING, Store, locked
 from xmi.study.workers import count_workers, each
@@ -119,14 +119,23 @@ def run_study(
     study, tell = given.plan, say or (lambda line: None)
     for note in given.notes:
         tell(f"{note}: sources and targets are those of text alone.")
-    models = subjects(study)
-    store = Store(given.folder, study, identify(given, models))
-    if fork and store.changes():
-        store = replace(store, path=given.folder.with_name(f"{given.folder.name}-{store.identity.hash}"))
+    models, store = subjects(study), store_of(given, fork=fork)
     store.open()
     with locked(store.path):
         _complete(store, models, given.tasks, given.loading, given.workers, tell)
     return StudyResults(store.path)
+
+
+def store_of(asked: Prepared, *, fork: bool = False) -> Store:
+    """The run folder of a study, or with `fork` one beside it if it holds another study; nothing is written.
+
+    Raises:
+        RunError: What the folder holds cannot be read.
+    """
+    store = Store(asked.folder, asked.plan, identify(asked, subjects(asked.plan)))
+    if fork and store.changes():
+        return replace(store, path=asked.folder.with_name(f"{asked.folder.name}-{store.identity.hash}"))
+    return store
 
 
 def _complete(

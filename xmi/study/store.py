@@ -89,6 +89,14 @@ class Store:
             raise RunError(
                 f"Cannot write to the run folder {self.path}: {error.strerror}. Choose another with --out."
             ) from error
+        self.check()
+
+    def check(self) -> None:
+        """Refuses a folder that holds a run of another study; nothing is written.
+
+        Raises:
+            RunError: It does, or holds one that cannot be read.
+        """
         if changed := self.changes():
             listing = "\n".join(f"  {line}" for line in changed)
             what = f"{self.path / STUDY} is" if self.begun else f"{self.path} holds cells"
