@@ -32,6 +32,9 @@ SMALL: dict[str, object] = {
 }  # fmt: skip
 """A study of a second or two."""
 
+RICH = SMALL | {"sources": ("text ICL", "image ICL", "base LLM text ICL"), "targets": ("image",), "lens": "tuned"}
+"""One that stores everything there is: images, a lens, vectors of a base LLM."""
+
 HARMS = ("emptied", "halved", "bit flipped", "sibling swapped in")
 
 
@@ -116,7 +119,10 @@ def trials(root: Path, world: Path, names: Callable[[list[str]], list[str]]) -> 
     Yields:
         Which run, which file, which harm, and the verdict.
     """
-    whole, other = study(world, root / "whole").path, study(world, root / "other", seeds=(1,)).path
+    whole, other = (
+        study(world, root / "whole", **RICH).path,
+        study(world, root / "other", **RICH | {"seeds": (1,)}).path,
+    )
     expected = files(whole)
     begun = unfinished(whole, root / "begun")
     for run in (whole, begun):
@@ -134,7 +140,7 @@ def trials(root: Path, world: Path, names: Callable[[list[str]], list[str]]) -> 
                     listed = name.startswith(("results", "tables", "images", "records", "study"))
                     if found != ("named" if listed else "read"):
                         yield "read", name, how, f"WRONG: {found}"
-                yield run.name, name, how, verdict(lambda: study(world, out), out, name, expected)  # noqa: B023
+                yield run.name, name, how, verdict(lambda: study(world, out, **RICH), out, name, expected)  # noqa: B023
 
 
 def main() -> None:

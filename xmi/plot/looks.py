@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-BLUE, ORANGE, GREEN, VERMILION = "#5B6EEA", "#D97A00", "#128C54", "#D33216"
+BLUE, ORANGE, GREEN, VERMILION = "#4A5EDD", "#D97A00", "#107D49", "#D33216"
 PURPLE, SKY, OLIVE, GREY = "#DF28A6", "#009AED", "#9B833B", "#8B9186"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, OLIVE)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
