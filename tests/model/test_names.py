@@ -88,7 +88,8 @@ def test_a_folder_nearby_is_suggested(tmp_path: Path, monkeypatch: pytest.Monkey
         ("./my-llava-modle", "my-llava-model"), (str(tmp_path / "my_llava_model"), str(tmp_path / "my-llava-model")),
     ]:  # fmt: skip
         with pytest.raises(xmi.ModelError, match=f"Did you mean '{right}'"):
-            resolve(wrong)
+            xmi.load(wrong)
+    assert resolve("models/tiny-llama-2") == "models/tiny-llama-2", "it may be on the Hub"
     assert resolve("gpt2") == "gpt2"
     assert resolve("no-mode") == "no-mode"
     assert resolve("owner/my-llava-model") == "owner/my-llava-model"

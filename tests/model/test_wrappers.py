@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 
 import xmi
-from tests.zoo.models import build, gpt2, llama
+from tests.zoo.models import TEXT, build, gpt2, ids, llama, tokenizer
 from tests.zoo.oracle import prompts_for
 from xmi.model.unwrap import unwrap
 
@@ -292,3 +292,17 @@ def test_so_is_one_that_drops_tokens_on_the_way() -> None:
         model.model.layers[number].forward = forward
     with pytest.raises(xmi.ModelError, match=r"shortens its input: 8 tokens went in, and block 2 has 6"):
         xmi.load(model, processor=tool)
+
+
+def test_attention_without_a_norm_before_it_is_not_taken_for_a_wrapped_block() -> None:
+    """Even where it is most of the block."""
+    tok = tokenizer()
+    small = {**TEXT, "intermediate_size": 16}
+    torch.manual_seed(0)
+    vlm = xmi.load(hf.Olmo2ForCausalLM(hf.Olmo2Config(**small, **ids(tok))).eval(), processor=tok)
+    points = vlm.report.anatomy.points
+    assert points["blocks.1.attn.hook_z"].module == "model.layers.1.self_attn.o_proj"
+    assert points["blocks.1.mlp.hook_post"].module == "model.layers.1.mlp.down_proj"
+    assert {"blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out", "blocks.1.attn.hook_q"} <= set(points) | {
+        "blocks.1.attn.hook_q"
+    }

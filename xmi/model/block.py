@@ -112,9 +112,17 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
 
 
 def _wrapped(block: Call, parts: list[Call]) -> Call | None:
-    """The block in a wrapper around it: a part that reads what it reads, returns a residual, and is most of it."""
-    found = _cores(replace(block, path=""), [c for c in parts if c.direct])
-    return found[0] if found else None
+    """The block in a wrapper around it: a part that reads what it reads, returns a residual, and is most of it.
+
+    So does attention in a block without a norm before it; but only a block has attention and something beside it.
+    """
+    direct = [c for c in parts if c.direct]
+    for held in _cores(replace(block, path=""), direct):
+        inner = [replace(c, path=c.path.removeprefix(f"{held.path}.")) for c in parts if _within(c, held)]
+        kinds = {_is_attention(c) for c in inner if c.direct and _matrices(c)}
+        if len(kinds) == 2 or (len(direct) == 1 and torch.equal(_value(held), _value(block))):
+            return held
+    return None
 
 
 def _nothing(finding: Finding, hooks: tuple[str, ...], reason: str) -> Finding:

@@ -19,6 +19,7 @@ from nnsight.intervention.tracer import InterleavingTracer
 from nnsight.modeling.tp import TPFragments
 
 from xmi.errors import HookError, ModelError, PromptError
+from xmi.kernels import cache_kernel
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
 from xmi.model.check_cache import remembered
@@ -423,7 +424,9 @@ class Engine:
         """
         if self.host is None:
             return [self._run(kernel, given) for given in arguments]
-        return [self.numbers(found, ()) for found in request(self.host.run, [(kernel, given) for given in arguments])]
+        found = request(self.host.run, [(kernel, given) for given in arguments])
+        # Activations of whole prompts may hold anything at padding; who asks for them looks at the rest.
+        return found if kernel is cache_kernel else [self.numbers(one, ()) for one in found]
 
     def numbers(self, found: T, given: tuple[Any, ...]) -> T:
         """What a kernel, or a forward, gave: an argmax over NaN would look like an answer.

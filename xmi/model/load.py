@@ -29,7 +29,7 @@ from xmi.model.adapter import Adapter, attach, find_adapter
 from xmi.model.complete import check_loading
 from xmi.model.identity import Mark, Stamp, edits, identify_folder, identify_module, identify_snapshot, short, stamps
 from xmi.model.options import find_device, find_dtype, find_quantization
-from xmi.model.source import EMBEDDED, embedded_name, hub_options, resolve
+from xmi.model.source import EMBEDDED, embedded_name, hub_options, resolve, suggestion
 from xmi.model.unwrap import unwrap
 
 __all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
@@ -45,7 +45,7 @@ class Checkpoint:
         tokenizer: The tokenizer, padding on the left.
         name: What the user asked for: an embedded name, a Hub id, or a folder.
         loaded: Its revision when it was loaded.
-        read: Whether it was read from files, which `loaded` identifies.
+        read: Whether model and processor were read from files, which `loaded` identifies.
         mark: What tells whether it was edited since.
     """
 
@@ -121,7 +121,8 @@ def load_checkpoint(
     place = find_device(device)
     if isinstance(source, torch.nn.Module):
         asked = {"revision": revision, "attn_implementation": attn_implementation}
-        return _in_memory(source, processor, precision, None if device is None else place, device_map, quantized, asked)
+        given = device is not None
+        return _in_memory(source, processor, precision, place, given, device_map, quantized, asked)
     location = resolve(source)
     if revision is not None and Path(location).is_dir() and place.type != "meta":
         raise ModelError(f"revision={revision!r} is one of the Hub's; {str(source)!r} is a folder here. Leave it out.")
@@ -138,14 +139,16 @@ def load_checkpoint(
     if quantized is not None:
         said = quantized.to_dict() if hasattr(quantized, "to_dict") else quantized
         found += f"+{quantization if isinstance(quantization, str) else short([json.dumps(said, default=str)])}"
-    return _checkpoint(model, tool, str(source), found, stored=quantized is None and device_map is None)
+    plain = quantized is None and device_map is None and processor is None
+    return _checkpoint(model, tool, str(source), found, stored=plain)
 
 
 def _in_memory(
     source: torch.nn.Module,
     processor: Any | None,
     dtype: torch.dtype | None,
-    place: torch.device | None,
+    place: torch.device,
+    placed: bool,
     device_map: Any,
     quantized: Any,
     asked: dict[str, Any],
@@ -160,7 +163,8 @@ def _in_memory(
         raise ModelError(f"The module is in {model.dtype}: convert it (model.to({dtype})) in place of passing dtype.")
     if given := [name for name, value in asked.items() if value is not None]:
         raise ModelError(f"{', '.join(given)}: a module is loaded already. Load it that way, or leave this out.")
-    if place is not None:
+    here = not next(model.parameters()).is_meta and not hasattr(model, "hf_device_map")
+    if placed or (here and not getattr(model, "is_quantized", False)):
         try:
             model = model.to(place)
         except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -318,7 +322,7 @@ def _not_loadable(source: Any, error: Exception, asked: dict[str, Any]) -> str:
     given = ", ".join(f"{name}={value!r:.60}" for name, value in asked.items())
     with_options = f" with {given}" if given else ""
     return (
-        f"Cannot load {str(source)!r}{with_options}: {first} Embedded models: {', '.join(EMBEDDED)}. "
-        "Check the spelling, that the folder holds config, weights and "
+        f"Cannot load {str(source)!r}{with_options}: {first}{suggestion(str(source))} Embedded models: "
+        f"{', '.join(EMBEDDED)}. Check the spelling, that the folder holds config, weights and "
         "processor, that no file is cut short, and that the Hub can be reached (or the model is in its cache)."
     )

@@ -42,16 +42,17 @@ def resolve(source: str | Path) -> str:
         return str(folder)
     if _is(folder, "file"):
         raise ModelError(f"{text!r} is a file. Give the folder that holds config, weights and processor.")
-    near = _near(text, folder)
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
-        hint = f" Did you mean {near!r}?" if near else ""
         raise ModelError(
-            f"No model folder {_cut(text)!r}.{hint} Give an existing folder, a Hub id, or one of: "
+            f"No model folder {_cut(text)!r}.{suggestion(text)} Give an existing folder, a Hub id, or one of: "
             f"{', '.join(EMBEDDED)}."
         )
-    if near and not _cached(text):
-        owner = "" if "/" in text else f" A model of the Hub is named with its owner: owner/{text}."
-        raise ModelError(f"No model {text!r}. Did you mean {near!r}? Embedded models: {', '.join(EMBEDDED)}.{owner}")
+    # With an owner it is a whole id of the Hub, whatever folders are called.
+    if "/" not in text and (near := suggestion(text)) and not _cached(text):
+        raise ModelError(
+            f"No model {text!r}.{near} Embedded models: {', '.join(EMBEDDED)}. A model of the Hub is named with its "
+            f"owner: owner/{text}."
+        )
     try:
         validate_repo_id(text)
     except HFValidationError as error:
@@ -86,18 +87,18 @@ def hub_options(location: str, revision: str | None) -> dict[str, Any]:
     return {}
 
 
-def _near(text: str, folder: Path) -> str | None:
-    """What a name may have been meant to be: an embedded model, or a model's folder beside it."""
-    alone = "/" not in text
-    found = difflib.get_close_matches(text.lower(), EMBEDDED, n=1, cutoff=0.75) if alone else []
-    if found:
-        return found[0]
-    try:
-        beside = [p.name for p in folder.parent.iterdir() if any((p / name).is_file() for name in CONFIGS)]
-    except OSError:
-        return None
-    close = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.75)
-    return str(folder.parent / close[0]) if close else None
+def suggestion(text: str) -> str:
+    """What a name may have been meant to be, as a question: an embedded model, or a model's folder beside it."""
+    folder = Path(text).expanduser()
+    close = difflib.get_close_matches(text.lower(), EMBEDDED, n=1, cutoff=0.75)
+    if not close:
+        try:
+            beside = [p.name for p in folder.parent.iterdir() if any((p / name).is_file() for name in CONFIGS)]
+        except (OSError, ValueError):
+            return ""
+        names = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.75)
+        close = [str(folder.parent / name) for name in names]
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _cached(text: str) -> bool:
