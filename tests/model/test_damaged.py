@@ -15,6 +15,7 @@ import xmi
 from tests.zoo.models import build, gpt2, llama, llava
 from tests.zoo.oracle import prompts_for
 from xmi.model import check as check_module
+from xmi.model.remember import keep, recall
 
 
 def saved(make: Any, folder: Path) -> Path:
@@ -262,3 +263,13 @@ def test_numbers_that_are_none_never_become_answers(value: float) -> None:
     poison(model, "model.layers.3.mlp.down_proj.weight", value)
     with pytest.raises(xmi.ModelError, match=r"block 3"):
         vlm.residuals(prompts)
+
+
+def test_a_note_counts_under_its_own_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XMI_CACHE", str(tmp_path))
+    keep("checks", "one", {"a": [1, None]})
+    keep("checks", "two", {"a": [2]})
+    one, two = sorted((tmp_path / "checks").iterdir(), key=lambda p: b"two" in p.read_bytes())
+    assert (recall("checks", "one"), recall("checks", "two")) == ({"a": [1, None]}, {"a": [2]})
+    two.write_bytes(one.read_bytes())
+    assert recall("checks", "two") is None
