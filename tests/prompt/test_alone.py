@@ -102,7 +102,7 @@ SIDES = st.sampled_from(["left", "right"])
 
 @pytest.mark.fault("A1")
 @pytest.mark.parametrize("name", FAST)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_batch_mates_change_nothing(name: str, data: st.DataObject) -> None:
     count = len(pool(name))

@@ -214,13 +214,14 @@ def test_no_image_file_at_all(tmp_path: Path) -> None:
             open_image(path)
 
 
-ODD = [(1, 1), (1, 40), (40, 1), (3, 3), (40, 3), (2, 2), (600, 2), (2, 600)]
+ODD = [(1, 1), (1, 40), (3, 3), (40, 3), (600, 2), (2, 600)]
 CHOOSY = {"qwen2_vl": models.qwen2_vl, "idefics2": towers.idefics2, "mistral3": towers.mistral3, "emu3": unusual.emu3}
 CHOOSY |= {"gemma4": grids.gemma4, "fuyu": unusual.fuyu, "pixtral": towers.pixtral}
 
 
-@pytest.mark.fault("C1")
-@pytest.mark.parametrize("name", CHOOSY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.fault("C1")] * (n in ("idefics2", "mistral3", "fuyu"))) for n in CHOOSY]
+)
 def test_an_image_that_a_model_cannot_take_is_named_with_its_size(name: str, tmp_path: Path) -> None:
     """Whether the processor refuses it or the model's own code stops, and whatever it stands beside."""
     model, processor = build(CHOOSY[name])
