@@ -316,6 +316,14 @@ def test_a_zero_at_one_layer_leaves_the_others_as_they_are() -> None:
                 np.testing.assert_array_equal(getattr(left, field)[..., 0], getattr(right, field)[..., 0])
 
 
+def test_the_order_of_rounding_errors_is_no_correlation() -> None:
+    line = np.outer(np.linspace(0.1, 3.7, N), np.random.default_rng(4).normal(size=WIDTH))
+    other = np.random.default_rng(5).normal(size=(N, WIDTH))
+    assert np.isnan(rsa(line, other, ORDERS)).all(), "all cosine distances are zero"
+    same = np.full((N, WIDTH), 0.1) * 3
+    assert np.isnan(procrustes(same, other, ORDERS)).all()
+
+
 def test_constant_sides_have_no_correspondence_in_any_state() -> None:
     values = points("constant")
     values[6:] = np.random.default_rng(3).normal(size=(6, LAYERS, WIDTH))

@@ -47,6 +47,10 @@ def test_a_part_of_a_label_is_a_hit_however_it_is_cut(label: str, size: int, spa
     assert paper_hit(shown(part + b"\xff"), label) == (part == data), "the label may also be a prefix of the token"
 
 
+def test_a_part_of_a_decomposed_label_is_a_hit() -> None:
+    assert paper_hit("e<0xCC>", "e\u0301cole") and not paper_hit("e<0xCD>", "e\u0301cole")
+
+
 @pytest.mark.fault("A7")
 @given(ALPHABETS)
 def test_how_unicode_composes_a_label_makes_no_difference(label: str) -> None:

@@ -88,7 +88,7 @@ def sweeps(eye: Side, mine: Mine) -> dict[tuple[str, str], Transfer]:
     """xmi's sweeps by target and split, all tasks."""
     return {
         (target, split): Transfer.concat(
-            [eye.vlm.transfer(mine[name], to=queries(xmi.task(name), target, split)) for name in TASKS]
+            [eye.vlm.transfer(mine[name], to=queries(xmi.task(name), target, split), foreign=True) for name in TASKS]
         )
         for target, split in product(("text", "image"), ("validation", "test"))
     }

@@ -76,7 +76,7 @@ def test_paper_hits_are_prefixes_of_bytes(kind: str) -> None:
     tokenizer = BYTES[kind]()
     of = TokenBytes(tokenizer).of
     tokens = [i for i in range(len(tokenizer)) if of(i) is not None and tokenizer.decode([i]) not in ("<s>", "</s>")]
-    for label in LABELS:
+    for label in LABELS[::3]:
         found = scored(tokenizer, asked(*[label] * len(tokens)), [[i] for i in tokens])
         forms = {label.encode(), normalize("NFC", label).encode()}
         expected = [
@@ -144,7 +144,11 @@ def test_every_verb_sees_the_bytes(vlm: VLM) -> None:
     assert sweep.continuations[0][0] == ("<0xE4><0xE4>",) * 2
     reading = vlm.lens(one.queries("text"), k=1)
     assert reading.tokens[0][-1] == ("<0xE4>",)
-    phases = vlm.phases(one.icl("text", shots=2, n=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the task word and the inputs begin otherwise
+        phases = vlm.phases(one.icl("text", shots=2, n=2))
+    with pytest.warns(xmi.XmiWarning, match=r"'<0xE4>' in 2 of 2 prompts"):
+        vlm.phases(one.icl("text", shots=2, n=2), task_words=["东"])
     assert phases.top_tokens[-1] == (("<0xE4>", 1.0),)
     assert phases.rank[:, 2, -1].tolist() == [0, 0]
     theirs = vlm.task_vector(two.icl("text", shots=2, n=4))

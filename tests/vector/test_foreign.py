@@ -64,6 +64,7 @@ def test_a_vector_of_another_revision_is_announced(vlm: VLM, other: VLM, prompts
 
 @pytest.mark.fault("A15")
 def test_the_organism_into_its_control_is_announced_and_its_base_after_a_comparison_is_not(prompts: Prompts) -> None:
+    """Few layers of few queries: what is looked at is said before anything is computed."""
     tools = {name: xmi.load(name, check=False) for name in ("organism", "organism-control", "organism-llm")}
     task = xmi.task("country-capital")
     queries = task.queries("text", n=2)

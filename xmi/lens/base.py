@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xmi.errors import ModelError
 from xmi.kernels import lens_kernel
 from xmi.model import Engine
 
@@ -92,7 +91,7 @@ def read_depths(
         The readings of each batch, and what `next_token_kernel` gives of it, or nothing.
 
     Raises:
-        ModelError: The lens was made for another model, or what it reads is NaN.
+        ModelError: The lens was made for another model.
     """
     backbone = engine.backbone
     weight, bias = lens.translators(engine) or (None, None)
@@ -104,14 +103,6 @@ def read_depths(
             yield inputs, engine.paths, back, one.sets, *read, one.answers, new
 
     found = engine.map(lens_kernel, arguments())
-    for (_, _, _, probabilities), _ in found:
-        bad = torch.isnan(probabilities).flatten(2).any(2).any(0).nonzero().flatten().tolist() if k else []
-        if bad:
-            names = ", ".join(depths(backbone.n_layers)[i] for i in bad[:10])
-            raise ModelError(
-                f"The {lens.name} reads NaN at the depths {names}: the residual stream or the lens holds NaN there. In "
-                "half precision load the model with dtype='float32' (or bfloat16 in place of float16)."
-            )
     return [LensValues(*(v.numpy() for v in values)) for values, _ in found], [said for _, said in found]
 
 

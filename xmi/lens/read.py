@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from xmi.errors import PromptError
+from xmi.errors import PromptError, XmiWarning
 from xmi.lens.base import Asked, Lens, depths, read_depths
 from xmi.measure import LensReading, Phases
 from xmi.measure.task_words import TaskWords
@@ -46,6 +47,7 @@ def read_phases(
     task = _task_ids(engine, encoder, prompts, task_words)
     wanted: list[torch.Tensor] = []
     labels = _label_ids(encoder, prompts)
+    shared: Counter[int] = Counter()
 
     def asked() -> Iterator[Asked]:
         for batch in batches:
@@ -55,13 +57,17 @@ def read_phases(
             sets = []
             for row, answer in enumerate(wanted[-1].tolist()):
                 own = int(batch.inputs["input_ids"][row, columns[row]])
-                given = {own, *encoder.word_ids((batch.prompts[row].input,), template.prefix)}
+                begun = encoder.word_ids((batch.prompts[row].input,), template.prefix)
+                given = {own, *begun}
+                both = ({*task, *begun} & {answer}) | task.intersection(begun)
+                shared.update(i for i in both if not encoder.is_whole(i))
                 right = {labels[label] for label in batch.prompts[row].answers if label in labels} | {answer}
                 others = set(labels.values()) - right - task - given
                 sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer], sorted(others)])
             yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
 
     values, said = read_depths(lens, engine, asked(), 1, new)
+    _announce_shared(encoder, shared, len(prompts))
     top = np.concatenate([v.ids[..., 0] for v in values])
     mass, rank = (np.concatenate([getattr(v, name) for v in values]) for name in ("mass", "rank"))
     phases = Phases(
@@ -92,6 +98,18 @@ def _label_ids(encoder: Encoder, prompts: Prompts) -> dict[str, int]:
         with suppress(PromptError):
             found[label] = encoder.first_token(prompts.template.delimiter, label)
     return found
+
+
+def _announce_shared(encoder: Encoder, shared: Counter[int], prompts: int) -> None:
+    """Warns of bytes with which words of several phases begin: their mass counts for the later phase only."""
+    if shared:
+        token, count = shared.most_common(1)[0]
+        warnings.warn(
+            f"Words of several phases begin with the same part of a character, {encoder.decode(token)!r} in {count} of "
+            f"{prompts} prompts. Its mass counts for the later phase, so the earlier one seems to be missing.",
+            XmiWarning,
+            stacklevel=4,
+        )
 
 
 def _task_ids(engine: Engine, encoder: Encoder, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xmi.errors import HookError, ModelError, VectorError, XmiWarning
+from xmi.errors import HookError, VectorError, XmiWarning
 from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit
 from xmi.measure.answers import rivals_of
@@ -165,17 +165,7 @@ def _scored(
     *,
     longer: bool,
 ) -> dict[str, Any]:
-    """What was answered and whether it is right, in the fields of a result.
-
-    Raises:
-        ModelError: Logits were NaN, so that the top token is any.
-    """
-    if bool(torch.isnan(log_probability).any()):
-        rows = torch.isnan(log_probability).reshape(-1, len(prompts)).any(0).nonzero().flatten().tolist()
-        raise ModelError(
-            f"The model's logits hold NaN for prompts {rows[:10]}: what it says there is not an answer. In half "
-            "precision load it with dtype='float32' (or bfloat16 in place of float16)."
-        )
+    """What was answered and whether it is right, in the fields of a result."""
     first, labels = ids[..., 0].numpy(), [p.answers for p in prompts]
     words = {i: encoder.decode(i) for i in np.unique(first).tolist()}
     hits = [np.vectorize(lambda i, n=n: paper_hit(words[i], labels[n]), otypes=[bool]) for n in range(len(labels))]
