@@ -142,6 +142,7 @@ def test_every_verb_sees_the_bytes(vlm: VLM) -> None:
     assert sweep.paper.all() and sweep.strict.all() and sweep.clean.paper.all() and sweep.tied().all()
     assert sweep.accuracy(layer=0).mean == 1.0 and sweep.accuracy(layer=0, score="whole").mean == 0.0
     assert sweep.continuations[0][0] == ("<0xE4><0xE4>",) * 2
+    assert vlm.generate("Q:x\nA:", max_new_tokens=2).texts == ("<0xE4><0xE4>",)
     reading = vlm.lens(one.queries("text"), k=1)
     assert reading.tokens[0][-1] == ("<0xE4>",)
     with warnings.catch_warnings():

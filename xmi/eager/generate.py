@@ -21,6 +21,7 @@ from xmi.kernels import generate_kernel
 from xmi.model import Engine, guard_of, guards_in
 from xmi.model.engine import first_line
 from xmi.prompt import Batch, check_room, new_tokens
+from xmi.prompt.token_bytes import TokenBytes
 
 DEFAULT = 20
 """How many tokens are generated if nothing says otherwise."""
@@ -83,7 +84,7 @@ def generate(engine: Engine, batch: Batch, max_new_tokens: int | None, options: 
         raise PromptError(REFUSED["return_dict_in_generate"])
     ids = _continuations(engine, batch, made.cpu(), new)
     with guard_of(tokenizer):
-        texts = tuple(tokenizer.batch_decode(ids, skip_special_tokens=True))
+        texts = tuple(map(TokenBytes(tokenizer).text, ids.tolist()))  # parts of characters as everywhere
     each = len(ids) // len(batch)
     return Generation(texts, ids, tuple(row // each for row in range(len(ids))))
 
