@@ -109,3 +109,12 @@ def test_task_words_show_how_far_they_stand_out() -> None:
     assert tuple(figure.data[0].customdata[1][1:]) == ("embed", "0.250", "50\u00a0%")
     none = TaskWords((), (), (), (), found.mass[:0], found.mass[:0], found.mass[:0], ("a", "b"))
     assert list(none.figure().data[0].x) == []
+
+
+@pytest.mark.fault("A11")
+def test_a_task_called_all_tasks_is_not_the_pool() -> None:
+    pooled, task = measured("text ICL"), measured("all tasks · text ICL", seed=1)
+    figure = plot.phases([task, pooled])
+    first, second = (button.args[0]["y"][0] for button in figure.layout.updatemenus[0].buttons)
+    assert first == pytest.approx(pooled.relative[:, 0], abs=1e-3)
+    assert second == pytest.approx(task.relative[:, 0], abs=1e-3)

@@ -284,6 +284,7 @@ def test_only_own_unfinished_files_are_removed_and_only_from_runs(
             (folder / STUDY).write_text(held)
             with pytest.raises(xmi.RunError, match=r"study\.json"):
                 study(world, folder, **BASED)
+            assert sorted(path.name for path in folder.iterdir()) == ["cells", STUDY], "nothing is made in it"
         else:
             study(world, folder, **BASED, seeds=(1,))
         assert (folder / "cells" / own).exists()

@@ -15,7 +15,8 @@ from xmi.plot.looks import PHASES as LOOKS
 from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, text
 
 SEPARATOR = " · "
-ALL = "all tasks"
+POOLED, ALL = "", "all tasks"
+"""The key of what is pooled over tasks, which no task can have, and its label."""
 OTHERS, TOGETHER = "other labels of this task", "all three together"
 MEASURES = ("relative", "absolute")
 _ROW = 170
@@ -88,7 +89,7 @@ def phases(
         figure.update_xaxes(range=[-0.02, 1.02], tickformat=".1f", unifiedhovertitle_text="relative depth %{x:.2f}")
         figure.update_xaxes(title_text="relative depth (0 embedding, 1 last layer)", row=len(rows))
     figure.update_annotations(x=0, xanchor="left", yshift=2, font_size=13)
-    if list(table) != [ALL] and len(table) == 1:
+    if list(table) != [POOLED] and len(table) == 1:
         title = f"{title}: {next(iter(table))}"
     finish(figure, title, height=130 + _ROW * len(rows), above=40, hovermode="x unified")
     marks = {task: _marks(parts, rows, x) if boundaries else [] for task, parts in table.items()}
@@ -125,8 +126,8 @@ def _by_task(found: list[Phases]) -> dict[str, dict[_Row, Phases]]:
     table: dict[str, dict[_Row, Phases]] = {}
     for phases_ in found:
         task, _, spec = phases_.label.rpartition(SEPARATOR)
-        table.setdefault(task or ALL, {})[spec, phases_.model, phases_.lens] = phases_
-    return dict(sorted(table.items(), key=lambda entry: entry[0] != ALL))
+        table.setdefault(task, {})[spec, phases_.model, phases_.lens] = phases_
+    return dict(sorted(table.items(), key=lambda entry: entry[0] != POOLED))
 
 
 def _marks(parts: Mapping[_Row, Phases], rows: Sequence[_Row], x: str) -> list[dict[str, Any]]:
@@ -245,7 +246,7 @@ def _add_menu(
     for task, specs in table.items():
         parts = [_values(specs.get(row), curves) for row in rows]
         change = {k: [v for part in parts for v in part[k]] for k in ("y", "customdata")}
-        buttons.append({"label": text(task), "method": "update", "args": [change, {"shapes": marks[task]}]})
+        buttons.append({"label": text(task or ALL), "method": "update", "args": [change, {"shapes": marks[task]}]})
     menu = {
         "buttons": buttons, "direction": "down", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
         "pad": {"b": 6}, "bgcolor": GRID, "bordercolor": FRAME, "font": {"size": 12}, "showactive": False,

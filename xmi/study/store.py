@@ -80,6 +80,7 @@ class Store:
         Raises:
             RunError: The folder cannot be written, or holds a run of another study, or one that cannot be read.
         """
+        self.check()
         try:
             for name in FOLDERS[:3]:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,6 @@ class Store:
             raise RunError(
                 f"Cannot write to the run folder {self.path}: {error.strerror}. Choose another with --out."
             ) from error
-        self.check()
 
     def check(self) -> None:
         """Refuses a folder that holds a run of another study; nothing is written.
