@@ -378,7 +378,9 @@ class VLM:
             return prompt if isinstance(prompt, Batch) else None
         batch, tool = self.encoder.accept(prompt, side), self.encoder.processor or self.encoder.tokenizer
         if unknown := set(batch.inputs) - self.engine.arguments - {*tool.model_input_names, "input_ids"}:
-            raise PromptError(f"The encoded inputs hold {', '.join(sorted(unknown))}, which {self.name} does not take.")
+            raise PromptError(
+                f"The encoded inputs hold {', '.join(sorted(map(str, unknown)))}, which {self.name} does not take."
+            )
         return batch
 
     def _asked(self, prompts: PromptLike, doing: str) -> tuple[Prompts, Iterator[Batch]]:

@@ -216,6 +216,9 @@ def test_encoded_images_of_other_families(name: str, side: str) -> None:
             "pixel_values of the encoded .*return_tensors",
         ),
         (torch.ones(1, 5000, dtype=torch.long), "5000 tokens, the model takes"),
+        ({"input_ids": torch.tensor([[1, 5]]), 3: torch.ones(1)}, "hold 3, which"),
+        (torch.tensor([[1, 99999]]), "Tokens 1 to 99999 are given, the model has 0 to"),
+        (torch.tensor([[-5, 1]]), "Tokens -5 to 1 are given"),
     ],
 )
 def test_encoded_inputs_that_cannot_be_are_refused(made: Any, message: str) -> None:

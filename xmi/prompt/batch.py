@@ -153,7 +153,7 @@ def arrange(inputs: dict[str, torch.Tensor], side: Side) -> None:
         other = (
             value.dim() == 2
             and name not in ("input_ids", "attention_mask")
-            and name.endswith(("_input_ids", "_attention_mask"))
+            and str(name).endswith(("_input_ids", "_attention_mask"))
         )
         if value.shape[:2] == shape and not other:
             index = order.reshape(*shape, *[1] * (value.dim() - 2)).expand_as(value)

@@ -131,7 +131,8 @@ class Encoder:
         """
         inputs = as_tensors(given, self.tokenizer.pad_token_id)
         ids, size = inputs["input_ids"], max(len(self.tokenizer), self.vocabulary or 0)
-        if self.processor is None and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        seeing = any(value.is_floating_point() for value in inputs.values())  # some mark images by other numbers
+        if not seeing and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise PromptError(
                 f"Tokens {int(ids.min())} to {int(ids.max())} are given, the model has 0 to {size - 1}: encode with "
                 "its own tokenizer."

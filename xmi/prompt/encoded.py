@@ -50,7 +50,9 @@ def as_tensors(given: Mapping[str, Any] | torch.Tensor | np.ndarray, pad: int | 
     }
     ids = found.get("input_ids", torch.tensor([]))
     if ids.dim() == 1:
-        found = {n: v[None] if n.endswith(("_ids", "_mask")) and v.shape == ids.shape else v for n, v in found.items()}
+        found = {
+            n: v[None] if str(n).endswith(("_ids", "_mask")) and v.shape == ids.shape else v for n, v in found.items()
+        }
         ids = ids[None]
     if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or not ids.numel():
         raise PromptError(f"input_ids must be whole numbers [row, token], found {ids.dtype} {list(ids.shape)}.")
