@@ -279,7 +279,7 @@ def test_slots_keep_their_graph() -> None:
 
 
 @pytest.mark.fault("B8")
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(layer=st.integers(-12, 12) | st.sampled_from([True, 1.0, "1", np.int64(-2), np.float32(2), None]))
 def test_layers_are_counted_as_in_a_list(layer: Any) -> None:
     """Of activations, of the stream's points (one more than layers), and of layers to patch: what a list does."""

@@ -257,7 +257,6 @@ def test_blocks_may_close_in_any_order_and_anywhere(text: VLM) -> None:
     text.residuals(prompts)
 
 
-@pytest.mark.fault("A2")
 def test_two_models_around_one_module_and_one_tokenizer() -> None:
     model, tool = build(llava)
     one, two = (xmi.load(model, processor=tool) for _ in range(2))
@@ -271,6 +270,33 @@ def test_two_models_around_one_module_and_one_tokenizer() -> None:
     assert not [i for i, result in enumerate(found) if not same(result, expected[i % 24])]
     with one.hooks([("resid_post", double)]), pytest.raises(xmi.HookError, match="nnsight trace"):
         two.residuals(prompts_for("none"))
+
+
+@pytest.mark.fault("A2")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: e.encode(prompts_for("many")),
+        lambda e: e.accept({"input_ids": [[3, 4]]}),
+        lambda e: e.first_token("A:", "Rome"),
+        lambda e: e.first_tokens("A:", ["Rome"]),
+        lambda e: e.answer_ids(list(prompts_for("none")), prompts_for("none").template),
+        lambda e: e.word_ids(["Rome"], "A:"),
+        lambda e: e.length("A:", "Rome"),
+        lambda e: e.text([5, 6]),
+        lambda e: e.decode(5),
+        lambda e: e.is_whole(5),
+    ],
+    ids=lambda call: call.__code__.co_names[0],
+)
+def test_whatever_uses_the_tokenizer_waits_for_its_turn(seeing: VLM, call: Callable[[Any], Any]) -> None:
+    encoder = seeing.encoder
+    with ThreadPoolExecutor(1) as pool:
+        with encoder.guard:
+            waiting = pool.submit(call, encoder)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.03)
+        waiting.result(timeout=60)
 
 
 def test_a_processor_is_never_seen_without_its_tokenizer(seeing: VLM) -> None:
@@ -290,7 +316,6 @@ def test_a_processor_is_never_seen_without_its_tokenizer(seeing: VLM) -> None:
     assert seen == {id(tokenizer)}
 
 
-@pytest.mark.fault("A2")
 def test_the_bare_model_is_not_served_to_another_threads_trace(text: VLM) -> None:
     prompts, one = prompts_for("none"), prompts_for("none")[:1]
     batch, single = text.encode(prompts), text.encode(one)
