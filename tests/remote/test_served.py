@@ -146,6 +146,19 @@ def test_patching_there_is_patching_here(
     assert requests(server) == before + 3
 
 
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3, "num_return_sequences": 2}, {"stop_strings": ["\n", "Q"]}], ids=lambda o: next(iter(o))
+)
+def test_options_of_generation_are_obeyed_there(far: VLM, near: VLM, options: dict[str, Any]) -> None:
+    prompts = ["Q:Greece\nA:", "Q:a red apple\nA:"]
+    there, here = (vlm.generate(prompts, max_new_tokens=5, **options) for vlm in (far, near))
+    assert torch.equal(there.ids, here.ids) and there.texts == here.texts and there.prompts == here.prompts
+    with pytest.raises(xmi.PromptError, match="logits_processor: objects do not travel"):
+        far.generate(prompts, logits_processor=object())
+    with pytest.raises(xmi.PromptError, match="in all: ask for"):
+        far.generate(prompts, max_new_tokens=10**6)
+
+
 def test_ensembling_takes_three_requests(server: Loopback, far: VLM, near: VLM) -> None:
     def curve(vlm: VLM) -> Any:
         return vlm.ensembling([CAPITAL, CURRENCY], prompts=(1, 3), seeds=(0, 1), n=3)
