@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from tests.measure.synthetic import answers, sweep
 from xmi import plot
 from xmi.measure import (
+    Alignment,
     LensReading,
     Phases,
     Projection,
@@ -90,7 +91,8 @@ def _cosines(seed: int) -> np.ndarray:
     return values
 
 
-def _aligned() -> object:
+@cache
+def aligned() -> Alignment:
     points = np.random.default_rng(2).normal(size=(40, 3, 6))
     return alignment(points, [f"t{i}" for i in range(5) for _ in range(8)], ["text", "image"] * 20, permutations=19)
 
@@ -120,9 +122,9 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "silhouette": lambda: plot.silhouette(
         Silhouette((0, 1, 2), np.array([-0.001, 0.2, np.nan]), np.array([0.1, -0.002, 0.3]), np.array([0.9, 0.01, 1.0]))
     ),
-    "alignment cosine": lambda: plot.figure_of(_aligned(), kind="cosine"),
-    "alignment centroids": lambda: plot.figure_of(_aligned(), kind="centroids"),
-    "alignment shape": lambda: plot.figure_of(_aligned(), kind="shape"),
+    "alignment cosine": lambda: plot.figure_of(aligned(), kind="cosine"),
+    "alignment centroids": lambda: plot.figure_of(aligned(), kind="centroids"),
+    "alignment shape": lambda: plot.figure_of(aligned(), kind="shape"),
     "kinship": lambda: plot.kinship(Kinship(("a", "b"), _cosines(1)[:, :2, :2])),
     "task words": lambda: plot.task_words(
         TaskWords(("a",), (" w",), (1,), ("3",), np.array([0.5]), np.array([0.1]), np.array([1.0]), ("a",))
@@ -132,3 +134,9 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     ),
     "accuracies": lambda: plot.accuracies(answers([True, False] * 6, ITEMS, TASKS)),
 }
+
+
+@cache
+def drawn(kind: str) -> go.Figure:
+    """The figure of a kind, drawn once."""
+    return FIGURES[kind]()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.plot.gallery import FIGURES, menu, overriding
+from tests.plot.gallery import FIGURES, drawn, menu, overriding
 from xmi import plot
 from xmi.measure import Similarity
 from xmi.plot.looks import WINNERS
@@ -35,7 +35,7 @@ def axes(figure: go.Figure) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_axis_has_a_type_that_no_control_makes_plotly_guess(kind: str) -> None:
     """Plotly guesses the types of axes anew when a control exchanges data: of numbers it can guess one thing only."""
-    figure = FIGURES[kind]()
+    figure = drawn(kind)
     types = {name: axis.type for name, axis in axes(figure).items()}
     assert types
     assert None not in types.values()
@@ -52,7 +52,7 @@ def test_every_axis_has_a_type_that_no_control_makes_plotly_guess(kind: str) -> 
 @pytest.mark.fault("A13")
 @pytest.mark.parametrize("kind", FIGURES)
 def test_layers_are_numbers_wherever_they_are_an_axis(kind: str) -> None:
-    for axis in FIGURES[kind]().select_xaxes():
+    for axis in drawn(kind).select_xaxes():
         if axis.title.text == LAYER_AXIS:
             assert axis.type == "linear"
 
@@ -87,7 +87,7 @@ def test_a_range_fits_its_data_and_shows_what_they_are_read_against(values: list
 @pytest.mark.parametrize("kind", FIGURES)
 def test_data_fill_their_axis_or_the_axis_is_of_shares(kind: str) -> None:
     """At least three quarters of a fitted axis are used by data, intervals or the line of no difference."""
-    figure = FIGURES[kind]()
+    figure = drawn(kind)
     for way in "xy":
         for axis in figure.select_xaxes() if way == "x" else figure.select_yaxes():
             title = axis.title.text or ""
@@ -109,7 +109,7 @@ def test_data_fill_their_axis_or_the_axis_is_of_shares(kind: str) -> None:
 @pytest.mark.fault("D8")
 @pytest.mark.parametrize("kind", ["transfer", "overriding", "alignment centroids", "phases", "accuracies"])
 def test_shares_are_drawn_from_zero_to_one(kind: str) -> None:
-    figure = FIGURES[kind]()
+    figure = drawn(kind)
     axis = figure.layout.xaxis if kind == "accuracies" else figure.layout.yaxis
     assert tuple(axis.range) == SHARES
 
@@ -141,7 +141,7 @@ def test_overriding_shows_its_finding_first() -> None:
 @pytest.mark.fault("D3")
 @pytest.mark.parametrize("kind", FIGURES)
 def test_no_text_of_a_figure_prints_minus_zero_or_nan(kind: str) -> None:
-    figure = FIGURES[kind]()
+    figure = drawn(kind)
     said: list[str] = []
 
     def collect(value: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmi.plot
-from tests.plot.gallery import CONTROLS, FIGURES, SOURCES
+from tests.plot.gallery import CONTROLS, FIGURES, SOURCES, drawn
 from xmi.plot import looks
 from xmi.plot.looks import GREY, PALETTE, Look
 
@@ -56,9 +56,9 @@ def grounds() -> list[str]:
 @pytest.mark.fault("D12")
 def test_every_colour_stands_out_from_the_page_in_both_schemes() -> None:
     assert len(grounds()) == 2
-    drawn = {look.colour for table in TABLES for look in table.values()} | {*PALETTE, GREY}
-    assert len(drawn) >= 8
-    dim = {(c, g): round(contrast(c, g), 2) for c in drawn for g in grounds() if contrast(c, g) < 3}
+    worn = {look.colour for table in TABLES for look in table.values()} | {*PALETTE, GREY}
+    assert len(worn) >= 8
+    dim = {(c, g): round(contrast(c, g), 2) for c in worn for g in grounds() if contrast(c, g) < 3}
     assert not dim
 
 
@@ -67,7 +67,7 @@ def test_every_colour_stands_out_from_the_page_in_both_schemes() -> None:
 def test_nothing_with_a_name_is_drawn_in_a_colour_of_its_own(kind: str) -> None:
     """Every line and marker of a legend wears a colour of the table, at full strength."""
     known = {*PALETTE, GREY}
-    for trace in FIGURES[kind]().data:
+    for trace in drawn(kind).data:
         if trace.type != "scatter" or trace.fill == "toself" or trace.name in (None, "top tokens"):
             continue
         worn = {"lines": [trace.line.color], "markers": [trace.marker.color]}
@@ -140,7 +140,7 @@ def test_models_that_lack_a_contrast_or_a_source_keep_the_looks_of_the_others() 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_legends_keep_one_order_and_know_what_they_stand_for(kind: str) -> None:
     """Every entry has a group, by which clicks act on paired figures, and a rank, by which legends are ordered."""
-    for trace in FIGURES[kind]().data:
+    for trace in drawn(kind).data:
         if trace.showlegend is not False and trace.name and trace.type == "scatter" and trace.name != "accuracy":
             assert trace.legendgroup, trace.name
             assert trace.legendrank is not None, trace.name

@@ -69,6 +69,7 @@ def make_run(
     layers: int = 8,
     seeds: int = 1,
     images: bool = True,
+    geometry: bool = True,
 ) -> Path:
     """Writes a run folder and returns it."""
     models = {"organism": GOOD, "control": CONTROL} if models is None else models
@@ -78,7 +79,7 @@ def make_run(
     names = _images(folder / "images", items) if images else []
     records: list[dict[str, Any]] = []
     for model, levels in models.items():
-        _Writer(folder, model, levels, tasks, items, layers, seeds, names, rng, records).write()
+        _Writer(folder, model, levels, tasks, items, layers, seeds, names, rng, records).write(geometry)
     lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
     (folder / "records.jsonl").write_text(lines, encoding="utf-8")
     study = {
@@ -117,7 +118,7 @@ class _Writer:
     rng: np.random.Generator
     records: list[dict[str, Any]]
 
-    def write(self) -> None:
+    def write(self, geometry: bool) -> None:
         rows = [
             self._prompt("text ICL", "text", 0.98),
             self._prompt("image ICL", "image", self.levels.base),
@@ -130,7 +131,8 @@ class _Writer:
             rows += self._patch(target)
         self._table(rows)
         self._phases()
-        self._geometry()
+        if geometry:
+            self._geometry()
 
     def _save(self, result: Any, name: str) -> None:
         result.save(self.folder / "results" / f"{self.model}.{name}.json")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from tests.plot.gallery import aligned
 from xmi.measure import Phases, Proportion, Silhouette, wilson
 from xmi.report import wording
+from xmi.report.alignment import carried, together
 from xmi.report.findings import cluster_sentence, phase_sentences
 from xmi.report.wording import EFFECT, FEW, LEAST
 
@@ -211,6 +214,21 @@ def test_clusters_are_claimed_only_where_they_pass_their_test() -> None:
     plain = Silhouette((0, 1), -task[:2], modality[:2])
     assert sound(cluster_sentence(plain)).startswith("At no layer do prompts cluster by task")
     assert cluster_sentence(Silhouette((0,), np.array([NAN]), np.array([0.1]))) == ""
+
+
+@pytest.mark.fault("D2")
+@pytest.mark.parametrize("margin", [1.1, 0.4, -0.2, NAN])
+def test_a_margin_of_cosines_is_called_a_difference(margin: float) -> None:
+    """A cosine is 1 at most, a difference of two is not; and a margin below zero is nearer to nothing."""
+    result = aligned()
+    values, corrected = np.full_like(result.values, margin), np.full_like(result.corrected, 0.001)
+    said = sound(together(replace(result, values=values, low=values - 0.1, high=values + 0.1, corrected=corrected)))
+    assert not re.search(r"cosine of -?\d", said)
+    if margin > 0:
+        assert f"their cosines differ by {margin:.2f} [{margin - 0.1:.2f}, {margin + 0.1:.2f}] (a difference" in said
+    else:
+        assert "at no layer shown to lie nearer" in said
+    sound(carried(replace(result, values=values)))
 
 
 @pytest.mark.fault("D1", "D3")

@@ -84,7 +84,7 @@ def alignment_takeaways(results: StudyResults) -> list[Finding]:
             result = alignment_of(results, model)
         except RunError:  # not measured
             continue
-        found += [(model, _together(result)), (model, _carried(result))]
+        found += [(model, together(result)), (model, carried(result))]
     return found
 
 
@@ -123,7 +123,8 @@ def _cell(row: Any) -> dict[str, str]:
     }
 
 
-def _together(result: Alignment) -> str:
+def together(result: Alignment) -> str:
+    """Where prompts of one task lie nearer to each other across modalities than those of different tasks."""
     curve = result.curve(MARGIN, "gap removed")
     least = 1 / math.factorial(len(result.tasks))
     if least >= LEVEL:
@@ -142,7 +143,8 @@ def _together(result: Alignment) -> str:
     )
 
 
-def _carried(result: Alignment) -> str:
+def carried(result: Alignment) -> str:
+    """Whether centroids of one modality name the tasks of the other's prompts."""
     chance, parts = 1 / len(result.tasks), []
     for start, end in ((result.a, result.b), (result.b, result.a)):
         name = f"centroids, {start} to {end}"
