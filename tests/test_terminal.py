@@ -104,9 +104,9 @@ def test_closed_streams_are_no_accident(closed: tuple[int, ...]) -> None:
             os.close(number)
 
     done = subprocess.run(
-        [sys.executable, "-c", code, "report", "no-such-folder"], preexec_fn=close, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-c", code, "run", "--help"], preexec_fn=close, stderr=subprocess.PIPE, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 0
     assert b"Traceback" not in done.stderr
 
 

@@ -55,7 +55,7 @@ def test_a_study_without_images_is_one_of_text_from_plan_to_report(
     assert (plan.sources, plan.targets, plan.modalities) == (TEXT_ALONE, ("text",), ("text",))
     assert why in dry_run(**asked).splitlines()[0]
     said: list[str] = []
-    results = xmi.run(**asked, say=said.append)
+    results = xmi.run(**asked, layers=(1,), controls=("random vector",), say=said.append)
     assert why in said[0]
     assert results.study["plan"]["sources"] == list(TEXT_ALONE)
     assert {cell for record in results.records() for cell in (record["source"], record["target"])}.isdisjoint(
@@ -107,21 +107,17 @@ def test_text_asked_of_a_seeing_model_takes_no_images(world: Path, tmp_path: Pat
 LAST = "example[-1].delimiter"
 
 
-@pytest.fixture(scope="module")
-def published_way(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+def published_way(out: Path, *tasks: str, **plan: Any) -> StudyResults:
     """A study with vectors read before the last example's label, patched in at the query's prefix."""
-    plan = {"tasks": ("country-currency", "country-capital"), "shots": 2, "prompts": 3, "seeds": (0,), "controls": ()}
+    small = {"tasks": tasks, "shots": 2, "prompts": 3, "seeds": (0,), "controls": (), "whole": False}
     sources = {"sources": ("text ICL", "instruction"), "targets": ("text",), "layers": (1, 2, 3)}
-    places = {"slot": LAST, "patch_slot": "query.prefix"}
-    return xmi.run("organism", out=tmp_path_factory.mktemp("runs") / "run", whole=False, **plan, **sources, **places)
+    return xmi.run("organism", out=out, slot=LAST, patch_slot="query.prefix", **small, **sources, **plan)
 
 
 @pytest.mark.fault("B13")
-def test_vectors_are_read_and_patched_where_the_plan_says(
-    published_way: StudyResults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_are_read_and_patched_where_the_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held to the published algorithm: `Q:` has a delimiter token as `A:` has, so the prefix is the last but one."""
-    results, vlm = published_way, xmi.load("organism")
+    results, vlm = published_way(tmp_path / "run", "country-currency", experiments=()), xmi.load("organism")
     oracle = Published(vlm.model, vlm.encoder.processor)
     sweep = results.transfer("organism", "text")
     right = Published.slot
@@ -145,17 +141,17 @@ def test_vectors_are_read_and_patched_where_the_plan_says(
     assert np.abs(moved).max() > 0.1, "another slot gives other answers"
 
 
-def test_experiments_are_done_at_the_slots_too(published_way: StudyResults) -> None:
-    vlm = xmi.load("organism")
+def test_experiments_are_done_at_the_slots_too(tmp_path: Path) -> None:
+    results, vlm = published_way(tmp_path / "run", "country-currency", "country-capital"), xmi.load("organism")
     one, two = map(xmi.task, ("country-currency", "country-capital"))
     options = {"shots": 2, "n": 3, "layers": (1, 2, 3)}
-    found = published_way.overriding("organism")
+    found = results.overriding("organism")
     there, elsewhere = (
         vlm.override(one, two, **options, **places) for places in ({"slot": LAST, "patch_slot": "query.prefix"}, {})
     )
     rows = [i for i, (a, b) in enumerate(zip(found.tasks, found.others, strict=True)) if (a, b) == (one.name, two.name)]
     assert tuple(tuple(run[i] for i in rows) for run in found.predicted) == there.predicted != elsewhere.predicted
-    curve = published_way.ensembling("organism", "text")
+    curve = results.ensembling("organism", "text")
     sizes = {"prompts": (1, 2, 3), "seeds": (0,), "queries": ["text"]}
     again, other = (
         vlm.ensembling_of([one, two], **sizes, **places)[0]
