@@ -82,8 +82,10 @@ def test_no_json_harms(content: str, name: str, tmp_path: Path) -> None:
 def test_depth_is_counted(depth: int) -> None:
     text = "[" * depth + "1" + "]" * depth
     if depth <= DEPTH:
-        assert parse_json(text) == json.loads(text)
+        assert parse_json(text) == parse_yaml(text, Path("x"), xmi.RunError) == json.loads(text)
     else:
+        with pytest.raises(xmi.RunError, match=f"more than {DEPTH} deep"):
+            parse_yaml(text, Path("x"), xmi.RunError)
         with pytest.raises(ValueError, match=f"more than {DEPTH} deep"):
             parse_json(text)
 
