@@ -120,7 +120,6 @@ def test_nothing_is_complete_with_other_models_or_tasks(world: Path, copied: Pat
     assert files(done) == before
 
 
-@pytest.mark.fault("A5")
 def test_a_changed_model_may_be_studied_beside(copied: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = study(copied, out)
@@ -158,7 +157,6 @@ def test_what_is_made_from_cells_is_made_anew_without_a_model(
         assert said == [f"{out} is complete: nothing to compute."]
 
 
-@pytest.mark.fault("E6")
 def test_a_missing_vector_is_read_again(world: Path, whole: StudyResults, tmp_path: Path) -> None:
     out, said = copy(whole, tmp_path / "run"), list[str]()
     next(iter(sorted((out / "vectors").iterdir()))).unlink()
@@ -197,7 +195,6 @@ def test_swapped_files_are_found_out(world: Path, whole: StudyResults, tmp_path:
     assert files(out) == files(whole.path)
 
 
-@pytest.mark.fault("E2")
 def test_files_of_another_run_are_found_out(world: Path, whole: StudyResults, tmp_path: Path) -> None:
     other = study(world, tmp_path / "other", **BASED, shots=1).path
     out = copy(whole, tmp_path / "run")
@@ -336,7 +333,7 @@ def test_what_is_no_run_is_refused_by_name(world: Path, whole: StudyResults, tmp
 def test_a_model_may_be_called_anything(copied: Path, tmp_path: Path, whole: StudyResults) -> None:
     """Roles are not read from names: a model whose name ends like a role keeps its weights."""
     plain = whole.transfer("eye", "text").log_probability
-    for name in ("eye untrained", "eye base LLM", "Ä" * 100):
+    for name in ("eye untrained", "Ä" * 100):
         (copied / "eye").rename(copied / name)
         options = {**BASED, "sources": ("text ICL",), "experiments": (), "base": None}
         tasks = [str(copied / f"{task}.json") for task in ("capital", "name")]
