@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xmi.eager import ActivationCache, Hook
     from xmi.errors import (
+        ArgumentError,
         HookError,
         JobError,
         MeasureError,
@@ -67,6 +68,7 @@ _HOME = {
         name: ("xmi.errors", name)
         for name in (
             "XmiError",
+            "ArgumentError",
             "XmiWarning",
             "HookError",
             "MeasureError",
@@ -87,6 +89,7 @@ _HOME = {
 __all__ = [
     "VLM",
     "ActivationCache",
+    "ArgumentError",
     "Hook",
     "HookError",
     "JobError",

@@ -9,6 +9,10 @@ class XmiError(Exception):
     """Base of every error that xmi raises on purpose."""
 
 
+class ArgumentError(XmiError, TypeError, ValueError):
+    """An argument of another type than the function takes, or outside of its bounds; nothing has run."""
+
+
 class StorageError(XmiError):
     """A file that cannot be written, or that does not hold what it should."""
 

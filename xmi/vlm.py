@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
+from xmi.arguments import guard
 from xmi.eager import ActivationCache, Generation, Hooks, Names, generate, hooked, run, run_with_cache
 from xmi.eager.blame import images_named
 from xmi.errors import ModelError, PromptError, RemoteError, VectorError
@@ -1093,3 +1094,6 @@ def load(
     if check and (vlm.engine.dispatched or served is not None):
         _ = vlm.report
     return vlm
+
+
+guard(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions"))

@@ -1,5 +1,6 @@
 """The TransformerLens dialect: cached activations, hooks and generation, run eagerly, with images and batches."""
 
+from xmi.arguments import guard
 from xmi.eager.cache import ActivationCache
 from xmi.eager.generate import Generation, generate
 from xmi.eager.hooks import Hook, HookFunction, Hooks, Names, hooked
@@ -17,3 +18,6 @@ __all__ = [
     "run",
     "run_with_cache",
 ]
+
+
+guard(__name__, leave=("fwd_hooks", "positions"))

@@ -1,5 +1,6 @@
 """From the residual stream to the vocabulary: a Lens protocol, the logit lens and the tuned lens."""
 
+from xmi.arguments import guard
 from xmi.lens.base import Lens, LensValues, depths, read_depths
 from xmi.lens.logit import LogitLens
 from xmi.lens.read import read_lens, read_phases
@@ -20,3 +21,5 @@ __all__ = [
     "read_phases",
     "tune_lens",
 ]
+
+guard(__name__)

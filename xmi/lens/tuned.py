@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
+from xmi.arguments import outside
 from xmi.errors import ModelError, XmiWarning
 from xmi.lens.base import depths
 from xmi.model import Engine
@@ -105,7 +106,7 @@ class TunedLens:
                 f"This lens was trained on {card.model} in {card.dtype}, and the model runs in {dtype}: what it reads "
                 "differs by rounding.",
                 XmiWarning,
-                stacklevel=2,
+                stacklevel=outside(),
             )
         return self.weight, self.bias
 

@@ -1,5 +1,6 @@
 """Numbers from results: answers, phases, similarity, geometry, scoring, statistics. No model is known here."""
 
+from xmi.arguments import guard
 from xmi.measure.alignment import Alignment, alignment
 from xmi.measure.answers import Answers, Transfer
 from xmi.measure.boundaries import Boundaries
@@ -66,3 +67,5 @@ __all__ = [
     "strict_hit",
     "wilson",
 ]
+
+guard(__name__)

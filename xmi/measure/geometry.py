@@ -17,6 +17,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_distances
 
+from xmi.arguments import outside
 from xmi.errors import MeasureError, XmiWarning
 from xmi.measure.clusters import apart, silhouette_test
 from xmi.measure.permutation import PERMUTATIONS, shuffles
@@ -188,7 +189,7 @@ def announce_zeros(values: Float[np.ndarray, "point layer d_model"]) -> None:
             f"{len(np.unique(zeros[:, 0]))} of {len(values)} points are zero at some layer (the first is point {point} "
             f"at layer {layer}) and have no direction: what is made of cosines is NaN at these layers.",
             XmiWarning,
-            stacklevel=3,
+            stacklevel=outside(),
         )
 
 

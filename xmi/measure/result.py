@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from xmi.arguments import forwarding
 from xmi.storage import reading, write_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Result:
         """Returns the result as a tidy table, one row per measured value."""
         raise NotImplementedError(f"{type(self).__name__} has no table.")
 
+    @forwarding
     def figure(self, **options: Any) -> go.Figure:
         """Returns the result's plotly figure; options are those of the function in `xmi.plot`."""
         # The one import that points up the house: a result draws itself for the reader's convenience.

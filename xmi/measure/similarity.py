@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from xmi.arguments import outside
 from xmi.errors import MeasureError, VectorError, XmiWarning
 from xmi.measure.result import Result
 
@@ -106,7 +107,7 @@ def cosine_per_layer(
         warnings.warn(
             f"{_places(none[..., 0], labels)}: {zero}. It has no direction, so its cosines are NaN.",
             XmiWarning,
-            stacklevel=2,
+            stacklevel=outside(),
         )
     unit = np.divide(points, norms, out=np.full_like(points, np.nan), where=~none)
     values = np.clip(np.einsum("ild,jld->lij", unit, unit), -1.0, 1.0)

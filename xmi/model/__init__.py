@@ -1,5 +1,6 @@
 """Load any checkpoint and find its language backbone from the model's own structure."""
 
+from xmi.arguments import guard
 from xmi.model.anatomy import Anatomy
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Probes, check_model
@@ -36,3 +37,5 @@ __all__ = [
     "open_blocks",
     "select",
 ]
+
+guard(__name__)

@@ -1,5 +1,6 @@
 """Tasks, prompts, and the role and modality of every token of an encoded batch."""
 
+from xmi.arguments import guard
 from xmi.prompt.batch import Batch, find_segment
 from xmi.prompt.encode import Encoder
 from xmi.prompt.files import load_task, task_names
@@ -31,3 +32,5 @@ __all__ = [
     "patch_grid",
     "task_names",
 ]
+
+guard(__name__, leave=("given", "prompt", "padding_side"))

@@ -5,6 +5,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from xmi.arguments import forwarding
+
 if TYPE_CHECKING:
     from xmi.study.estimate import dry_run
     from xmi.study.plan import CONTROLS, EXPERIMENTS, PRESETS, SOURCES, Plan
@@ -20,6 +22,7 @@ _HOME = {"dry_run": "estimate", "StudyResults": "results", "run_study": "run"}
 class _Study(ModuleType):
     """Lets users write `xmi.study(...)`, though a module has that name."""
 
+    @forwarding
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `run_study`."""
         return import_module("xmi.study.run").run_study(*args, **kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from xmi.arguments import guard
 from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
@@ -236,3 +237,6 @@ def _time(seconds: float) -> str:
         if seconds < 7200
         else f"{seconds / 3600:.1f} h"
     )
+
+
+guard(__name__, ["dry_run"])

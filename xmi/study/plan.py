@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from xmi.arguments import guard
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
 from xmi.structured import PAGE, parse_yaml, read_text
@@ -349,3 +350,6 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     if unknown := [key for key in content if key not in known]:
         raise RunError(f"{path} has unknown keys: {some(unknown)}. Known are {', '.join(known)}.")
     return dict(content)
+
+
+guard(__name__, ["Plan"])

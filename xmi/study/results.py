@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from xmi.arguments import guard
 from xmi.errors import RunError
 from xmi.measure import (
     Alignment,
@@ -229,3 +230,6 @@ def _versions(provenance: Mapping[str, Any], made_with: Sequence[Mapping[str, An
             counts[str(one["with"].get(name, begun))] += one["cells"]
         told[name] = begun if len(counts) < 2 else ", ".join(f"{v} ({n} cells)" for v, n in counts.items())
     return {"versions": told}
+
+
+guard(__name__, ["StudyResults"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from xmi.arguments import guard
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
@@ -352,3 +353,6 @@ def _timed(tell: Say, label: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     tell(f"{label}  {time.perf_counter() - start:.1f} s")
+
+
+guard(__name__, ["run_study"])

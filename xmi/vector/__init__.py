@@ -1,5 +1,6 @@
 """Task vectors: extract, average, ensemble, control, save and load."""
 
+from xmi.arguments import guard
 from xmi.vector.compare import ensemble, similarity
 from xmi.vector.lineage import base_similarity
 from xmi.vector.override import shared_pairs
@@ -29,3 +30,5 @@ __all__ = [
     "transfer",
     "versions",
 ]
+
+guard(__name__, leave=("vectors", "values"))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from xmi.arguments import outside
 from xmi.errors import VectorError, XmiWarning
 from xmi.model import Engine
 from xmi.vector.task_vector import TaskVector, VectorCard
@@ -46,7 +47,7 @@ def announce_foreign(vectors: Iterable[TaskVector], engine: Engine, kin: Collect
             warnings.warn(
                 f"{vector.name} was read in {card.dtype}, and {model} runs in {dtype}: its values differ by rounding.",
                 XmiWarning,
-                stacklevel=4,
+                stacklevel=outside(),
             )
         elif card.revision != revision and card.revision not in kin:
             warnings.warn(
@@ -54,7 +55,7 @@ def announce_foreign(vectors: Iterable[TaskVector], engine: Engine, kin: Collect
                 "model need not mean the same by it. If that is what you study, say foreign=True, or compare the two "
                 "first (vlm.compare_base); else read it again from this model.",
                 XmiWarning,
-                stacklevel=4,
+                stacklevel=outside(),
             )
 
 
@@ -66,7 +67,7 @@ def announce_mixture(vectors: Sequence[TaskVector], verb: str) -> None:
             f"{verb} was given vectors of {len(names)} models, revisions or precisions: {'; '.join(names)}. Their "
             "residual streams need not have the same directions (for a base LLM: xmi.vector.base_similarity).",
             XmiWarning,
-            stacklevel=3,
+            stacklevel=outside(),
         )
 
 

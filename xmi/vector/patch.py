@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from xmi.arguments import outside
 from xmi.errors import HookError, VectorError, XmiWarning
 from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit
@@ -212,7 +213,7 @@ def _announce_ties(found: Answers | Transfer) -> None:
         f"begins {own!r} and {rival!r} ({found.tasks[where[-1]]}). The first token does not tell them apart: read more "
         "(max_new_tokens=...) and take score='whole'.",
         XmiWarning,
-        stacklevel=4,
+        stacklevel=outside(),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
+from xmi.arguments import outside
 from xmi.errors import JobError, RemoteError, VectorError
 from xmi.kernels import blend, rows_kernel, score, sweep_kernel
 from xmi.model import Block, Engine, attention
@@ -128,7 +129,7 @@ def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
         warnings.warn(
             f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of its "
             "own: as exact, but slower.",
-            stacklevel=6,
+            stacklevel=outside(),
         )
 
 
@@ -246,7 +247,9 @@ def _masked(engine: Engine) -> Iterator[None]:
         return
     if "attention" not in engine.ways:
         engine.ways["attention"] = "sdpa"
-        warnings.warn(f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=7)
+        warnings.warn(
+            f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=outside()
+        )
     with attention(engine.model, engine.backbone, "sdpa"):
         yield
 
