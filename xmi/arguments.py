@@ -1,8 +1,8 @@
 """Arguments of public calls are what their annotations say, or are refused by name before anything runs.
 
-`guard(__name__)` at the end of a package makes it so for every function and class in its `__all__`: what is written
-once, as the type of a parameter, is what is checked. Only calls from outside of xmi are checked, so that the rooms pay
-nothing for one another, and annotations are read when such a call comes, so that an import pays nothing either.
+`check_calls(__name__)` at the end of a package makes it so for every function and class in its `__all__`: what is
+written once, as the type of a parameter, is what is checked. Only calls from outside of xmi are checked, so that the
+rooms pay nothing for one another; annotations are read when such a call comes, so that an import pays nothing either.
 
 Plain differences of form are taken: numpy's numbers, a list for a tuple, a generator or an array for a sequence. A text
 is not a sequence of texts, True is not 1, and NaN is not a number.
@@ -53,25 +53,29 @@ class Bounds:
         return f"of at most {self.high:g}" if self.low == -math.inf else f"between {self.low:g} and {self.high:g}"
 
 
-Count = Annotated[int, Bounds(1)]
-"""How many of something that there must be one of."""
-Natural = Annotated[int, Bounds(0)]
-"""How many of something."""
-Share = Annotated[float, Bounds(0, 1)]
-"""A part of a whole."""
+_MEANT: dict[str, Bounds] = {
+    **dict.fromkeys(("seed", "permutations", "keep"), Bounds(0)),
+    **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "steps", "size", "limit", "new"), Bounds(1)),
+    "confidence": Bounds(0, 1),
+    "held_out": Bounds(0, 1),
+}
+"""Parameters that mean the same everywhere, and what they lie between."""
+_SOME = {"slots", "parts"}
+"""Parameters of which there must be one at least, everywhere."""
 
 
 class _Misfit(Exception):
     """A value that an annotation does not allow."""
 
 
-def guard(package: str, names: Sequence[str] = (), *, leave: Sequence[str] = ()) -> None:
+def check_calls(package: str, names: Sequence[str] = (), *, leave: Sequence[str] = ()) -> None:
     """Checks the arguments of public calls.
 
     Args:
         package: Name of the module.
         names: Of its functions and classes; by default those of its `__all__`.
-        leave: Names of parameters that the functions check themselves, with errors of their own.
+        leave: Names of parameters (`prompt`, or `ensemble.vectors`) that are checked by the functions themselves, with
+            errors of their own.
     """
     module = sys.modules[package]
     for name in names or module.__all__:
@@ -83,13 +87,13 @@ def guard(package: str, names: Sequence[str] = (), *, leave: Sequence[str] = ())
         elif inspect.isfunction(value) and not hasattr(value, "__guarded__"):
             wrapped = checked(value, leave=leave)
             setattr(module, name, wrapped)
-            home = sys.modules[value.__module__]
-            if getattr(home, value.__name__, None) is value:  # or it could not be pickled
-                setattr(home, value.__name__, wrapped)
+            home, own = sys.modules[value.__module__], value.__name__
+            if getattr(home, own, None) is value:  # or it could not be pickled
+                setattr(home, own, wrapped)
 
 
 def _guard_class(kind: type, leave: Sequence[str]) -> None:
-    pydantic = hasattr(kind, "model_fields")
+    pydantic: bool = hasattr(kind, "model_fields")
     for name, value in list(vars(kind).items()):
         function = getattr(value, "__func__", value)
         public = not name.startswith("_") or (name == "__init__" and not pydantic)
@@ -107,7 +111,7 @@ def checked(function: F, owner: type | None = None, leave: Sequence[str] = ()) -
     Args:
         function: The function.
         owner: The class that it is a method of.
-        leave: See `guard`.
+        leave: See `check_calls`.
 
     Returns:
         The same function, which raises `ArgumentError` for an argument that its annotation does not allow.
@@ -119,8 +123,9 @@ def checked(function: F, owner: type | None = None, leave: Sequence[str] = ()) -
     def annotated() -> tuple[inspect.Signature, dict[str, Any]]:
         signature = inspect.signature(function)
         module = owner.__module__ if owner else function.__module__
-        kinds = {name: _evaluated(p.annotation, module) for name, p in signature.parameters.items()}
-        return signature, {**kinds, **dict.fromkeys(kinds.keys() & set(leave), Any)}
+        kinds = {name: _evaluated(p.annotation, module, owner) for name, p in signature.parameters.items()}
+        left = [name for name in kinds if name in leave or f"{title}.{name}" in leave]
+        return signature, {**kinds, **dict.fromkeys(left, Any)}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -149,7 +154,7 @@ def _validated(kind: type) -> Callable[..., None]:
     @functools.wraps(BaseModel.__init__)
     def build(self: Any, /, **given: Any) -> None:
         try:
-            super(kind, self).__init__(**given)
+            BaseModel.__init__(self, **given)
         except ValidationError as error:
             if not _from_outside(sys._getframe(1)):
                 raise
@@ -173,15 +178,19 @@ def _from_outside(frame: Any) -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name not in _LIBRARIES and name != __name__ and frame.f_code not in _FORWARDING:
-            return not (name == "xmi" or name.startswith("xmi."))
+            return not _is_inner(name)
         frame = frame.f_back
     return True
+
+
+def _is_inner(module: str) -> bool:
+    return module in _LIBRARIES or module == "xmi" or module.startswith("xmi.")
 
 
 def outside() -> int:
     """The `stacklevel` of a warning that shall name the line of the user's call, for the function that warns."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and not _from_outside(frame):
+    while frame.f_back is not None and _is_inner(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     return level
 
@@ -196,10 +205,27 @@ def _fitted(bound: inspect.BoundArguments, kinds: Mapping[str, Any], title: str)
             elif form is inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[name] = {key: _fit(part, kind) for key, part in value.items()}
             elif value is not bound.signature.parameters[name].default:
-                bound.arguments[name] = _fit(value, kind)
+                bound.arguments[name] = fitted = _fit(value, kind)
+                if (problem := _meaning(name, fitted)) is not None:
+                    return f"{title}: {name} must be {problem}; found {told(value)}."
         except _Misfit as misfit:
             inner = f" ({misfit})" if str(misfit) else ""
             return f"{title}: {name} must be {wanted(kind)}; found {told(value)}{inner}."
+    return None
+
+
+def _meaning(name: str, value: Any) -> str | None:
+    """What a value of the right type must be besides, if it is not."""
+    bounds = _MEANT.get(name)
+    if bounds and isinstance(value, (int, float)) and not bounds.low <= value <= bounds.high:
+        return f"a number {bounds}"
+    if name in _SOME and isinstance(value, (list, tuple)) and not value:
+        return "at least one"
+    if name == "device" and isinstance(value, str) and "torch" in sys.modules:
+        try:
+            sys.modules["torch"].device(value)
+        except RuntimeError:
+            return "a device such as 'cpu', 'cuda' or 'cuda:1'"
     return None
 
 
@@ -229,6 +255,8 @@ def _fit(value: Any, kind: Any) -> Any:
         return _if(any(type(value) is type(word) and value == word for word in inner), value)
     if origin is type or kind is type:
         return _if(isinstance(value, type), value)
+    if kind is _ArrayLike:
+        return _fit_array(value)
     if kind in _SCALARS:
         return _SCALARS[kind](value)
     base = origin or kind
@@ -236,9 +264,38 @@ def _fit(value: Any, kind: Any) -> Any:
         return _if(callable(value), value)
     if isinstance(base, type) and base in _CONTAINERS:
         return _CONTAINERS[base](value, base, inner)
+    if hasattr(kind, "array_type"):
+        return _if(isinstance(value, kind) or _is_whole_array(value, kind), value)
     if isinstance(base, type):
         return _if(_is_a(value, base), value)
     return value
+
+
+def _is_whole_array(value: Any, kind: Any) -> bool:
+    """Whether an array of integers would fit where one of floats is asked for."""
+    if not isinstance(value, kind.array_type):
+        return False
+    name = str(value.dtype)
+    if not ("int" in name or "bool" in name or "float" in name):
+        return False
+    if hasattr(value, "numpy"):
+        return isinstance(value.new_zeros((), dtype=sys.modules["torch"].float32).expand(value.shape), kind)
+    numpy = sys.modules["numpy"]
+    return isinstance(numpy.broadcast_to(numpy.float32(0), value.shape), kind)
+
+
+class _ArrayLike:
+    """Stands for numpy's `ArrayLike`: numbers or texts in any form."""
+
+
+def _fit_array(value: Any) -> Any:
+    import numpy as np
+
+    try:
+        kind = np.asarray(value).dtype.kind
+    except Exception:  # its own fault
+        raise _Misfit from None
+    return _if(kind in "biufU" and not isinstance(value, (str, type(None))), value)
 
 
 def _fit_one(value: Any, kinds: Sequence[Any]) -> Any:
@@ -268,15 +325,21 @@ def _is_a(value: Any, kind: type) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    return _if(isinstance(value, numbers.Integral) and not isinstance(value, bool), value) and int(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _Misfit
+    return int(value)
 
 
 def _real(value: Any) -> Any:
-    return _if(isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value), value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)) or math.isnan(value):
+        raise _Misfit
+    return value
 
 
 def _truth(value: Any) -> Any:
-    return _if(isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"), value) and bool(value)
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise _Misfit
+    return bool(value)
 
 
 _SCALARS: dict[Any, Callable[[Any], Any]] = {
@@ -344,9 +407,11 @@ def _fit_iterable(value: Any, base: type, inner: tuple[Any, ...]) -> Any:
     """Several of something in any order of kinds; what can be read once only is left to the reader."""
     if isinstance(value, (str, bytes, bytearray, type)) or not isinstance(value, collections.abc.Iterable):
         raise _Misfit
-    if inner and isinstance(value, (list, tuple, collections.abc.Set)):
-        for place, part in enumerate(value):
-            _fit_part(part, inner[0], place)
+    if isinstance(value, collections.abc.Iterator):
+        return value
+    parts = value if isinstance(value, (collections.abc.Set, collections.abc.Mapping)) else _parts(value)
+    for place, part in enumerate(parts if inner else ()):
+        _fit_part(part, inner[0], place)
     return value
 
 
@@ -389,7 +454,13 @@ def wanted(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-_WORDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+_WORDS: dict[Any, str] = {
+    _ArrayLike: "an array",
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+}
 
 
 def told(value: Any) -> str:
@@ -415,13 +486,13 @@ def _shown(signature: inspect.Signature) -> str:
 # Annotations
 
 
-def _evaluated(annotation: Any, module: str) -> Any:
+def _evaluated(annotation: Any, module: str, owner: type | None) -> Any:
     """An annotation's meaning; what cannot be found out is not checked."""
     if annotation is inspect.Parameter.empty:
         return Any
     if isinstance(annotation, str):
         try:
-            annotation = eval(annotation, vars(sys.modules[module]), _Names(module))
+            annotation = eval(annotation, vars(sys.modules[module]), _Names(module, owner))
         except Exception:
             return Any
     return annotation
@@ -430,8 +501,8 @@ def _evaluated(annotation: Any, module: str) -> Any:
 class _Names(dict[str, Any]):
     """The names that a module imports for its annotations alone, found when they are asked for."""
 
-    def __init__(self, module: str) -> None:
-        super().__init__()
+    def __init__(self, module: str, owner: type | None) -> None:
+        super().__init__({"ArrayLike": _ArrayLike, **({"Self": owner} if owner else {})})
         self.found = _imported_for_types(module)
 
     def __missing__(self, name: str) -> Any:

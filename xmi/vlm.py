@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.eager import ActivationCache, Generation, Hooks, Names, generate, hooked, run, run_with_cache
 from xmi.eager.blame import images_named
 from xmi.errors import ModelError, PromptError, RemoteError, VectorError
@@ -1096,4 +1096,4 @@ def load(
     return vlm
 
 
-guard(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions"))
+check_calls(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions"))

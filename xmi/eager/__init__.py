@@ -1,6 +1,6 @@
 """The TransformerLens dialect: cached activations, hooks and generation, run eagerly, with images and batches."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.eager.cache import ActivationCache
 from xmi.eager.generate import Generation, generate
 from xmi.eager.hooks import Hook, HookFunction, Hooks, Names, hooked
@@ -20,4 +20,4 @@ __all__ = [
 ]
 
 
-guard(__name__, leave=("fwd_hooks", "positions"))
+check_calls(__name__, leave=("fwd_hooks", "positions"))

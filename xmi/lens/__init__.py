@@ -1,6 +1,6 @@
 """From the residual stream to the vocabulary: a Lens protocol, the logit lens and the tuned lens."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.lens.base import Lens, LensValues, depths, read_depths
 from xmi.lens.logit import LogitLens
 from xmi.lens.read import read_lens, read_phases
@@ -22,4 +22,4 @@ __all__ = [
     "tune_lens",
 ]
 
-guard(__name__)
+check_calls(__name__)

@@ -1,6 +1,6 @@
 """Numbers from results: answers, phases, similarity, geometry, scoring, statistics. No model is known here."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.measure.alignment import Alignment, alignment
 from xmi.measure.answers import Answers, Transfer
 from xmi.measure.boundaries import Boundaries
@@ -68,4 +68,4 @@ __all__ = [
     "wilson",
 ]
 
-guard(__name__)
+check_calls(__name__)

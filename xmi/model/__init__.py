@@ -1,6 +1,6 @@
 """Load any checkpoint and find its language backbone from the model's own structure."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.model.anatomy import Anatomy
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Probes, check_model
@@ -38,4 +38,4 @@ __all__ = [
     "select",
 ]
 
-guard(__name__)
+check_calls(__name__)

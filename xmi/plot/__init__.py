@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.measure import (
     Alignment,
     Answers,
@@ -82,7 +82,7 @@ def figure_of(result: Any, **options: Any) -> go.Figure:
     raise TypeError(f"xmi.plot has no figure for {type(result).__name__}; it draws the results of xmi.measure.")
 
 
-guard(__name__)  # before the functions below are handed on, so that their options are checked, too
+check_calls(__name__)  # before the functions below are handed on, so that their options are checked, too
 
 figure_of.register(Similarity, similarity)
 figure_of.register(Projection, projection)

@@ -1,6 +1,6 @@
 """Tasks, prompts, and the role and modality of every token of an encoded batch."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.prompt.batch import Batch, find_segment
 from xmi.prompt.encode import Encoder
 from xmi.prompt.files import load_task, task_names
@@ -33,4 +33,4 @@ __all__ = [
     "task_names",
 ]
 
-guard(__name__, leave=("given", "prompt", "padding_side"))
+check_calls(__name__, leave=("given", "prompt", "padding_side"))

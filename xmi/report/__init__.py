@@ -1,9 +1,9 @@
 """A stored study to one self-contained HTML page; its geometry alone to another."""
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.report.page import render
 from xmi.report.similarity import similarity_page, similarity_panels
 
 __all__ = ["render", "similarity_page", "similarity_panels"]
 
-guard(__name__)
+check_calls(__name__)

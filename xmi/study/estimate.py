@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
 from xmi.study.cell import ensemble_sizes, longest_label
@@ -239,4 +239,4 @@ def _time(seconds: float) -> str:
     )
 
 
-guard(__name__, ["dry_run"])
+check_calls(__name__, ["dry_run"])

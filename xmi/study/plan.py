@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
 from xmi.structured import PAGE, parse_yaml, read_text
@@ -352,4 +352,4 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-guard(__name__, ["Plan"])
+check_calls(__name__, ["Plan"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.measure import (
     Alignment,
@@ -232,4 +232,4 @@ def _versions(provenance: Mapping[str, Any], made_with: Sequence[Mapping[str, An
     return {"versions": told}
 
 
-guard(__name__, ["StudyResults"])
+check_calls(__name__, ["StudyResults"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xmi.arguments import guard
+from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
@@ -355,4 +355,4 @@ def _timed(tell: Say, label: str) -> Iterator[None]:
     tell(f"{label}  {time.perf_counter() - start:.1f} s")
 
 
-guard(__name__, ["run_study"])
+check_calls(__name__, ["run_study"])
