@@ -158,7 +158,7 @@ class Right:
             "said": scored, "examples": 1, "measure": "centroid", "word": "x", "ids": [1], "results": self.results,
             "tokenizer": vlm.encoder.tokenizer, "rate": 0.001, "decay": 0.01, "held_out": 0.2, "new": 1,
             "task_words": ["a"], "read": lambda prompts: [vlm.encode(prompts)], "max_new_tokens": 1, "strength": 1.0,
-            "mode": "overwrite", "result": self.answers, "row": {"source": "a", "target": "b"}, "query": "text",
+            "mode": "overwrite", "accuracies.result": self.answers, "comparisons.result": self.instances["Comparison"], "row": {"source": "a", "target": "b"}, "query": "text",
             "Answers.of_task.task": "country-capital", "Transfer.of_task.task": "country-capital",
             "Answers.concat.parts": [self.answers], "Transfer.concat.parts": [self.transfer],
             "Boundaries.concat.parts": [self.instances["Boundaries"]], "Overriding.concat.parts": [self.instances["Overriding"]],

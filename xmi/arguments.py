@@ -54,12 +54,14 @@ class Bounds:
 
 
 _MEANT: dict[str, Bounds] = {
-    **dict.fromkeys(("seed", "permutations", "keep"), Bounds(0)),
+    **dict.fromkeys(("seed", "permutations", "keep", "rate", "decay"), Bounds(0)),
     **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "steps", "size", "limit", "new"), Bounds(1)),
     "confidence": Bounds(0, 1),
     "held_out": Bounds(0, 1),
 }
 """Parameters that mean the same everywhere, and what they lie between."""
+_NUMBERS = {"hits", "p"}
+"""Parameters that are arrays of numbers, where others may be of texts."""
 _SOME = {"slots", "parts"}
 """Parameters of which there must be one at least, everywhere."""
 
@@ -221,6 +223,8 @@ def _meaning(name: str, value: Any) -> str | None:
         return f"a number {bounds}"
     if name in _SOME and isinstance(value, (list, tuple)) and not value:
         return "at least one"
+    if name in _NUMBERS and sys.modules["numpy"].asarray(value).dtype.kind == "U":
+        return "numbers"
     if name == "device" and isinstance(value, str) and "torch" in sys.modules:
         try:
             sys.modules["torch"].device(value)
