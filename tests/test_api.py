@@ -45,6 +45,7 @@ MORE: dict[str, Any] = {
 }  # fmt: skip
 
 DIFFERENT = {
+    "method_name": "takes a row of a table",
     "figure_of": "its options are those of the figure that draws the result",
     "Result.to_frame": "of no result of its own",
     "Result.figure": "of no result of its own",
@@ -176,7 +177,7 @@ class Right:
             "Engine.place.inputs": {}, "Engine.forward.inputs": self.batch.inputs, "Engine.reading.inputs": self.batch.inputs,
             "Engine.reading.columns": torch.tensor([1, 1]), "columns": torch.tensor([1, 1]), "asked_": 1,
             "read_depths.asked": [], "Encoder.decode.ids": [1, 2], "summary.result": self.results.summary("organism"),
-            "cell": "text ICL", "before": "A:", "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
+            "cell": "text ICL", "before": "A:", "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
             "TunedLens.to.device": "cpu", "Batch.padded.side": "left", "Encoder.accept.given": {}, "messages": [],
             "Encoder.is_whole.ids": [1], "Encoder.text.ids": [1], "Encoder.decode.id": 1, "given": "a", "Encoder.is_whole.id": 1,
             "token": 1, "word": "a", "words": ["a"], "columns_": 1, "from_end.column": 1, "from_end.length": 2, "column": 1,
@@ -248,7 +249,9 @@ def prepared(
 def left_out(label: str, what: Any) -> bool:
     """Whether a callable is not tried; figures may have the names of what they draw."""
     drawn = str(getattr(what, "__module__", "")).startswith("xmi.plot")
-    return label.split(".")[-1] in HEAVY or (label in DIFFERENT and (not drawn or label == "figure_of"))
+    return label.split(".")[-1] in HEAVY or (
+        label in DIFFERENT and (not drawn or label in ("figure_of", "method_name"))
+    )
 
 
 def outcome(

@@ -54,7 +54,7 @@ class Bounds:
 
 
 _MEANT: dict[str, Bounds] = {
-    **dict.fromkeys(("seed", "permutations", "keep", "rate", "decay"), Bounds(0)),
+    **dict.fromkeys(("seed", "permutations", "keep", "rate", "decay", "token"), Bounds(0)),
     **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "steps", "size", "limit", "new"), Bounds(1)),
     "confidence": Bounds(0, 1),
     "held_out": Bounds(0, 1),

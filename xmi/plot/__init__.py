@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xmi.arguments import check_calls
+from xmi.errors import ArgumentError
 from xmi.measure import (
     Alignment,
     Answers,
@@ -77,9 +78,9 @@ def figure_of(result: Any, **options: Any) -> go.Figure:
         The plotly figure.
 
     Raises:
-        TypeError: Nothing here draws that type.
+        ArgumentError: Nothing here draws that type.
     """
-    raise TypeError(f"xmi.plot has no figure for {type(result).__name__}; it draws the results of xmi.measure.")
+    raise ArgumentError(f"xmi.plot has no figure for {type(result).__name__}; it draws the results of xmi.measure.")
 
 
 check_calls(__name__)  # before the functions below are handed on, so that their options are checked, too

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from xmi.errors import ArgumentError
 from xmi.measure import Alignment
 from xmi.numerals import estimate, p_value
 from xmi.plot.looks import LEVELS, LIKENESS, Look
@@ -34,12 +35,12 @@ def alignment(
         number of layers.
 
     Raises:
-        ValueError: Unknown kind.
+        ArgumentError: Unknown kind.
         KeyError: Unknown state.
     """
     draws = {"cosine": _cosine, "centroids": _centroids, "shape": _shape}
     if kind not in draws:
-        raise ValueError(f"Unknown kind of figure {kind!r}; use one of {', '.join(draws)}.")
+        raise ArgumentError(f"Unknown kind of figure {kind!r}; use one of {', '.join(draws)}.")
     figure = go.Figure()
     name, axis, reach = draws[kind](figure, result, state)
     finish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from xmi.errors import ArgumentError
 from xmi.measure.boundaries import CHANGES, Boundaries
 from xmi.numerals import estimate, percent
 from xmi.plot.looks import CHANGES as LOOKS
@@ -24,10 +25,10 @@ def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where t
         One row per measurement, one colour and symbol per change.
 
     Raises:
-        ValueError: An unknown `x`.
+        ArgumentError: An unknown `x`.
     """
     if x not in ("layer", "relative"):
-        raise ValueError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
+        raise ArgumentError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
     several = len(set(result.models)) > 1
     names = [
         f"{label} ({model})" if several else label for label, model in zip(result.labels, result.models, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from xmi.errors import ArgumentError
 from xmi.measure import Comparison, LayerComparison
 from xmi.numerals import decimal, estimate, p_value, signed
 from xmi.plot.looks import DIFFERENCE, LEVELS, Look, contrasts
@@ -31,12 +32,12 @@ def comparisons(
         are the kind of contrast. The axis fits the data and shows zero.
 
     Raises:
-        ValueError: The table has no such column.
+        ArgumentError: The table has no such column.
     """
     if isinstance(result, Comparison):
         result, p = result.to_frame().assign(contrast="comparison"), "p"
     if p not in result.columns:
-        raise ValueError(f"The table has no column {p!r}; its columns are {list(result.columns)}.")
+        raise ArgumentError(f"The table has no column {p!r}; its columns are {list(result.columns)}.")
     one_target = "target" in result.columns and result["target"].nunique() == 1
     figure = go.Figure()
     looks = contrasts(map(str, result["contrast"]))

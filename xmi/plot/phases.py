@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from xmi.errors import ArgumentError
 from xmi.measure import PHASES, Phases
 from xmi.numerals import percent
 from xmi.plot.looks import PHASES as LOOKS
@@ -53,13 +54,13 @@ def phases(
         is -1.
 
     Raises:
-        ValueError: No measurement, two of the same name, an unknown `x` or `measure`, or measurements of different
+        ArgumentError: No measurement, two of the same name, an unknown `x` or `measure`, or measurements of different
             depth by layer.
     """
     if x not in ("layer", "relative"):
-        raise ValueError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
+        raise ArgumentError(f"Unknown axis {x!r}; use 'layer' or 'relative'.")
     if measure not in MEASURES:
-        raise ValueError(f"Unknown measure {measure!r}; use one of {', '.join(MEASURES)}.")
+        raise ArgumentError(f"Unknown measure {measure!r}; use one of {', '.join(MEASURES)}.")
     found = _listed(result, x)
     table = _by_task(found)
     rows = list(dict.fromkeys(row for parts in table.values() for row in parts))
@@ -104,12 +105,12 @@ def _listed(result: Phases | Sequence[Phases] | Mapping[str, Phases], x: str) ->
         return [result]
     found = list(result.values()) if isinstance(result, Mapping) else list(result)
     if not found or (x == "layer" and any(p.depth != found[0].depth for p in found)):
-        raise ValueError(
+        raise ArgumentError(
             "A figure of phases needs at least one Phases, all of the same depth (or x='relative' for several depths)."
         )
     names = [(p.label, p.model, p.lens) for p in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(
+        raise ArgumentError(
             f"Two measurements are named {twice[0]!r} (model {twice[1]!r}, {twice[2]}): give one another label."
         )
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from xmi.errors import ArgumentError
 from xmi.measure import LensReading
 from xmi.numerals import decimal
 from xmi.plot.theme import LAYER_AXIS, finish, numbers, text
@@ -25,10 +26,10 @@ def reading(result: LensReading, *, prompt: int = 0, title: str = "What the lens
         A table-like heat map: the embedding at the bottom, the last layer on top, the best token on the left.
 
     Raises:
-        ValueError: There is no such prompt.
+        ArgumentError: There is no such prompt.
     """
     if not 0 <= prompt < len(result.tokens):
-        raise ValueError(f"There is no prompt {prompt}: the reading holds {len(result.tokens)}, counted from 0.")
+        raise ArgumentError(f"There is no prompt {prompt}: the reading holds {len(result.tokens)}, counted from 0.")
     tokens = result.tokens[prompt]
     places = [f"top {i + 1}" for i in range(len(tokens[0]))]
     figure = go.Figure(

@@ -21,6 +21,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from xmi.errors import ArgumentError
 from xmi.measure.stats import Proportion
 from xmi.numerals import estimate
 from xmi.plot.looks import PALETTE
@@ -188,12 +189,12 @@ def first_layer(layer: int | None, layers: Sequence[int]) -> int:
     """Returns the position of the layer to show at first, the middle one by default.
 
     Raises:
-        ValueError: The result lacks that layer.
+        ArgumentError: The result lacks that layer.
     """
     if layer is None:
         return len(layers) // 2
     if layer not in layers:
-        raise ValueError(f"Layer {layer} is not in the result; its layers are {list(layers)}.")
+        raise ArgumentError(f"Layer {layer} is not in the result; its layers are {list(layers)}.")
     return layers.index(layer)
 
 
