@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF024
 """Whatever a public function is given, it works or raises an `XmiError`; wrong arguments are named by it.
 
 The calls are made from the signatures of everything that is public: each argument in turn is something else, the others
@@ -177,11 +178,11 @@ class Right:
             "Engine.place.inputs": {}, "Engine.forward.inputs": self.batch.inputs, "Engine.reading.inputs": self.batch.inputs,
             "Engine.reading.columns": torch.tensor([1, 1]), "columns": torch.tensor([1, 1]), "asked_": 1,
             "read_depths.asked": [], "Encoder.decode.ids": [1, 2], "summary.result": self.results.summary("organism"),
-            "cell": "text ICL", "before": "A:", "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
+            "cell": "text ICL", "before": "A:", "find_segment.prompt": self.prompts[0], "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
             "TunedLens.to.device": "cpu", "Batch.padded.side": "left", "Encoder.accept.given": {}, "messages": [],
             "Encoder.is_whole.ids": [1], "Encoder.text.ids": [1], "Encoder.decode.id": 1, "given": "a", "Encoder.is_whole.id": 1,
-            "token": 1, "word": "a", "words": ["a"], "columns_": 1, "from_end.column": 1, "from_end.length": 2, "column": 1,
-            "length": 3, "StudyResults.vector.task": "country-capital", "StudyResults.vector.seed": 0, "StudyResults.path": self.results.path, "StudyResults.projection.method": "pca", "StudyResults.records.source": None,
+            "token": 1, "words": ["a"], "columns_": 1, "from_end.column": 1, "from_end.length": 2, "column": 1,
+            "length": 3, "StudyResults.vector.task": "country-capital", "StudyResults.vector.seed": 0, "StudyResults.path": self.results.path,  "StudyResults.records.source": None,
         }  # fmt: skip
 
 
@@ -269,7 +270,7 @@ def outcome(
         elif inspect.isgenerator(found):
             list(itertools.islice(found, 3))
     except ArgumentError as error:
-        if kind is not kind.VAR_KEYWORD and name not in str(error):
+        if kind is not kind.VAR_KEYWORD and " must be " in str(error) and name not in str(error):
             return f"does not name it: {error}"
     except XmiError:
         pass

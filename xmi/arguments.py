@@ -55,15 +55,15 @@ class Bounds:
 
 _MEANT: dict[str, Bounds] = {
     **dict.fromkeys(("seed", "permutations", "keep", "rate", "decay", "token"), Bounds(0)),
-    **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "steps", "size", "limit", "new"), Bounds(1)),
+    **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "limit", "new"), Bounds(1)),
     "confidence": Bounds(0, 1),
     "held_out": Bounds(0, 1),
 }
 """Parameters that mean the same everywhere, and what they lie between."""
 _NUMBERS = {"hits", "p"}
 """Parameters that are arrays of numbers, where others may be of texts."""
-_SOME = {"slots", "parts"}
-"""Parameters of which there must be one at least, everywhere."""
+_SOME = {"slots", "concat.parts"}
+"""Parameters of which there must be one at least."""
 
 
 class _Misfit(Exception):
@@ -208,7 +208,7 @@ def _fitted(bound: inspect.BoundArguments, kinds: Mapping[str, Any], title: str)
                 bound.arguments[name] = {key: _fit(part, kind) for key, part in value.items()}
             elif value is not bound.signature.parameters[name].default:
                 bound.arguments[name] = fitted = _fit(value, kind)
-                if (problem := _meaning(name, fitted)) is not None:
+                if kinds[name] is not Any and (problem := _meaning(f"{title}.{name}", fitted, kinds[name])) is not None:
                     return f"{title}: {name} must be {problem}; found {told(value)}."
         except _Misfit as misfit:
             inner = f" ({misfit})" if str(misfit) else ""
@@ -216,14 +216,15 @@ def _fitted(bound: inspect.BoundArguments, kinds: Mapping[str, Any], title: str)
     return None
 
 
-def _meaning(name: str, value: Any) -> str | None:
+def _meaning(place: str, value: Any, kind: Any) -> str | None:
     """What a value of the right type must be besides, if it is not."""
+    name = place.rpartition(".")[2]
     bounds = _MEANT.get(name)
     if bounds and isinstance(value, (int, float)) and not bounds.low <= value <= bounds.high:
         return f"a number {bounds}"
-    if name in _SOME and isinstance(value, (list, tuple)) and not value:
+    if any(place.endswith(f".{some}") for some in _SOME) and isinstance(value, (list, tuple)) and not value:
         return "at least one"
-    if name in _NUMBERS and sys.modules["numpy"].asarray(value).dtype.kind == "U":
+    if name in _NUMBERS and kind is _ArrayLike and sys.modules["numpy"].asarray(value).dtype.kind == "U":
         return "numbers"
     if name == "device" and isinstance(value, str) and "torch" in sys.modules:
         try:

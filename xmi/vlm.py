@@ -1096,4 +1096,4 @@ def load(
     return vlm
 
 
-check_calls(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions"))
+check_calls(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions", "VLM.transfer.layers"))

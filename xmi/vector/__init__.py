@@ -31,4 +31,4 @@ __all__ = [
     "versions",
 ]
 
-check_calls(__name__, leave=("ensemble.vectors", "random_like.vector", "TaskVector.values"))
+check_calls(__name__, leave=("ensemble.vectors", "similarity.vectors", "random_like.vector", "TaskVector.values"))
