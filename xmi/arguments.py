@@ -4,8 +4,8 @@
 written once, as the type of a parameter, is what is checked. Only calls from outside of xmi are checked, so that the
 rooms pay nothing for one another; annotations are read when such a call comes, so that an import pays nothing either.
 
-Plain differences of form are taken: numpy's numbers, 1.0 for 1, a list for a tuple, a generator or an array for a sequence. A text
-is not a sequence of texts, True is not 1, and NaN is not a number.
+Plain differences of form are taken: numpy's numbers, 1.0 for 1, a list for a tuple, a generator or an array for a
+sequence. A text is not a sequence of texts, True is not 1, and NaN is not a number.
 """
 
 from __future__ import annotations

@@ -178,19 +178,19 @@ def test_a_dataset_cannot_name_files_of_this_machine(
 def test_nothing_but_text_is_text(value: Any) -> None:
     item = {"input": "x", "output": "y", "image": None, "split": "train"}
     for name in ("input", "output", "split"):
-        with pytest.raises(xmi.TaskError, match=name):
+        with pytest.raises(xmi.XmiError, match=name):
             Item(**{**item, name: value})
     for name in ("prefix", "delimiter", "separator"):
-        with pytest.raises(xmi.PromptError, match=name):
+        with pytest.raises(xmi.XmiError, match=name):
             Template(**{name: value})
-    with pytest.raises(xmi.TaskError):
+    with pytest.raises(xmi.XmiError):
         Task(value, (Item(**item),))
     if value not in ([], ()):
-        with pytest.raises(xmi.TaskError):
+        with pytest.raises(xmi.XmiError):
             Task("t", value)
-        with pytest.raises(xmi.TaskError):
+        with pytest.raises(xmi.XmiError):
             Task("t", (Item(**item),), instructions=value)
-    with pytest.raises(xmi.TaskError):
+    with pytest.raises(xmi.XmiError):
         load_task(value)
     task = Task("t", tuple(Item(f"x{k}", "y", None, "train") for k in range(9)))
     if not isinstance(value, int) or isinstance(value, bool):
