@@ -1096,4 +1096,14 @@ def load(
     return vlm
 
 
-check_calls(__name__, ["VLM", "load"], leave=("prompt", "fwd_hooks", "positions", "VLM.transfer.layers"))
+_READING = ("residuals", "residuals_at", "vectors_at", "nested_vectors", "task_vector", "answers", "lens", "phases")
+_READING += ("phases_and_answers", "find_task_words", "tune_lens", "compare_base")
+# What is not a prompt, hook or layer is refused where prompts, hooks and layers are understood.
+check_calls(
+    __name__,
+    ["VLM", "load"],
+    leave=(
+        *("prompt", "to", "fwd_hooks", "positions", "VLM.transfer.layers"),
+        *(f"VLM.{verb}.prompts" for verb in _READING),
+    ),
+)

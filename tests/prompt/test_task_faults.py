@@ -195,18 +195,18 @@ def test_nothing_but_text_is_text(value: Any) -> None:
     task = Task("t", tuple(Item(f"x{k}", "y", None, "train") for k in range(9)))
     if not isinstance(value, int) or isinstance(value, bool):
         for wrong in ({"shots": value}, {"seed": value}, {"modality": value}, {"split": value}):
-            with pytest.raises(xmi.TaskError):
+            with pytest.raises(xmi.XmiError):
                 task.icl(**{"shots": 2, "split": "train", **wrong})
 
 
 @pytest.mark.fault("E14")
 @pytest.mark.parametrize("name", ["a" * 230, "", "  ", "a\nb", "a\x1b[31m", "\x00"])
 def test_names_that_nothing_can_be_called_by_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(xmi.TaskError, match="cannot be called"):
+    with pytest.raises(xmi.XmiError, match="cannot be called"):
         Task(name, (Item("x", "y", None, "train"),))
     (tmp_path / "own.json").write_text(json.dumps({"name": name or None, "items": [{"input": "a", "output": "b"}]}))
     if name:
-        with pytest.raises(xmi.TaskError, match="cannot be called"):
+        with pytest.raises(xmi.XmiError, match="cannot be called"):
             load_task(tmp_path / "own.json")
 
 
@@ -215,7 +215,7 @@ def test_half_a_character_is_refused_with_its_row(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(
         '{"input": "a\\ud800", "output": "b"}\n{"input": "c", "output": ["d", "\\udfff"]}'
     )
-    with pytest.raises(xmi.TaskError, match=r"(?s)line 1: input: text with half.*line 2 \(c\): output: text with half"):
+    with pytest.raises(xmi.XmiError, match=r"(?s)line 1: input: text with half.*line 2 \(c\): output: text with half"):
         load_task(tmp_path / "own.jsonl")
 
 

@@ -33,4 +33,4 @@ __all__ = [
     "task_names",
 ]
 
-check_calls(__name__, leave=("given", "padding_side", "Prompts.prompts"))
+check_calls(__name__, leave=("given", "padding_side", "Prompts.prompts", "free_prompt.images"))
