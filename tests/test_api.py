@@ -14,7 +14,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -178,7 +177,7 @@ class Right:
             "Engine.place.inputs": {}, "Engine.forward.inputs": self.batch.inputs, "Engine.reading.inputs": self.batch.inputs,
             "Engine.reading.columns": torch.tensor([1, 1]), "columns": torch.tensor([1, 1]), "asked_": 1,
             "read_depths.asked": [], "Encoder.decode.ids": [1, 2], "summary.result": self.results.summary("organism"),
-            "cell": "text ICL", "before": "A:", "find_segment.prompt": self.prompts[0], "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
+            "cell": "text ICL", "before": "A:", "Plan.differences.other": self.instances["Plan"], "find_segment.prompt": self.prompts[0], "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
             "TunedLens.to.device": "cpu", "Batch.padded.side": "left", "Encoder.accept.given": {}, "messages": [],
             "Encoder.is_whole.ids": [1], "Encoder.text.ids": [1], "Encoder.decode.id": 1, "given": "a", "Encoder.is_whole.id": 1,
             "token": 1, "words": ["a"], "columns_": 1, "from_end.column": 1, "from_end.length": 2, "column": 1,
@@ -318,16 +317,3 @@ def test_a_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("call", CALLS)
 def test_any_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(call, SOME | MORE, monkeypatch, tmp_path)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_the_right_arguments_work(call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    label, what, owner = CALLS[call]
-    if left_out(label, what):
-        pytest.skip(DIFFERENT.get(label, "takes a model or a plan: see below"))
-    monkeypatch.chdir(tmp_path)
-    function, parameters, given = prepared(label, what, owner)
-    with warnings.catch_warnings(), np.errstate(all="ignore"), suppress(NotImplementedError):
-        warnings.simplefilter("ignore")
-        first = [given[n] for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in given]
-        function(*first, **given)

@@ -4,7 +4,7 @@
 written once, as the type of a parameter, is what is checked. Only calls from outside of xmi are checked, so that the
 rooms pay nothing for one another; annotations are read when such a call comes, so that an import pays nothing either.
 
-Plain differences of form are taken: numpy's numbers, 1.0 for 1, a list for a tuple, a generator or an array for a
+Plain differences of form are taken: numpy's numbers, a list for a tuple, a generator or an array for a
 sequence. A text is not a sequence of texts, True is not 1, and NaN is not a number.
 """
 
@@ -330,8 +330,6 @@ def _is_a(value: Any, kind: type) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():  # a column of a table
-        return int(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise _Misfit
     return int(value)
