@@ -1096,8 +1096,8 @@ def load(
     return vlm
 
 
-_READING = ("residuals", "residuals_at", "vectors_at", "nested_vectors", "task_vector", "answers", "lens", "phases")
-_READING += ("phases_and_answers", "find_task_words", "tune_lens", "compare_base")
+_READING: tuple[str, ...] = ("residuals", "residuals_at", "vectors_at", "nested_vectors", "task_vector", "answers")
+_READING += ("lens", "phases", "phases_and_answers", "find_task_words", "tune_lens", "compare_base")
 # What is not a prompt, hook or layer is refused where prompts, hooks and layers are understood.
 check_calls(
     __name__,

@@ -241,7 +241,7 @@ class Transfer(Result):
         found: Self = _of_task(self, task)
         return found
 
-    def accuracy(self, source: str | None = None, layer: int | None = None, score: str = "paper") -> Proportion:
+    def accuracy(self, source: str | None = None, layer: float | None = None, score: str = "paper") -> Proportion:
         """Accuracy of one source at one layer.
 
         Args:
