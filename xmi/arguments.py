@@ -219,6 +219,9 @@ def _fitted(bound: inspect.BoundArguments, kinds: Mapping[str, Any], title: str)
 def _meaning(place: str, value: Any, kind: Any) -> str | None:
     """What a value of the right type must be besides, if it is not."""
     name = place.rpartition(".")[2]
+    building = place[0].isupper() and place.count(".") == 1  # results may hold NaN; functions and methods take none
+    if isinstance(value, float) and math.isnan(value) and not building:
+        return "a number"
     bounds = _MEANT.get(name)
     if bounds and isinstance(value, (int, float)) and not bounds.low <= value <= bounds.high:
         return f"a number {bounds}"
@@ -336,7 +339,7 @@ def _whole(value: Any) -> Any:
 
 
 def _real(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
         raise _Misfit
     return value
 
