@@ -1101,7 +1101,7 @@ _READING += ("lens", "phases", "phases_and_answers", "find_task_words", "tune_le
 # What is not a prompt, hook or layer is refused where prompts, hooks and layers are understood.
 check_calls(
     __name__,
-    ["VLM", "load"],
+    ["VLM"],  # options of `load` are refused by name where they are understood
     leave=(
         *("prompt", "to", "fwd_hooks", "positions", "VLM.transfer.layers"),
         *(f"VLM.{verb}.prompts" for verb in _READING),
