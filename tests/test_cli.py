@@ -149,3 +149,10 @@ def test_check_prints_what_was_found(eye: Path) -> None:
     ):
         assert said in done.stdout
     assert run_xmi("check", "no-such-model").returncode == 1
+
+
+def test_version_names_what_numbers_depend_on() -> None:
+    done = run_xmi("--version")
+    assert done.returncode == 0, done.stderr
+    for package in ("xmi", "torch", "transformers", "nnsight", "python"):
+        assert f"{package} " in done.stdout

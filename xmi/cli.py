@@ -96,6 +96,25 @@ def _parts(annotation: Any) -> list[Any]:
     return [annotation, *(part for inner in get_args(annotation) for part in _parts(inner))]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from xmi.vector import versions
+
+        python = ".".join(map(str, sys.version_info[:3]))
+        put(", ".join(f"{name} {number}" for name, number in {**versions(), "python": python}.items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the versions that numbers depend on."),
+    ] = False,
+) -> None:
+    """Options of xmi itself; the help above stands with the app."""
+
+
 @app.command()
 def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
     """Studies the embedded model beside its control, and writes an interactive report."""
