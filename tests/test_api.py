@@ -35,7 +35,7 @@ SOME: dict[str, Any] = {
     "texts": ["a", "b"], "a tensor": torch.zeros(2, 3), "a dict": {"a": 1},
 }  # fmt: skip
 MORE: dict[str, Any] = {
-    "0": 0, "3": 3, "10**9": 10**9, "2.5": 2.5, "inf": math.inf, "True": True, "no text": "", "bytes": b"x", "a list": [],
+    "0": 0, "3": 3, "2.5": 2.5, "inf": math.inf, "True": True, "no text": "", "bytes": b"x", "a list": [],
     "an empty dict": {}, "a list of None": [None], "numbers": [1, 2], "mixed": [1, "x", None], "a class": int,
     "a function": lambda *args: None, "an empty tensor": torch.zeros(0), "an array": np.zeros((2, 3, 4)),
     "whole numbers": np.arange(3), "an array of texts": np.array(["x"]), "NaN": np.full((2, 3, 4), math.nan),
@@ -313,7 +313,7 @@ def test_a_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.Monk
     check(call, SOME, monkeypatch, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("call", CALLS)
 def test_any_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(call, SOME | MORE, monkeypatch, tmp_path)
