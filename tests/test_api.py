@@ -317,3 +317,11 @@ def test_a_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("call", CALLS)
 def test_any_wrong_argument_is_refused_by_name(call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check(call, SOME | MORE, monkeypatch, tmp_path)
+
+
+def test_calls_that_begin_a_greenlet_are_xmis_own() -> None:
+    """On a host operations begin greenlets, above which there is no frame to look at."""
+    from greenlet import greenlet
+
+    assert greenlet(xmi.Template).run is xmi.Template
+    assert greenlet(xmi.Template).switch(prefix="Q: ").prefix == "Q: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +75,6 @@ def test_p_values_are_never_zero() -> None:
 def test_results_print_themselves_by_the_same_rules() -> None:
     assert str(Proportion(math.nan, 0, math.nan, math.nan)) == numerals.MISSING
     assert str(Proportion(0.5, 8, 0.25, 0.75)) == "0.50 [0.25, 0.75]"
-    empty: tuple[str, ...] = ()
-    one = Comparison("a", "b", "paper", 1, 1, -0.001, -0.2, 0.0, 1.0, 4, (4, 4), 1, empty, 0, 0)  # type: ignore[arg-type]
+    none = np.zeros(0)
+    one = Comparison("a", "b", "paper", 1.0, 1.0, -0.001, -0.2, 0.0, 1.0, 4, (4, 4), 1, (), none, none)
     assert str(one) == "a - b: 0.00 [-0.20, 0.00], p = 1, n = 4"

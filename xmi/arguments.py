@@ -131,7 +131,7 @@ def checked(function: F, owner: type | None = None, leave: Sequence[str] = ()) -
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _from_outside(sys._getframe(1)):
+        if not _from_outside(_caller()):
             return function(*args, **kwargs)
         signature, kinds = annotated()
         problem = None
@@ -158,7 +158,7 @@ def _validated(kind: type) -> Callable[..., None]:
         try:
             BaseModel.__init__(self, **given)
         except ValidationError as error:
-            if not _from_outside(sys._getframe(1)):
+            if not _from_outside(_caller()):
                 raise
             first = error.errors(include_url=False, include_input=False)[0]
             problem = f"{kind.__name__}: {'.'.join(map(str, first['loc']))}: {first['msg']}."
@@ -176,13 +176,21 @@ def forwarding(function: F) -> F:
     return function
 
 
+def _caller() -> Any:
+    """The frame that called the function which asks; None where a greenlet of xmi begins with that function."""
+    try:
+        return sys._getframe(2)
+    except ValueError:
+        return None
+
+
 def _from_outside(frame: Any) -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name not in _LIBRARIES and name != __name__ and frame.f_code not in _FORWARDING:
             return not _is_inner(name)
         frame = frame.f_back
-    return True
+    return False  # only xmi begins greenlets with its own functions; threads begin with one of threading
 
 
 def _is_inner(module: str) -> bool:

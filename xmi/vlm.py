@@ -1103,7 +1103,7 @@ check_calls(
     __name__,
     ["VLM"],  # options of `load` are refused by name where they are understood
     leave=(
-        *("prompt", "to", "fwd_hooks", "positions", "VLM.transfer.layers"),
+        *("prompt", "to", "fwd_hooks", "bwd_hooks", "names", "positions", "max_new_tokens", "VLM.transfer.layers"),
         *(f"VLM.{verb}.prompts" for verb in _READING),
     ),
 )

@@ -21,10 +21,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_it_writes_a_page_with_its_figure_and_ends_with_a_json_object(tmp_path: Path) -> None:
     out = tmp_path / "layer_sweep.md"
-    done = run("--cells", "3x24,2x80,3x80,2x20", "--out", str(out), *TINY)
+    done = run("--cells", "3x24,2x80,3x80,4x80", "--out", str(out), *TINY)
     assert done.returncode == 0, done.stderr
     text = out.read_text(encoding="utf-8")
-    for cell in ("| 3 | 24 |", "| 2 | 80 |", "| 3 | 80 |", "| 2 | 20 |"):
+    for cell in ("| 3 | 24 |", "| 2 | 80 |", "| 3 | 80 |", "| 4 | 80 |"):
         assert text.count(f"\n{cell}") == 3
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {4, 12, 10, 11}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.study.published import SOURCES, TOLERANCE, Side, compare_study, oracl
 from xmi.measure import Transfer
 from xmi.measure.scoring import paper_hit
 from xmi.prompt import Prompts, Task
+from xmi.study import StudyResults
 from xmi.vector import TaskVector, ensemble
 
 TASKS = ("country-currency", "food-flavor")
@@ -206,14 +208,20 @@ def test_the_first_of_equally_good_layers_is_chosen() -> None:
 
 
 @pytest.mark.slow
-def test_the_paper_preset_gives_the_published_numbers(eye: Side, base: Side, tmp_path: Path) -> None:
+def test_the_paper_preset_gives_the_published_numbers(
+    eye: Side, base: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = {"tasks": TASKS, "shots": SHOTS, "prompts": PROMPTS, "seeds": (0,), "points": PROMPTS}
     results = xmi.run("organism", base="organism-llm", out=tmp_path / "run", preset="paper", **plan)
     compared = list(compare_study(results, eye, base, TRANSFERS))
     assert len(compared) == len(set(compared)) == len(TASKS) * len(SOURCES) + len(TRANSFERS) + 4
     # A stored vector that is moved by one layer is seen.
-    file = results.path / "vectors" / compared[0]
-    right = TaskVector.load(file)
-    replace(right, values=right.values.roll(1, 0)).save(file)
+    stored = StudyResults.vector
+
+    def moved(results: StudyResults, *asked: Any) -> TaskVector:
+        right = stored(results, *asked)
+        return replace(right, values=right.values.roll(1, 0))
+
+    monkeypatch.setattr(StudyResults, "vector", moved)
     with pytest.raises(AssertionError, match=TASKS[0]):
         next(compare_study(results, eye, base, TRANSFERS))

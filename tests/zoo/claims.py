@@ -17,6 +17,10 @@ from xmi.vlm import VLM
 
 Claim = Callable[[VLM, Prompts], None]
 
+ROUNDING = {"qwen3_5": 5e-5}
+"""What rounding alone explains where it is more than 1e-5: on some processors linear attention's float32 sums differ by
+2e-5 between one row and several; in float64 the difference is 4e-7 (the recurrence itself stays in float32)."""
+
 
 def trace(vlm: VLM, prompts: Prompts) -> None:
     """An untouched nnsight trace gives the plain forward's logits, exactly."""
@@ -82,7 +86,8 @@ def swept(vlm: VLM, prompts: Prompts, slot: str) -> None:
     for part in runs_of(vlm, prompts, "last" if slot == "last" else "earlier", "one"):
         answers = vlm.encoder.answer_ids(list(prompts[part]), prompts.template)
         expected = brute_force(vlm, prompts[part], values, answers, slot)
-        assert abs(found.log_probability[:, :, part] - expected.numpy()).max() <= 1e-5
+        bound = ROUNDING.get(vlm.model.config.model_type, 1e-5)
+        assert abs(found.log_probability[:, :, part] - expected.numpy()).max() <= bound
 
 
 def continued(vlm: VLM, prompts: Prompts) -> None:

@@ -20,4 +20,4 @@ __all__ = [
 ]
 
 
-check_calls(__name__, leave=("fwd_hooks", "positions"))
+check_calls(__name__, leave=("fwd_hooks", "bwd_hooks", "names", "positions", "ActivationCache.accumulated_resid.layer"))
