@@ -35,8 +35,8 @@ print("begun", flush=True)
 out, url, resubmit = sys.argv[1:]
 xmi.run(
     "organism", out=out, remote=url, resubmit=resubmit == "True", say=lambda line: print(line, flush=True),
-    tasks=["country-capital", "country-currency"], sources=("text ICL", "instruction"), targets=("text",), controls=(),
-    experiments=(), shots=2, prompts=4, seeds=(0, 1),
+    tasks=["country-capital", "country-currency"], sources=("text ICL", "instruction"), targets=("text", "image"),
+    controls=(), experiments=(), shots=2, prompts=4, seeds=(0, 1),
 )
 """
 PAUSE = 0.2
@@ -176,7 +176,7 @@ def paid(server: Loopback, undisturbed: Path, killed: Path, toll: Toll) -> dict[
     """What was paid for without need, by kind of fault; all lists are empty if nothing was.
 
     The jobs by which a model is checked when it is loaded stand in no run folder. They are told from the cells' by
-    their size.
+    their size: every cell of this study holds several images, a check one.
     """
     jobs = {job["id"]: job for job in server.stats()["jobs"]}
     known = {run: {str(attempt["job_id"]) for attempt in attempts(run)} for run in (undisturbed, killed)}
