@@ -27,7 +27,7 @@ def resolve(source: str | Path) -> str:
     """Returns the folder of an embedded model or of a path, or an id of the Hub.
 
     Raises:
-        ModelError: The source is no name, looks like a path and is no folder, or is a name that can only be a
+        ModelError: The source is not a name, looks like a path and is not a folder, or is a name that can only be a
             misspelling: close to an embedded model or to a folder at that place.
     """
     if not isinstance(source, (str, Path)):
