@@ -95,7 +95,7 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from xmi.study import workers
 from xmi.study.cell import Cell
 def do(cell):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{{os.getpid()}}\\n".encode())  # at once: with PYTHONUNBUFFERED, print writes the line's end apart
     time.sleep(60)
 list(workers.each([Cell("read", "m", t, 0) for t in "abcd"], lambda cell: [], do, 3))
 """
