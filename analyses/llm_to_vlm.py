@@ -24,8 +24,8 @@ tasks).
     holds    cosine: above 0.89, as in the paper        1.00   0.89    +0.11 [+0.10, +0.11]       6 tasks
 
 Cosines this close to one say that little was changed: the base LLM was frozen while the eye was aligned to it, and
-tuned only briefly afterwards (model card, "What is induced"; `results.lineage(model).weights()` says how far weights
-moved). Real VLMs are tuned longer.
+tuned only briefly afterwards (model card, "What is induced"; `results.base_comparison(model).weights()` says how far
+weights moved). Real VLMs are tuned longer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def finding(results: StudyResults) -> Finding:
             mine = table[(table.contrast == "base LLM vs own") & (table.target == target)]
             (found,) = mine[mine.b == f"{kind}: patch"].itertuples()
             rows.append(compared(f"LLM {kind} → {target}: as the VLM's own", found, within=CLOSE))
-    cosines = results.kinship(model)
+    cosines = results.base_similarity(model)
     layer = chosen(results, model, "base LLM text ICL", "image")
     same, other = cosines.same[layer], cosines.other[layer]
     rows.append(over_tasks("cosine: same above different task", same, other))

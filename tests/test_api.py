@@ -28,7 +28,7 @@ from tests.report.synthetic import make_run
 from xmi import measure
 from xmi.errors import ArgumentError, XmiError
 
-ROOMS = ("", ".measure", ".vector", ".lens", ".plot", ".prompt", ".study", ".report", ".model", ".eager")
+ROOMS = ("", ".measure", ".vector", ".lens", ".plot", ".prompt", ".study", ".report", ".model", ".hooks")
 
 SOME: dict[str, Any] = {
     "None": None, "-1": -1, "nan": math.nan, "a word": "no such word", "an object": object(), "nothing": (),
@@ -110,7 +110,7 @@ class Right:
         yield measure.cosine_per_layer(self.points, list("abcdefgh"))
         yield measure.project(self.points, self.tasks, self.modalities)
         yield measure.silhouette(self.points, self.tasks, self.modalities, permutations=9)
-        yield measure.kinship(self.points, self.points, list("abcdefgh"))
+        yield measure.base_similarity(self.points, self.points, list("abcdefgh"))
         yield measure.alignment(self.points, self.tasks, self.modalities, permutations=9)
         yield vlm.compare_base(vlm)
         small = {"prompts": (1, 2), "seeds": (0,), "layer": 1, "n": 2}
@@ -165,7 +165,8 @@ class Right:
             "Boundaries.concat.parts": [self.instances["Boundaries"]], "Overriding.concat.parts": [self.instances["Overriding"]],
             "EnsembleCurve.concat.parts": [self.instances["EnsembleCurve"]], "TaskWords.of.task": "country-capital",
             "TaskWords.ids_of.task": "country-capital", "alignment.tasks": self.tasks, "project.tasks": self.tasks,
-            "silhouette.tasks": self.tasks, "kinship.tasks": list("abcdefgh"), "kinship.base": self.points,
+            "silhouette.tasks": self.tasks, "similarity_to_base.tasks": list("abcdefgh"),
+            "similarity_to_base.base": self.points,
             "cosine_per_layer.vectors": self.points, "answers_at.source": "a", "base_similarity.own": [self.vector],
             "base_similarity.base": [self.vector], "transfer.vectors": {"a": self.vector}, "vector": self.vector,
             "VLM.find_task_words.prompts": [self.prompts, self.prompts], "find_task_words.prompts": [self.prompts, self.prompts],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import xmi
 from xmi.faults import LISTED, listing
 from xmi.prompt import load_task
-from xmi.prompt.sheet import read_sheet
+from xmi.prompt.task_sheet import read_sheet
 from xmi.structured import DEPTH, PAGE, parse_json, parse_yaml, read_text
 from xmi.study.plan import read_plan
 

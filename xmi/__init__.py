@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xmi.eager import ActivationCache, Hook
     from xmi.errors import (
         ArgumentError,
         HookError,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         XmiError,
         XmiWarning,
     )
+    from xmi.hooks import ActivationCache, Hook
     from xmi.lens import TunedLens
     from xmi.measure import compare
     from xmi.prompt import Template, check_task, free_prompt, task_names
@@ -48,8 +48,8 @@ __version__ = "0.1.0"
 _HOME = {
     "load": ("xmi.vlm", "load"),
     "VLM": ("xmi.vlm", "VLM"),
-    "ActivationCache": ("xmi.eager", "ActivationCache"),
-    "Hook": ("xmi.eager", "Hook"),
+    "ActivationCache": ("xmi.hooks", "ActivationCache"),
+    "Hook": ("xmi.hooks", "Hook"),
     "similarity": ("xmi.vector", "similarity"),
     "task": ("xmi.prompt", "load_task"),
     "task_names": ("xmi.prompt", "task_names"),

@@ -14,15 +14,15 @@ from jaxtyping import Float
 from PIL import Image
 
 from xmi.arguments import check_calls
-from xmi.eager import ActivationCache, Generation, Hooks, Names, generate, hooked, run, run_with_cache
-from xmi.eager.blame import images_named
 from xmi.errors import ModelError, PromptError, RemoteError, VectorError
+from xmi.hooks import ActivationCache, Generation, Hooks, Names, generate, hooked, run, run_with_cache
+from xmi.hooks.blame import images_named
 from xmi.kernels import ResidPost, residual_kernel
 from xmi.lens import Lens, LogitLens, TunedLens, find_task_words, read_lens, read_phases, tune_lens
 from xmi.lens.read import Said
 from xmi.measure import Answers, LensReading, Phases, Transfer
+from xmi.measure.base_comparison import BaseComparison
 from xmi.measure.ensembling import EnsembleCurve
-from xmi.measure.lineage import Lineage
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 from xmi.model import LOADING, Backbone, CheckReport, Engine, Guard, load_checkpoint, once
@@ -47,8 +47,8 @@ from xmi.prompt import (
     patch_grid,
 )
 from xmi.vector import Residuals, TaskVector, VectorCard, answer, name_vectors, score_answers, transfer, versions
+from xmi.vector.base_comparison import base_comparison, check_shapes, usual_prompts
 from xmi.vector.ensembling import ensembling
-from xmi.vector.lineage import check_shapes, lineage, usual_prompts
 from xmi.vector.override import asked_prompts, contest, override
 
 if TYPE_CHECKING:
@@ -779,7 +779,7 @@ class VLM:
                 kin=None if foreign else self.kin,
             )
 
-    def compare_base(self, base: VLM, prompts: PromptLike | None = None) -> Lineage:
+    def compare_base(self, base: VLM, prompts: PromptLike | None = None) -> BaseComparison:
         """Says what differs between this model and the base LLM it was fine-tuned from.
 
         Args:
@@ -807,7 +807,7 @@ class VLM:
 
         check_shapes(self.engine, base.engine)
         self.kin.add(base.revision)
-        return lineage(self.engine, base.engine, ids(self), ids(base))
+        return base_comparison(self.engine, base.engine, ids(self), ids(base))
 
     def ensembling(
         self,

@@ -57,7 +57,7 @@ from xmi.prompt import Prompt
 from xmi.study import StudyResults
 from xmi.study.cell import ensemble_sizes
 from xmi.study.plan import Plan
-from xmi.study.steps import reads
+from xmi.study.prompts import reads
 from xmi.vector import TaskVector, shared_pairs
 from xmi.vector.override import asked_prompts, contest
 

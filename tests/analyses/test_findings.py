@@ -194,7 +194,7 @@ def test_llm_to_vlm(found: dict[str, Finding], results: StudyResults) -> None:
             (patches["base LLM text ICL", target], patches["text ICL", target])
         )
     layer = common.chosen(results, MODEL, "base LLM text ICL", "image")
-    table = results.kinship(MODEL).to_frame()
+    table = results.base_similarity(MODEL).to_frame()
     table = table[(table.layer == layer) & (table.task == "mean")]
     assert rows.loc["cosine: same above different task", ["first", "second"]].tolist() == pytest.approx(
         table[["same", "other"]].to_numpy()[0].tolist()

@@ -21,10 +21,10 @@ import xmi.measure
 from tests.measure.synthetic import answers, sweep
 from xmi.errors import MeasureError, VectorError, XmiError, XmiWarning
 from xmi.measure import Overriding, Phases, alignment, compare, layerwise, project, silhouette
+from xmi.measure.base_comparison import BaseComparison, similarity_to_base
 from xmi.measure.boundaries import bootstrap_boundaries, find_boundaries, mean_shares, resampled_means
 from xmi.measure.clusters import apart, centroid_votes, left_out_hits, pair_means, silhouette_test, unit_length
 from xmi.measure.correspondence import linear_cka, procrustes, rsa
-from xmi.measure.lineage import Lineage, kinship
 from xmi.measure.paired import benjamini_hochberg, holm, paired
 from xmi.measure.permutation import p_values, shuffles
 from xmi.measure.similarity import cosine_per_layer
@@ -75,7 +75,7 @@ def centred_cosines(kind: str) -> Any:
 
 def kin(kind: str) -> Any:
     values = points(kind)
-    return kinship(values, values, named(values, [f"t{i}" for i in range(N)])).cosine[-1, 0]
+    return similarity_to_base(values, values, named(values, [f"t{i}" for i in range(N)])).cosine[-1, 0]
 
 
 def projected(method: str) -> Callable[[str], Any]:
@@ -207,7 +207,7 @@ TABLE: dict[str, tuple[Callable[[str], Any], dict[str, str]]] = {
     "cosine_per_layer, centred": (
         centred_cosines, {"nan": REFUSED, "inf": REFUSED, "zero": FINE, "constant": NAN, "one": NAN},
     ),
-    "kinship": (kin, {"nan": REFUSED, "inf": REFUSED, "zero": NAN, "constant": FINE, "one": FINE}),
+    "similarity_to_base": (kin, {"nan": REFUSED, "inf": REFUSED, "zero": NAN, "constant": FINE, "one": FINE}),
     "project, pca": (projected("pca"), {**DEFAULT, "zero": FINE, "constant": NAN}),
     "project, tsne": (projected("tsne"), {**DEFAULT, "zero": FINE, "constant": NAN}),
     "silhouette": (clustered, {**DEFAULT, "zero": NAN, "constant": NAN}),
@@ -380,11 +380,11 @@ def test_no_layer_is_best_by_nan_or_by_nothing() -> None:
 
 
 def test_weights_that_were_not_compared_are_neither_near_nor_far() -> None:
-    values: dict[str, Any] = {f.name: () for f in fields(Lineage)} | {"vlm": "a", "base": "b"}
+    values: dict[str, Any] = {f.name: () for f in fields(BaseComparison)} | {"vlm": "a", "base": "b"}
     made = {"places": ("embed", "blocks.0"), "moved": np.array([0.1, np.nan])}
-    assert Lineage(**{**values, **made}).related is None
-    assert Lineage(**{**values, **made, "moved": np.array([0.1, 0.1])}).related is True
-    assert Lineage(**{**values, "moved": np.zeros(0)}).related is None
+    assert BaseComparison(**{**values, **made}).related is None
+    assert BaseComparison(**{**values, **made, "moved": np.array([0.1, 0.1])}).related is True
+    assert BaseComparison(**{**values, "moved": np.zeros(0)}).related is None
 
 
 def test_helpers_keep_nan() -> None:
@@ -397,4 +397,4 @@ def test_helpers_keep_nan() -> None:
     # Those that count nearest centroids are asked for finite points only: the alignment sees to it.
     assert centroid_votes(np.eye(3), np.arange(3), np.eye(3), np.arange(3)).trace() == 3
     assert np.isnan(left_out_hits(np.eye(3), np.arange(3), np.arange(3)[None])[0]).all()
-    assert all(is_dataclass(kind) for kind in (Phases, Lineage))
+    assert all(is_dataclass(kind) for kind in (Phases, BaseComparison))

@@ -23,7 +23,7 @@ from xmi.measure import (
     layerwise,
 )
 from xmi.measure import boundaries as phase_boundaries
-from xmi.measure.lineage import Kinship
+from xmi.measure.base_comparison import BaseSimilarity
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 
@@ -125,7 +125,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "alignment cosine": lambda: plot.figure_of(aligned(), kind="cosine"),
     "alignment centroids": lambda: plot.figure_of(aligned(), kind="centroids"),
     "alignment shape": lambda: plot.figure_of(aligned(), kind="shape"),
-    "kinship": lambda: plot.kinship(Kinship(("a", "b"), _cosines(1)[:, :2, :2])),
+    "base_similarity": lambda: plot.base_similarity(BaseSimilarity(("a", "b"), _cosines(1)[:, :2, :2])),
     "task words": lambda: plot.task_words(
         TaskWords(("a",), (" w",), (1,), ("3",), np.array([0.5]), np.array([0.1]), np.array([1.0]), ("a",))
     ),

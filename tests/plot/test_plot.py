@@ -89,7 +89,7 @@ def test_transfer_follows_the_score_and_marks_a_layer():
     assert len(set(_lines(plot.transfer(sweep))["text ICL"].marker.size)) == 1
 
 
-def test_transfer_shows_kinship_by_colour_and_additions_by_dash():
+def test_transfer_shows_base_similarity_by_colour_and_additions_by_dash():
     sweep = _transfer()
     sources = ("text ICL", "text ICL + instruction", "base LLM text ICL")
     lines = _lines(plot.transfer(replace(sweep, sources=sources)))

@@ -17,7 +17,7 @@ from tests.zoo import grids, models, towers, unusual
 from tests.zoo.models import build
 from xmi.model.backbone import find_backbone
 from xmi.prompt import Batch, Encoder, Prompt, Segment
-from xmi.prompt.geometry import image_grids, likely_image_id, patch_grid, places, tile_shapes, tile_side
+from xmi.prompt.image_grid import image_grids, likely_image_id, patch_grid, places, tile_shapes, tile_side
 
 
 class Seen:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import xmi
 from xmi.prompt import Item, Task, check_task, load_task
-from xmi.prompt.rows import deal
+from xmi.prompt.items import deal
 
 
 def picture(k: int) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from xmi.eager import ActivationCache
+from xmi.hooks import ActivationCache
 
 TOLERANCE = 1e-5
 """How far a number from the host may be from the same one computed here, both in float32."""

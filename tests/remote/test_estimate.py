@@ -50,8 +50,8 @@ def test_a_dry_run_counts_the_requests_and_bytes_that_the_host_sees(server: Loop
     assert results.traffic().requests.sum() == len(jobs) - 5
     up = sum(job["payload_bytes"] for job in jobs) / 1e6
     assert float(size.split()[1]) == pytest.approx(up, rel=0.35), size
-    # Per seed two tasks read and asked, and the base LLM's vectors; words, lineage, ensembling, overriding and geometry
-    # once.
+    # Per seed two tasks read and asked, and the base LLM's vectors; words, its comparison, ensembling, overriding and
+    # geometry once.
     assert cells == "15 cells"
 
 

@@ -30,9 +30,9 @@ from xmi.kernels import residual_kernel, score
 from xmi.remote import Host, Jobs, Ledger, fingerprint, model_key
 from xmi.remote import host as host_module
 from xmi.remote.incoming import unpack
-from xmi.remote.ledger import Attempt, now
-from xmi.remote.nesting import join, split
+from xmi.remote.job_store import Attempt, now
 from xmi.remote.payload import build, coded, pool_rows
+from xmi.remote.pytree import join, split
 
 ROOT = Path(__file__).parents[2]
 

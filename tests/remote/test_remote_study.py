@@ -109,11 +109,16 @@ def test_it_finds_there_what_it_finds_here(near: StudyResults, far: Far) -> None
     # Stored numbers are rounded to five decimals: two that differ by less may part by one step.
     atol = {name: 1.1 * TOLERANCE if name.startswith(("records", "cells", "tables")) else TOLERANCE for name in here}
     wrong = {name: differences(read(here[name]), read(there[name]), atol=atol[name]) for name in here}
-    lineage = [name for name in here if "lineage" in name]
-    assert lineage and all("moved" in line for name in lineage for line in wrong.pop(name))  # how far weights moved
+    base_comparison = [name for name in here if "base_comparison" in name]
+    assert base_comparison and all(
+        "moved" in line for name in base_comparison for line in wrong.pop(name)
+    )  # how far weights moved
     assert {name: found[:3] for name, found in wrong.items() if found} == {}
     assert near.study["plan"] == far.results.study["plan"]
-    assert np.isfinite(near.lineage("organism").moved).all() and np.isnan(far.results.lineage("organism").moved).all()
+    assert (
+        np.isfinite(near.base_comparison("organism").moved).all()
+        and np.isnan(far.results.base_comparison("organism").moved).all()
+    )
 
 
 def test_a_cell_is_a_request(far: Far) -> None:
@@ -129,7 +134,7 @@ def test_a_cell_is_a_request(far: Far) -> None:
         "organism.0.all.ensembling": 3,  # vectors; sweeps over all layers on validation items; the best, on test items
         "organism.0.all.overriding": 2,  # vectors; the prompts that they are patched into
     }
-    assert traffic.requests.to_dict() == expected  # nothing for the lineage and the geometry
+    assert traffic.requests.to_dict() == expected  # nothing for the base_comparison and the geometry
     # The model's own start, and the base LLM's, which has no picture to prove.
     started = STARTING + STARTING - 1
     assert far.after["requests"] - far.before["requests"] == sum(expected.values()) + started

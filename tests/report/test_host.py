@@ -12,7 +12,7 @@ from tests.report.browser import Open
 from tests.report.synthetic import GOOD, HOSTILE, TASKS, make_run
 from tests.report.test_document import Outline
 from tests.study.sealing import content_of, rewrite
-from xmi.remote.ledger import Attempt, Ledger
+from xmi.remote.job_store import Attempt, Ledger
 from xmi.report import render, similarity_page
 from xmi.report.host import hosted
 from xmi.study.folder import JOBS, STUDY

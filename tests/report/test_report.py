@@ -18,7 +18,7 @@ from PIL import Image
 from tests.report.synthetic import CONTROL, GOOD, HOSTILE, TASKS, Levels, make_run
 from xmi.errors import RunError
 from xmi.report import page, render
-from xmi.report.drill import drill
+from xmi.report.drilldown import drill
 from xmi.report.findings import geometry_takeaways, headline, phase_takeaways
 from xmi.report.tables import by_task, overview
 from xmi.report.wording import runs

@@ -53,7 +53,7 @@ def test_overriding_and_ensembling_are_what_the_functions_give(world: Path, resu
 
 def test_the_base_llm_is_laid_beside_the_model(world: Path, results: StudyResults) -> None:
     assert (
-        results.lineage("eye")
+        results.base_comparison("eye")
         .to_frame()
         .equals(
             xmi.load(world / "eye")
@@ -73,7 +73,7 @@ def test_the_base_llm_is_laid_beside_the_model(world: Path, results: StudyResult
         for kind in ("json-*.text-ICL-", "base-LLM-text-ICL")
     )
     own = [v for v in own if v.card.specification == "text ICL" and v.card.model != base[0].card.model]
-    np.testing.assert_array_equal(results.kinship("eye").cosine, base_similarity(own, base).cosine)
+    np.testing.assert_array_equal(results.base_similarity("eye").cosine, base_similarity(own, base).cosine)
 
 
 def test_words_are_found_for_a_task_that_has_none_and_the_tuned_lens_is_used(
@@ -94,7 +94,14 @@ def test_words_are_found_for_a_task_that_has_none_and_the_tuned_lens_is_used(
 def test_what_cannot_be_done_is_left_out(world: Path, tmp_path: Path) -> None:
     """One task alone shares inputs with none, and nothing can be aligned with it."""
     some = run(world, tmp_path / "run", tasks=[str(world / "twin.json")], seeds=(0,), base=None)
-    for method in (some.overriding, some.alignment, some.kinship, some.lineage, some.task_words, some.boundaries):
+    for method in (
+        some.overriding,
+        some.alignment,
+        some.base_similarity,
+        some.base_comparison,
+        some.task_words,
+        some.boundaries,
+    ):
         with pytest.raises(xmi.RunError, match="no result"):
             method("eye")
     assert some.phases("eye") == {}

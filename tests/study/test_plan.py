@@ -23,7 +23,7 @@ from xmi.study.cell import Cell, patched_vectors
 from xmi.study.estimate import cost_of
 from xmi.study.plan import make_plan, read_plan
 from xmi.study.prepare import prepare
-from xmi.study.steps import BEFORE, derangement, reads, shuffled
+from xmi.study.prompts import BEFORE, derangement, reads, shuffled
 from xmi.vlm import untrained
 
 

@@ -273,7 +273,7 @@ def test_only_own_unfinished_files_are_removed_and_only_from_runs(
     assert not (out / own).exists()
     assert not (out / "cells" / own).exists()
     assert all((out / name).read_text() == "something" for name in strangers)
-    for number, held in enumerate(('{"format": 2, "plan": {}}', "[", '{"format": 3}', None)):
+    for number, held in enumerate(('{"format": 2, "plan": {}}', "[", '{"format": 4}', None)):
         folder = tmp_path / f"no run {number}"
         (folder / "cells").mkdir(parents=True)
         (folder / "cells" / own).write_text("something")

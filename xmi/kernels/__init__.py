@@ -4,8 +4,8 @@ No closures, no dataclasses, no state: the same function can be shipped to anoth
 traces of its own and returns small results on the CPU.
 """
 
+from xmi.kernels.activations import cache_kernel, generate_kernel
 from xmi.kernels.check import proof_kernel, sight_kernel
-from xmi.kernels.eager import cache_kernel, generate_kernel
 from xmi.kernels.inputs import grown
 from xmi.kernels.packing import pack_inputs
 from xmi.kernels.residuals import ResidPost, lens_kernel, next_token_kernel, residual_kernel, score, stream_kernel

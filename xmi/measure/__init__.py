@@ -3,6 +3,7 @@
 from xmi.arguments import check_calls
 from xmi.measure.alignment import Alignment, alignment
 from xmi.measure.answers import Answers, Transfer
+from xmi.measure.base_comparison import BaseComparison, BaseSimilarity, similarity_to_base
 from xmi.measure.boundaries import Boundaries
 from xmi.measure.compare import (
     Comparison,
@@ -16,7 +17,6 @@ from xmi.measure.compare import (
 from xmi.measure.contrasts import comparisons
 from xmi.measure.ensembling import EnsembleCurve
 from xmi.measure.geometry import Projection, Silhouette, project, silhouette
-from xmi.measure.lineage import Kinship, Lineage, kinship
 from xmi.measure.overriding import Overriding
 from xmi.measure.paired import benjamini_hochberg, holm
 from xmi.measure.phases import PHASES, Phases, boundaries, merge
@@ -31,13 +31,13 @@ __all__ = [
     "PHASES",
     "Alignment",
     "Answers",
+    "BaseComparison",
+    "BaseSimilarity",
     "Boundaries",
     "Comparison",
     "EnsembleCurve",
-    "Kinship",
     "LayerComparison",
     "LensReading",
-    "Lineage",
     "Overriding",
     "Phases",
     "Projection",
@@ -57,13 +57,13 @@ __all__ = [
     "comparisons",
     "cosine_per_layer",
     "holm",
-    "kinship",
     "layerwise",
     "majority_answers",
     "merge",
     "paper_hit",
     "project",
     "silhouette",
+    "similarity_to_base",
     "strict_hit",
     "wilson",
 ]

@@ -2,14 +2,14 @@
 
 from xmi.arguments import check_calls
 from xmi.model.anatomy import Anatomy
+from xmi.model.attention import attention
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Probes, check_model
 from xmi.model.engine import Engine, Host
 from xmi.model.gather import Call
 from xmi.model.guard import LOADING, Block, Guard, guard_of, guarded, guards_in, once, open_blocks
-from xmi.model.inside import attention
+from xmi.model.hook_points import Point, from_end, full_name, select
 from xmi.model.load import Checkpoint, load_checkpoint
-from xmi.model.points import Point, from_end, full_name, select
 
 __all__ = [
     "LOADING",

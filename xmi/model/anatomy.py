@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from xmi.model.attention import find_fused, find_patterns
 from xmi.model.backbone import Backbone
 from xmi.model.block import NEVER, Finding, judge
-from xmi.model.inside import find_fused, find_patterns
-from xmi.model.points import BLOCK_HOOKS, Point, sort_names
-from xmi.model.record import Call, record
+from xmi.model.call_recorder import Call, record
+from xmi.model.hook_points import BLOCK_HOOKS, Point, sort_names
 
 
 @dataclass(frozen=True)

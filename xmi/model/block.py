@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from xmi.model.points import Point
-from xmi.model.record import Call
+from xmi.model.call_recorder import Call
+from xmi.model.hook_points import Point
 
 ATTENTION = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_z")
 MLP = ("mlp.hook_pre", "mlp.hook_post")

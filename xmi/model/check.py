@@ -21,11 +21,11 @@ import torch
 
 from xmi.errors import ModelError
 from xmi.model.anatomy import Anatomy, dissect, ranges
+from xmi.model.attention import attention
 from xmi.model.backbone import Backbone
-from xmi.model.eye import find_eye
 from xmi.model.finite import ADVICE, overflow, require_finite
-from xmi.model.inside import attention
-from xmi.model.points import BLOCK_HOOKS, Point, short_name, sort_names
+from xmi.model.hook_points import BLOCK_HOOKS, Point, short_name, sort_names
+from xmi.model.image_path import find_eye
 from xmi.model.readout import readout
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}

@@ -8,7 +8,7 @@ from xmi.errors import ModelError
 from xmi.kernels import proof_kernel, sight_kernel
 from xmi.model.anatomy import Anatomy
 from xmi.model.check import TOLERANCE, CheckReport, Inputs
-from xmi.model.points import BLOCK_HOOKS, OUTER, Point
+from xmi.model.hook_points import BLOCK_HOOKS, OUTER, Point
 
 if TYPE_CHECKING:
     from xmi.model.engine import Engine

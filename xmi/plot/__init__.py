@@ -23,17 +23,17 @@ from xmi.measure import (
     Similarity,
     Transfer,
 )
+from xmi.measure.base_comparison import BaseComparison, BaseSimilarity
 from xmi.measure.boundaries import Boundaries
 from xmi.measure.ensembling import EnsembleCurve
-from xmi.measure.lineage import Kinship, Lineage
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
 from xmi.plot.alignment import alignment
+from xmi.plot.base_comparison import base_comparison, base_similarity
 from xmi.plot.boundaries import boundaries
 from xmi.plot.compare import comparisons, layer_comparison
 from xmi.plot.ensembling import ensemble_curve
 from xmi.plot.geometry import projection, silhouette
-from xmi.plot.lineage import kinship, lineage
 from xmi.plot.overriding import overriding
 from xmi.plot.phases import phases
 from xmi.plot.reading import reading
@@ -44,13 +44,13 @@ from xmi.plot.transfer import accuracies, majority, method_name, summary, transf
 __all__ = [
     "accuracies",
     "alignment",
+    "base_comparison",
+    "base_similarity",
     "boundaries",
     "comparisons",
     "ensemble_curve",
     "figure_of",
-    "kinship",
     "layer_comparison",
-    "lineage",
     "majority",
     "method_name",
     "overriding",
@@ -96,8 +96,8 @@ figure_of.register(TaskWords, task_words)
 figure_of.register(LensReading, reading)
 figure_of.register(Answers, accuracies)
 figure_of.register(Comparison, comparisons)
-figure_of.register(Lineage, lineage)
-figure_of.register(Kinship, kinship)
+figure_of.register(BaseComparison, base_comparison)
+figure_of.register(BaseSimilarity, base_similarity)
 figure_of.register(EnsembleCurve, ensemble_curve)
 figure_of.register(Overriding, overriding)
 figure_of.register(LayerComparison, layer_comparison)

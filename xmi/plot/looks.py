@@ -144,7 +144,7 @@ LIKENESS = _ranked(
     },
     0,
 )
-KINSHIP = _ranked(
+BASE_SIMILARITY = _ranked(
     {
         "same task, mean": Look(BLUE, "", "solid", width=3.5),
         "control: other tasks, mean": Look(GREY, "", "dash", width=2.5),

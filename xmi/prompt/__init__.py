@@ -3,12 +3,12 @@
 from xmi.arguments import check_calls
 from xmi.prompt.batch import Batch, find_segment
 from xmi.prompt.encode import Encoder
-from xmi.prompt.files import load_task, task_names
-from xmi.prompt.geometry import patch_grid
 from xmi.prompt.given import PromptLike, as_prompts, flatten, is_encoded
+from xmi.prompt.image_grid import patch_grid
 from xmi.prompt.prompt import Prompt, Prompts, Segment, Template, free_prompt
 from xmi.prompt.room import check_room, new_tokens
 from xmi.prompt.task import Item, Task, check_task
+from xmi.prompt.task_sources import load_task, task_names
 
 __all__ = [
     "Batch",

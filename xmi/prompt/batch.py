@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from xmi.errors import SlotError
 from xmi.prompt.prompt import Prompt
-from xmi.prompt.trace import PADDING, SPECIAL
+from xmi.prompt.token_roles import PADDING, SPECIAL
 
 Side = Literal["left", "right"]
 _SLOT = re.compile(r"(?:example\[(?P<example>-?\d+)\]\.|(?P<query>query)\.)?(?P<role>[a-z]+)")

@@ -18,11 +18,11 @@ from xmi.model import guard_of, guarded
 from xmi.prompt.batch import Batch, Side, arrange
 from xmi.prompt.chat import chat_prompt
 from xmi.prompt.encoded import EncodedPrompt, as_tensors, rows_of
-from xmi.prompt.feed import Feeder, token_text
-from xmi.prompt.geometry import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
+from xmi.prompt.image_grid import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
+from xmi.prompt.processor import Feeder, token_text
 from xmi.prompt.prompt import Prompt, Segment, Template
 from xmi.prompt.token_bytes import TokenBytes
-from xmi.prompt.trace import PADDING, trace_row
+from xmi.prompt.token_roles import PADDING, trace_row
 
 
 class Encoder:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from xmi.errors import PromptError
 from xmi.prompt.prompt import Prompt, Segment
-from xmi.prompt.trace import PADDING, SPECIAL
+from xmi.prompt.token_roles import PADDING, SPECIAL
 
 PICTURE = "(an image of encoded inputs)"
 """What stands for an image of which only the model's inputs are known."""

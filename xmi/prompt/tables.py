@@ -14,7 +14,7 @@ from PIL import Image
 
 from xmi.errors import TaskError
 from xmi.faults import kind, short, some
-from xmi.prompt.rows import COLUMNS, Row
+from xmi.prompt.items import COLUMNS, Row
 from xmi.prompt.task import SPLITS
 from xmi.structured import parse_json, read_text
 

@@ -2,8 +2,8 @@
 
 from xmi.remote.host import Host
 from xmi.remote.identity import fingerprint, model_key
+from xmi.remote.job_store import Ledger
 from xmi.remote.jobs import Jobs
-from xmi.remote.ledger import Ledger
 from xmi.remote.preflight import Check, Preflight, preflight
 from xmi.remote.served import Served
 

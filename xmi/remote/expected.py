@@ -26,7 +26,7 @@ from xmi.kernels import (
     sweep_kernel,
 )
 from xmi.model import Call
-from xmi.remote.aboard import facts_kernel
+from xmi.remote.on_host import facts_kernel
 
 SPARE = 2**20
 """Bytes beyond its numbers that a result may have."""

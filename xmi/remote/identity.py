@@ -16,7 +16,7 @@ from nnsight.modeling.huggingface import _ID_CACHE
 
 from xmi.errors import RemoteError
 from xmi.model import Call
-from xmi.remote.nesting import raw, split
+from xmi.remote.pytree import raw, split
 
 
 def model_key(envoy: Any) -> str:

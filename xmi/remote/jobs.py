@@ -21,7 +21,7 @@ from xmi.remote.expected import SPARE, check, expected, largest, sizes
 from xmi.remote.host import Away, Host, Refused
 from xmi.remote.identity import fingerprint
 from xmi.remote.incoming import ANSWER_SECONDS, Reply, result_bytes, unpack
-from xmi.remote.ledger import Attempt, Ledger, now
+from xmi.remote.job_store import Attempt, Ledger, now
 from xmi.remote.payload import build
 
 EXPIRED = (403, 404, 410)

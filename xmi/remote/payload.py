@@ -19,8 +19,8 @@ from nnsight.tracing.backend import Backend
 
 from xmi.errors import RemoteError
 from xmi.model import Call
-from xmi.remote.aboard import run_calls
-from xmi.remote.nesting import raw, split
+from xmi.remote.on_host import run_calls
+from xmi.remote.pytree import raw, split
 
 TRAVELLING = ("xmi.kernels", "xmi.remote")
 """Packages whose functions are sent as source code."""

@@ -14,10 +14,10 @@ from nnsight.ndif import EnvComparison, get_local_env
 from nnsight.util import to_import_path
 
 from xmi.errors import RemoteError
-from xmi.remote.aboard import facts_kernel
 from xmi.remote.host import Host
 from xmi.remote.incoming import Facts, parse, read
 from xmi.remote.jobs import Jobs
+from xmi.remote.on_host import facts_kernel
 
 Verdict = Literal["ok", "note", "wrong"]
 RELEASE = {"nnsight": 2, "transformers": 1}

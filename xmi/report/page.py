@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from xmi.errors import RunError
 from xmi.report.alignment import alignment_panels, alignment_takeaways
-from xmi.report.drill import drill
+from xmi.report.drilldown import drill
 from xmi.report.findings import further_takeaways, geometry_takeaways, headline, phase_takeaways, transfer_takeaways
 from xmi.report.host import hosted
 from xmi.report.panels import Panel, panels

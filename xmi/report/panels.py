@@ -83,7 +83,7 @@ _TEXTS = {
         "how often the same is answered without a patch, and with the task's instruction put first; and against a "
         "random vector.",
     ),
-    "kinship": (
+    "base_similarity": (
         "transfer",
         "Vectors of the base LLM and of the model",
         "Cosine per layer between the text ICL vectors of the model and of its base LLM: of the same task, and as the "
@@ -129,8 +129,8 @@ def panels(results: StudyResults, names: Collection[str] = tuple(_TEXTS)) -> lis
     def ensembling(target: str) -> Draw:
         return lambda model: plot.ensemble_curve(results.ensembling(model, target))
 
-    def kinship(centred: bool) -> Draw:
-        return lambda model: plot.kinship(results.kinship(model, centred=centred))
+    def base_similarity(centred: bool) -> Draw:
+        return lambda model: plot.base_similarity(results.base_similarity(model, centred=centred))
 
     draws: dict[str, dict[str, Draw]] = {
         "phases": {
@@ -146,7 +146,7 @@ def panels(results: StudyResults, names: Collection[str] = tuple(_TEXTS)) -> lis
         "comparisons": {f"{t} queries": contrasts(t) for t in ("image", "text") if t in targets(results)},
         "ensembling": {f"{t} queries": ensembling(t) for t in ("image", "text")},
         "overriding": {"": lambda model: plot.overriding(results.overriding(model))},
-        "kinship": {"raw": kinship(False), "mean removed": kinship(True)},
+        "base_similarity": {"raw": base_similarity(False), "mean removed": base_similarity(True)},
     }
     found = [Panel(name, *_TEXTS[name], variants(results, views)) for name, views in draws.items() if name in names]
     return [p for p in found if p.variants]

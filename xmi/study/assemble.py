@@ -60,7 +60,7 @@ def assemble(store: Store, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> 
         results |= {f"transfer.{name}": value for name, value in transfers.items()}
         results |= _phases(own, parts, names)
         results |= _once({c.kind: content[c].measured["result"] for c in cells if c.model == model and c.task is None})
-        results |= _kinship({c: s for c, s in content.items() if c.model == model}, plan)
+        results |= _base_similarity({c: s for c, s in content.items() if c.model == model}, plan)
         answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
         tables = {
             "summary": summary(answers, transfers, plan.score, plan.ties),
@@ -206,12 +206,14 @@ def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[
 
 def _once(found: dict[str, Any]) -> dict[str, Any]:
     """What was done once for a model, by the kind of the cell."""
-    results: dict[str, Any] = {kind: r for kind, r in found.items() if kind in ("words", "lineage", "overriding")}
+    results: dict[str, Any] = {
+        kind: r for kind, r in found.items() if kind in ("words", "base_comparison", "overriding")
+    }
     curves = {f"ensembling.{target}": curve for target, curve in found.get("ensembling", {}).items()}
     return {**results, **found.get("geometry", {}), **curves}
 
 
-def _kinship(stored: Mapping[Cell, Stored], plan: Plan) -> dict[str, Any]:
+def _base_similarity(stored: Mapping[Cell, Stored], plan: Plan) -> dict[str, Any]:
     """Cosines between the text ICL vectors of a model and its base LLM, from the first seed."""
     first = [one for cell, one in stored.items() if cell.kind in ("read", "base") and cell.seed == plan.seeds[0]]
     vectors = {name: vector for one in first for name, vector in one.vectors().items()}
@@ -219,8 +221,8 @@ def _kinship(stored: Mapping[Cell, Stored], plan: Plan) -> dict[str, Any]:
     own, base = ([vector for vector in side if vector is not None] for side in sides)
     if len(own) < len(plan.tasks) or len(base) < len(plan.tasks):
         return {}
-    centred = {"kinship.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
-    return {"kinship": base_similarity(own, base), **centred}
+    centred = {"base_similarity.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
+    return {"base_similarity": base_similarity(own, base), **centred}
 
 
 __all__ = ["RANDOM", "assemble", "by_task", "summary"]

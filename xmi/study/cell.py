@@ -21,7 +21,7 @@ from xmi.measure.answers import hits_of
 from xmi.prompt import Prompt, Prompts, Task
 from xmi.study.grid import Cell
 from xmi.study.plan import ENSEMBLES, Plan
-from xmi.study.steps import SHUFFLED, UNRELATED, Read, asks, follows, icl, lens_prompts, reads, sweeps
+from xmi.study.prompts import SHUFFLED, UNRELATED, Read, asks, follows, icl, lens_prompts, reads, sweeps
 from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
 from xmi.vlm import VLM
 
@@ -131,7 +131,7 @@ def once_cell(cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM, base:
         case "words":
             known = [word for task in all_tasks for item in task.items for word in (item.input, *item.outputs)]
             return CellResult(result=vlm.find_task_words(lens_prompts(plan, all_tasks), exclude=known))
-        case "lineage" if base is not None:
+        case "base_comparison" if base is not None:
             prompts = [p for task in all_tasks for p in icl(plan, task, "text", cell.seed)]
             return CellResult(result=vlm.compare_base(base, prompts))
         case "ensembling":

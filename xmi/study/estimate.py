@@ -18,8 +18,8 @@ from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.grid import cells_of, subjects
 from xmi.study.plan import Plan
 from xmi.study.prepare import Prepared, glance, prepare
+from xmi.study.prompts import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.run import store_of
-from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.traffic import Traffic, traffic_of
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest

@@ -11,7 +11,7 @@ from xmi.errors import RunError
 from xmi.storage import write_file
 from xmi.study.sealed import digest_of, seal, unseal
 
-FORMAT = 3
+FORMAT = 4
 """How run folders are laid out; those of other versions are neither continued nor read."""
 
 STUDY = "study.json"

@@ -12,7 +12,7 @@ from typing import Literal
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.plan import Plan
-from xmi.study.steps import words_wanted
+from xmi.study.prompts import words_wanted
 from xmi.vector import shared_pairs
 
 Role = Literal["model", "control", "untrained", "base"]
@@ -20,7 +20,7 @@ Role = Literal["model", "control", "untrained", "base"]
 OF_A_TASK = ("read", "ask")
 """Kinds of cells that are about one task."""
 
-KINDS = (*OF_A_TASK, "base", "lens", "words", "lineage", "ensembling", "overriding", "geometry")
+KINDS = (*OF_A_TASK, "base", "lens", "words", "base_comparison", "ensembling", "overriding", "geometry")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Cell:
     Attributes:
         kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
             phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
-            `lineage` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
+            `base_comparison` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
             with the first seed).
         model: Which model, by its name.
         task: Which task, as the plan names it; None where it is about all.
@@ -120,7 +120,7 @@ def cells_of(plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
         name, has_base = one.name, bool(plan.base) and one.role == "model"
         before = ["lens"] if plan.lens == "tuned" else []
         before += ["words"] if words_wanted(plan, every) else []
-        before += ["lineage"] if has_base else []
+        before += ["base_comparison"] if has_base else []
         found += [Cell(kind, name, None, first) for kind in before]
         based = has_base and any(source.startswith("base LLM") for source in plan.sources)
         for seed in plan.seeds:

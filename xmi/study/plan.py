@@ -227,7 +227,7 @@ class Plan(BaseModel):
         return TARGETS if blind_fields(self.sources, self.targets) else TARGETS[:1]
 
     @property
-    def told(self) -> bool:
+    def needs_instructions(self) -> bool:
         """Whether anything needs the tasks' instructions."""
         return bool(self.experiments) or any("instruction" in source for source in self.sources)
 

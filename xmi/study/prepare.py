@@ -14,8 +14,8 @@ from xmi.model.options import find_device
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
 from xmi.study.grid import subjects
 from xmi.study.plan import FOLDER, LOADING, Loading, Plan, Running, blind_fields, check_options, make_plan, read_plan
-from xmi.study.steps import asks, follows, reads, sweeps
-from xmi.vector.lineage import check_shapes
+from xmi.study.prompts import asks, follows, reads, sweeps
+from xmi.vector.base_comparison import check_shapes
 from xmi.vlm import ON_HOST, VLM, load
 
 WAITING = ("remote", "wait", "resubmit")
@@ -144,7 +144,7 @@ def _load_tasks(plan: Plan) -> dict[str, Task]:
 
 def _check_tasks(plan: Plan, tasks: Mapping[str, Task], modalities: Sequence[str] | None = None) -> None:
     """Checks what tasks hold; without modalities, what they must hold in any."""
-    asked = {"shots": plan.shots, "instruction": plan.told}
+    asked = {"shots": plan.shots, "instruction": plan.needs_instructions}
     try:
         check_task(*tasks.values(), modalities=modalities or ("text",), **asked)  # type: ignore[arg-type]
     except TaskError:

@@ -18,10 +18,10 @@ from xmi.errors import RunError
 from xmi.measure import (
     Alignment,
     Answers,
+    BaseComparison,
+    BaseSimilarity,
     Boundaries,
     EnsembleCurve,
-    Kinship,
-    Lineage,
     Overriding,
     Phases,
     Projection,
@@ -152,13 +152,13 @@ class StudyResults:
         """One task in the prompt, another patched in: who wins, pooled over pairs of tasks that share inputs."""
         return Overriding.load(self._result(model, "overriding"))
 
-    def lineage(self, model: str) -> Lineage:
+    def base_comparison(self, model: str) -> BaseComparison:
         """What differs between the model and its base LLM."""
-        return Lineage.load(self._result(model, "lineage"))
+        return BaseComparison.load(self._result(model, "base_comparison"))
 
-    def kinship(self, model: str, *, centred: bool = False) -> Kinship:
+    def base_similarity(self, model: str, *, centred: bool = False) -> BaseSimilarity:
         """Cosines between the model's text ICL vectors and its base LLM's."""
-        return Kinship.load(self._result(model, "kinship.centred" if centred else "kinship"))
+        return BaseSimilarity.load(self._result(model, "base_similarity.centred" if centred else "base_similarity"))
 
     def vector(self, model: str, task: str, source: str, seed: int | None = None) -> TaskVector:
         """A task vector that was patched in, or read for one that was.

@@ -14,7 +14,7 @@ from xmi.prompt import Prompts, Task, free_prompt
 from xmi.study.cell import ensemble_sizes, longest_label
 from xmi.study.grid import Cell, cells_of, subjects
 from xmi.study.plan import Plan
-from xmi.study.steps import asks, follows, lens_prompts, reads, sweeps, words_wanted
+from xmi.study.prompts import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.vector import shared_pairs
 from xmi.vector.override import asked_prompts, contest
 from xmi.vlm import VLM
@@ -185,8 +185,8 @@ def _compressed(tensors: Sequence[torch.Tensor]) -> int:
     """Bytes of tensors as they travel."""
     import zstandard
 
-    from xmi.remote.nesting import raw
     from xmi.remote.payload import coded, pool_rows
+    from xmi.remote.pytree import raw
 
     sent, pools = pool_rows(tensors)
     whole = [tensor for tensor in sent if isinstance(tensor, torch.Tensor)]

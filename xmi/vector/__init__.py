@@ -1,8 +1,8 @@
 """Task vectors: extract, average, ensemble, control, save and load."""
 
 from xmi.arguments import check_calls
+from xmi.vector.base_comparison import base_similarity
 from xmi.vector.compare import ensemble, similarity
-from xmi.vector.lineage import base_similarity
 from xmi.vector.override import shared_pairs
 from xmi.vector.patch import answer, name_vectors, score_answers, transfer
 from xmi.vector.task_vector import (

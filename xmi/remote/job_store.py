@@ -16,7 +16,7 @@ import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from xmi.errors import RemoteError
-from xmi.remote.nesting import join, split
+from xmi.remote.pytree import join, split
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 State = Literal["sending", "refused", "sent", "submitted", "lost", "failed", "finished"]

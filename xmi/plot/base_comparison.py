@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from xmi.measure.lineage import Kinship, Lineage
+from xmi.measure.base_comparison import BaseComparison, BaseSimilarity
 from xmi.numerals import decimal
-from xmi.plot.looks import KINSHIP, MOVED, named
+from xmi.plot.looks import BASE_SIMILARITY, MOVED, named
 from xmi.plot.theme import LAYER_AXIS, finish, layer_tick, numbers, span, text
 
 
-def lineage(result: Lineage, *, title: str | None = None) -> go.Figure:
+def base_comparison(result: BaseComparison, *, title: str | None = None) -> go.Figure:
     """How far fine-tuning moved the weights of each block.
 
     Args:
@@ -35,8 +35,8 @@ def lineage(result: Lineage, *, title: str | None = None) -> go.Figure:
     return figure.update_yaxes(title_text="relative difference", rangemode="tozero")
 
 
-def kinship(
-    result: Kinship, *, title: str = "Task vectors of the VLM and of its base LLM", every: bool = True
+def base_similarity(
+    result: BaseSimilarity, *, title: str = "Task vectors of the VLM and of its base LLM", every: bool = True
 ) -> go.Figure:
     """Cosine between both models' vectors of one task per layer, and the control: of different tasks.
 
@@ -63,8 +63,9 @@ def kinship(
         means["control: other tasks, mean"] = result.other.mean(1)
     for name, curve in means.items():
         figure.add_scatter(
-            x=layers, y=numbers(curve), name=name, legendgroup=name, legendrank=KINSHIP[name].rank, mode="lines",
-            line=KINSHIP[name].line, customdata=[decimal(v) for v in curve], hovertemplate="%{customdata}",
+            x=layers, y=numbers(curve), name=name, legendgroup=name, mode="lines",
+            legendrank=BASE_SIMILARITY[name].rank,
+            line=BASE_SIMILARITY[name].line, customdata=[decimal(v) for v in curve], hovertemplate="%{customdata}",
         )  # fmt: skip
         drawn.append(curve)
     note = "each model's mean over tasks removed" if result.centred else ""
@@ -73,5 +74,5 @@ def kinship(
     return figure.update_yaxes(title_text="cosine", range=span(*drawn))
 
 
-def _differing(result: Lineage) -> list[str]:
+def _differing(result: BaseComparison) -> list[str]:
     return [a for a, d in zip(result.aspects, result.differs, strict=True) if d]

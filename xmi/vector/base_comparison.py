@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from xmi.errors import MeasureError, VectorError
-from xmi.measure.lineage import Kinship, Lineage, kinship
+from xmi.measure.base_comparison import BaseComparison, BaseSimilarity, similarity_to_base
 from xmi.model import Engine
 from xmi.prompt import Prompt, load_task, task_names
 from xmi.vector.task_vector import TaskVector
@@ -28,7 +28,7 @@ _READOUT = "The residual stream is read out otherwise: the same vector gives oth
 _TOKENS = "Where texts get other tokens, the two models read different prompts."
 
 
-def lineage(own: Engine, base: Engine, own_tokens: Tokens, base_tokens: Tokens) -> Lineage:
+def base_comparison(own: Engine, base: Engine, own_tokens: Tokens, base_tokens: Tokens) -> BaseComparison:
     """What differs between a VLM and its base LLM; see `VLM.compare_base`.
 
     Args:
@@ -50,7 +50,7 @@ def lineage(own: Engine, base: Engine, own_tokens: Tokens, base_tokens: Tokens) 
     ]
     rows += [*_rotary(own, base), *_vocabulary(own, base), _prompts(own_tokens, base_tokens), _parameters(own, base)]
     places, moved = zip(*_moved(own, base), strict=True)
-    return Lineage(
+    return BaseComparison(
         own.checkpoint.name,
         base.checkpoint.name,
         aspects=tuple(r[0] for r in rows),
@@ -84,7 +84,7 @@ def usual_prompts() -> tuple[Prompt, ...]:
     return tuple(p for task in tasks for made in (task.icl("text", n=2), task.instruction()) for p in made)
 
 
-def base_similarity(own: Sequence[TaskVector], base: Sequence[TaskVector], *, centred: bool = False) -> Kinship:
+def base_similarity(own: Sequence[TaskVector], base: Sequence[TaskVector], *, centred: bool = False) -> BaseSimilarity:
     """Cosine per layer between a VLM's own task vectors and those of its base LLM, same task and other tasks.
 
     Args:
@@ -116,7 +116,7 @@ def base_similarity(own: Sequence[TaskVector], base: Sequence[TaskVector], *, ce
                 )
     left, right = (torch.stack([v.values for v in vectors]).numpy() for vectors in (own, [theirs[t] for t in tasks]))
     try:
-        return kinship(left, right, tasks, centred=centred)
+        return similarity_to_base(left, right, tasks, centred=centred)
     except MeasureError as error:
         raise VectorError(str(error)) from error
 

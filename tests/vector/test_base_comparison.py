@@ -12,7 +12,7 @@ import transformers as hf
 
 import xmi
 from tests.zoo.models import TEXT, build, ids, llama, llava, tokenizer
-from xmi.measure import Kinship, Lineage
+from xmi.measure import BaseComparison, BaseSimilarity
 from xmi.vector import base_similarity
 from xmi.vlm import VLM
 
@@ -49,7 +49,7 @@ def test_its_own_language_model_differs_in_nothing(vlm: VLM, tmp_path: Path) -> 
     assert (found.moved == 0).all()
     assert found.related
     assert not found.to_frame()["differs"].any()
-    again = Lineage.load(found.save(tmp_path / "lineage.json"))
+    again = BaseComparison.load(found.save(tmp_path / "base_comparison.json"))
     assert again.to_frame().equals(found.to_frame())
     assert len(found.figure().data[0].x) == len(found.weights()) == 7
 
@@ -168,7 +168,7 @@ def test_cosines_of_both_models(vlm: VLM, tmp_path: Path) -> None:
     by_hand = cosine(own[1].values - mean[0], theirs[1].values - mean[1], dim=-1)
     np.testing.assert_allclose(centred.same[:, 1], by_hand, atol=1e-5)
     assert len(found.figure().data) == 5
-    np.testing.assert_array_equal(Kinship.load(found.save(tmp_path / "k.json")).cosine, found.cosine)
+    np.testing.assert_array_equal(BaseSimilarity.load(found.save(tmp_path / "k.json")).cosine, found.cosine)
     same = base_similarity(own, own)
     np.testing.assert_allclose(same.same, 1)
     with pytest.raises(xmi.VectorError, match="one vector per task"):

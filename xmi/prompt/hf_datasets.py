@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from xmi.errors import TaskError
-from xmi.prompt.rows import COLUMNS, Row
+from xmi.prompt.items import COLUMNS, Row
 from xmi.prompt.tables import Table, pick
 from xmi.storage import cache_home, write_file
 

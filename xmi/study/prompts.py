@@ -77,7 +77,7 @@ def asks(plan: Plan, task: Task, seed: int) -> Iterator[Ask]:
     for source in plan.modalities:
         for target in plan.targets:
             yield Ask(f"{source} ICL", target, icl(plan, task, source, seed, split="test", query=target))
-    for target in plan.targets if plan.told else ():
+    for target in plan.targets if plan.needs_instructions else ():
         yield Ask("instruction", target, task.queries(target, instruction=True))
 
 
@@ -93,7 +93,7 @@ def follows(plan: Plan, task: Task, seed: int) -> Iterator[tuple[str, Prompts]]:
     for modality in plan.modalities:
         prompts = icl(plan, task, modality, seed, split="test")
         yield prompts.specification, prompts
-    for modality in plan.modalities if plan.told else ():
+    for modality in plan.modalities if plan.needs_instructions else ():
         yield f"instruction, {modality} query", task.queries(modality, instruction=True)
 
 

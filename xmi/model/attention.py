@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from xmi.model.backbone import Backbone
 from xmi.model.block import Finding, head_width
-from xmi.model.points import Point
+from xmi.model.hook_points import Point
 
 Found = tuple[list[Point], dict[str, str]]
 

@@ -15,7 +15,7 @@ from xmi.measure.similarity import cosine_per_layer
 
 
 @dataclass(frozen=True)
-class Lineage(Result):
+class BaseComparison(Result):
     """A VLM and a base LLM, aspect by aspect, and how far fine-tuning moved the weights.
 
     Attributes:
@@ -80,7 +80,7 @@ class Lineage(Result):
 
 
 @dataclass(frozen=True)
-class Kinship(Result):
+class BaseSimilarity(Result):
     """Cosine between a VLM's own task vectors and those of its base LLM, at every layer.
 
     Attributes:
@@ -118,13 +118,13 @@ class Kinship(Result):
         return pd.DataFrame(rows, columns=["layer", "task", "same", "other"])
 
 
-def kinship(
+def similarity_to_base(
     own: Float[np.ndarray, "task layer d_model"],
     base: Float[np.ndarray, "task layer d_model"],
     tasks: Sequence[str],
     *,
     centred: bool = False,
-) -> Kinship:
+) -> BaseSimilarity:
     """Cosines between two models' vectors of the same tasks.
 
     Args:
@@ -153,4 +153,4 @@ def kinship(
         left, right = left - left.mean(0), right - right.mean(0)
     names = [f"{model} {task}" for model in ("vlm", "base") for task in tasks]
     found = cosine_per_layer(np.concatenate([left, right]), names)
-    return Kinship(tuple(tasks), found.values[:, : len(tasks), len(tasks) :], centred)
+    return BaseSimilarity(tuple(tasks), found.values[:, : len(tasks), len(tasks) :], centred)

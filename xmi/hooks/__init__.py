@@ -1,10 +1,10 @@
 """The TransformerLens dialect: cached activations, hooks and generation, run eagerly, with images and batches."""
 
 from xmi.arguments import check_calls
-from xmi.eager.cache import ActivationCache
-from xmi.eager.generate import Generation, generate
-from xmi.eager.hooks import Hook, HookFunction, Hooks, Names, hooked
-from xmi.eager.run import run, run_with_cache
+from xmi.hooks.cache import ActivationCache
+from xmi.hooks.generate import Generation, generate
+from xmi.hooks.hooked import Hook, HookFunction, Hooks, Names, hooked
+from xmi.hooks.run import run, run_with_cache
 
 __all__ = [
     "ActivationCache",

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from jaxtyping import Int
 
-from xmi.eager.hooks import eager_if
 from xmi.errors import ModelError, PromptError
+from xmi.hooks.hooked import eager_if
 from xmi.kernels import generate_kernel
 from xmi.model import Engine, guard_of, guards_in
 from xmi.model.engine import first_line

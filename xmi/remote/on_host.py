@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from nnsight import save
 
-from xmi.remote.nesting import join
+from xmi.remote.pytree import join
 
 
 def run_calls(

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xmi.errors import TaskError
 from xmi.faults import explain, kind, listing
+from xmi.prompt.items import COLUMNS
 from xmi.prompt.prompt import Template
-from xmi.prompt.rows import COLUMNS
 from xmi.structured import PAGE, parse_yaml, read_text
 
 Splits = Literal["train", "validation"]

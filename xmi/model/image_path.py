@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from xmi.model.backbone import Backbone
-from xmi.model.points import Point
+from xmi.model.hook_points import Point
 
 SAMPLE = 16
 """How many image tokens are followed."""

@@ -19,7 +19,7 @@ from xmi.model import guard_of, once
 from xmi.prompt.batch import Side, arrange
 from xmi.prompt.pictures import described, open_image
 from xmi.prompt.prompt import Prompt, Segment
-from xmi.prompt.trace import Recorder, trace_row
+from xmi.prompt.token_roles import Recorder, trace_row
 
 WORD = "is"
 """A text to try things on."""

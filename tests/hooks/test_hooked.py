@@ -20,7 +20,7 @@ import xmi
 from tests.zoo.family import build
 from tests.zoo.models import gpt2, llama, llava
 from tests.zoo.oracle import prompts_for
-from xmi.eager import ActivationCache
+from xmi.hooks import ActivationCache
 from xmi.vlm import VLM
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attention patterns exist only")

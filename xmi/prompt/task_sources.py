@@ -10,12 +10,12 @@ from typing import Any
 
 from xmi.errors import TaskError
 from xmi.faults import kind, listing, short
-from xmi.prompt.hub import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
+from xmi.prompt.hf_datasets import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
+from xmi.prompt.items import COLUMNS, Row, make_items
 from xmi.prompt.prompt import Template
-from xmi.prompt.rows import COLUMNS, Row, make_items
-from xmi.prompt.sheet import Sheet, Wording, check_sheet, read_sheet
 from xmi.prompt.tables import TABLES, Table, pick, read_folder, read_list, read_table, split_cells
 from xmi.prompt.task import Task
+from xmi.prompt.task_sheet import Sheet, Wording, check_sheet, read_sheet
 from xmi.structured import parse_json, read_text
 
 SHEETS = (".yaml", ".yml")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from xmi.eager.cache import ActivationCache
-from xmi.eager.hooks import Names, check_finite, eager_if, warn_of_eager
 from xmi.errors import HookError, ModelError, PromptError
+from xmi.hooks.cache import ActivationCache
+from xmi.hooks.hooked import Names, check_finite, eager_if, warn_of_eager
 from xmi.kernels import cache_kernel
 from xmi.model import Anatomy, Block, Engine, select
 from xmi.prompt import Batch

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 
-from xmi.eager.run import run
 from xmi.errors import PromptError, XmiError
+from xmi.hooks.run import run
 from xmi.model import Engine
 from xmi.model.engine import first_line
 from xmi.prompt import Encoder, Prompt, free_prompt
 from xmi.prompt.encoded import EncodedPrompt
-from xmi.prompt.feed import lone_images
+from xmi.prompt.processor import lone_images
 
 
 @contextmanager
