@@ -110,7 +110,7 @@ class Right:
         yield measure.cosine_per_layer(self.points, list("abcdefgh"))
         yield measure.project(self.points, self.tasks, self.modalities)
         yield measure.silhouette(self.points, self.tasks, self.modalities, permutations=9)
-        yield measure.base_similarity(self.points, self.points, list("abcdefgh"))
+        yield measure.similarity_to_base(self.points, self.points, list("abcdefgh"))
         yield measure.alignment(self.points, self.tasks, self.modalities, permutations=9)
         yield vlm.compare_base(vlm)
         small = {"prompts": (1, 2), "seeds": (0,), "layer": 1, "n": 2}
