@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel
 
 from xmi.errors import XmiError
+from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
 from xmi.study.plan import Loading, Plan
 from xmi.terminal import close_streams, open_streams, put, put_table, say
@@ -258,13 +259,13 @@ def _print_table(results: StudyResults) -> None:
     target = "image" if "image" in results.study["plan"]["targets"] else "text"
     base, cross, patch = ("Base", "xBase", "xPatch") if target == "image" else ("xBase", "Base", "Patch")
     rows = [
-        ("no context", "no context", "no context"),
-        (f"image examples in the prompt ({base})", "prompt", "image ICL"),
-        (f"text examples in the prompt ({cross})", "prompt", "text ICL"),
-        (f"text vector patched in ({patch})", "patch", "text ICL"),
-        ("instruction vector patched in", "patch", "instruction"),
-        ("base LLM's text vector patched in", "patch", "base LLM text ICL"),
-        ("random vector patched in", "patch", "control: random vector"),
+        (NO_CONTEXT, NO_CONTEXT, NO_CONTEXT),
+        (f"image examples in the prompt ({base})", "prompt", IMAGE_ICL),
+        (f"text examples in the prompt ({cross})", "prompt", TEXT_ICL),
+        (f"text vector patched in ({patch})", "patch", TEXT_ICL),
+        ("instruction vector patched in", "patch", INSTRUCTION),
+        ("base LLM's text vector patched in", "patch", of_base(TEXT_ICL)),
+        ("random vector patched in", "patch", RANDOM),
     ]
     tables, lines = [results.summary(model) for model in results.models], []
     for label, method, source in rows:

@@ -31,6 +31,7 @@ from xmi.model.engine import wrap
 from xmi.model.finite import ADVICE
 from xmi.model.options import count
 from xmi.model.source import hub_options, resolve
+from xmi.names import INSTRUCTION
 from xmi.progress import track
 from xmi.prompt import (
     Batch,
@@ -929,7 +930,7 @@ class VLM:
         Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
         """
         mine, theirs = contest(task, other)
-        target = query or ("text" if context == "instruction" else context)
+        target = query or ("text" if context == INSTRUCTION else context)
         prompts = asked_prompts(mine, context, target, shots, seed)
         drawn = theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples)
         written = vector or self.task_vector(drawn, slot=slot)

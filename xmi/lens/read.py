@@ -16,6 +16,7 @@ from xmi.lens.base import Asked, Lens, depths, read_depths
 from xmi.measure import LensReading, Phases
 from xmi.measure.task_words import TaskWords
 from xmi.model import Engine
+from xmi.names import label_of
 from xmi.prompt import Batch, Encoder, Prompts, check_room
 
 Said = tuple[list[tuple[torch.Tensor, ...]], list[Int[torch.Tensor, " row"]]]
@@ -71,7 +72,7 @@ def read_phases(
     top = np.concatenate([v.ids[..., 0] for v in values])
     mass, rank = (np.concatenate([getattr(v, name) for v in values]) for name in ("mass", "rank"))
     phases = Phases(
-        f"{prompts.task} · {prompts.specification}" if prompts.task else prompts.specification,
+        label_of(prompts.task, prompts.specification),
         depths(engine.backbone.n_layers),
         mass[..., :3],
         rank[..., :3],

@@ -16,6 +16,7 @@ from xmi.kernels.residuals import stream_kernel, translate
 from xmi.lens.tuned import LensCard, TunedLens
 from xmi.model import Engine
 from xmi.model.readout import readout
+from xmi.names import label_of
 from xmi.progress import track
 from xmi.prompt import Batch, Prompt, Prompts
 
@@ -94,9 +95,7 @@ def tune_lens(
         model=engine.checkpoint.name,
         revision=engine.checkpoint.revision,
         dtype=str(engine.dtype).removeprefix("torch."),
-        trained_on=tuple(
-            dict.fromkeys(f"{p.task} · {p.specification}" if p.task else p.specification for p in prompts)
-        ),
+        trained_on=tuple(dict.fromkeys(label_of(p.task, p.specification) for p in prompts)),
         slot=slot or "text",
         prompts=len(every) - tested,
         tokens=int((~kept).sum()),

@@ -15,6 +15,7 @@ from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit, whole_hit
 from xmi.measure.stats import Proportion, accuracy
+from xmi.names import TIES
 
 
 def _joined(parts: Sequence[Any], name: str, axis: int | None = None) -> Any:
@@ -291,7 +292,7 @@ class Transfer(Result):
         return self._best(range(len(self.sources)), "paper")
 
     def _best(self, sources: Sequence[int], score: str, ties: str = "likelihood") -> int:
-        if ties not in ("likelihood", "first"):
+        if ties not in TIES:
             raise MeasureError(f"Unknown rule for ties {ties!r}; use 'likelihood' or 'first'.")
         if not (known := self.labelled).any():
             raise MeasureError("No query has a label, so no layer is best: name the layer (layer=...).")

@@ -16,6 +16,7 @@ from xmi.measure.answers import Answers, Transfer, hits_of, only_labelled
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, paired
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit
+from xmi.names import NO_CONTEXT
 from xmi.numerals import estimate, p_value, signed
 
 
@@ -228,7 +229,7 @@ def layerwise(
     if isinstance(baseline, str):
         name, right = baseline, _by_item(transfer, score, _index(transfer, baseline))
     else:
-        name = "no context" if baseline is None else "baseline"
+        name = NO_CONTEXT if baseline is None else "baseline"
         other = transfer.clean if baseline is None else baseline
         right = _by_item(other, score)
     left = _same_items(left, right, (str(chosen), name))

@@ -11,10 +11,21 @@ import pandas as pd
 from xmi.measure.answers import Answers, Transfer
 from xmi.measure.compare import answers_at, compare_all
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, benjamini_hochberg, holm
-
-CONTROL, BASE, PLUS = "control: ", "base LLM ", " + "
-LEVELS = ("no context", "majority")  # cells that are no prompts
-SPECIFICATIONS = ("text ICL", "image ICL", "instruction")
+from xmi.names import (
+    ASKED,
+    IMAGE_ICL,
+    INSTRUCTION,
+    LEVELS,
+    SPECIFICATIONS,
+    TEXT_ICL,
+    cell_parts,
+    is_control,
+    is_of_base,
+    modality_of,
+    parts_of,
+    sweep_name,
+    without_base,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class _Target:
         self.sources = test.sources if test is not None else ()
         known = validation.sources if validation is not None else ()
         # Controls are patched where the source is that they are a control of: they need no layer of their own.
-        own = [s for s in self.sources if s in known and not s.startswith(CONTROL)]
+        own = [s for s in self.sources if s in known and not is_control(s)]
         self._layers = (
             {s: validation.best_layer_of(s, chosen_by, ties=ties) for s in own} if validation is not None else {}
         )
@@ -144,29 +155,29 @@ def _targets(
 ) -> Iterator[_Target]:
     cells: dict[str, dict[str, Answers]] = {}
     for name, value in answers.items():
-        source, _, modality = name.rpartition(" > ")
+        source, modality = cell_parts(name)
         cells.setdefault(modality, {})[source] = value
     swept = [name.rpartition(".")[0] for name in transfers]
     for modality in dict.fromkeys([*cells, *swept]):
-        validation, test = (transfers.get(f"{modality}.{split}") for split in ("validation", "test"))
+        validation, test = (transfers.get(sweep_name(modality, split)) for split in ASKED)
         yield _Target(modality, cells.get(modality, {}), validation, test, chosen_by, ties)
 
 
 def _contrasts(target: _Target) -> Iterator[tuple[str, _Side | None, _Side | None]]:
     """Every contrast that the sources' names ask for; sides that were not measured are None."""
-    sources = [s for s in target.sources if not s.startswith(CONTROL)]
+    sources = [s for s in target.sources if not is_control(s)]
     for source in (s for s in target.cells if s not in LEVELS):
-        crossed = source.endswith(" ICL") and source != f"{target.modality} ICL"
+        crossed = modality_of(source) not in (None, target.modality)
         yield "xPatch vs xBase" if crossed else "patch vs prompt", target.patch(source), target.prompt(source)
     for source in SPECIFICATIONS:
-        for control in (s for s in target.sources if s.startswith(CONTROL)):
+        for control in (s for s in target.sources if is_control(s)):
             yield "patch vs control", target.patch(source), target.patch(control, at=source)
         for level in LEVELS:
             yield "patch vs control", target.patch(source), target.prompt(level)
-    for source in (s for s in sources if PLUS in s):
-        for part in source.split(PLUS):
+    for source in (s for s in sources if len(parts_of(s)) > 1):
+        for part in parts_of(source):
             yield "ensemble vs part", target.patch(source), target.patch(part)
-    for source in (s for s in sources if s.startswith(BASE)):
-        yield "base LLM vs own", target.patch(source), target.patch(source.removeprefix(BASE))
-    for examples in ("text ICL", "image ICL"):
-        yield "instruction vs examples", target.patch("instruction"), target.patch(examples)
+    for source in (s for s in sources if is_of_base(s)):
+        yield "base LLM vs own", target.patch(source), target.patch(without_base(source))
+    for examples in (TEXT_ICL, IMAGE_ICL):
+        yield "instruction vs examples", target.patch(INSTRUCTION), target.patch(examples)

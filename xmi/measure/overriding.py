@@ -14,11 +14,12 @@ from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.paired import paired
 from xmi.measure.result import Result
 from xmi.measure.stats import Proportion, accuracy
+from xmi.names import RANDOM
 
 WINNERS = ("prompt", "patched", "neither", "ambiguous")
 """Whose label was answered; ambiguous: the first token is a hit of both."""
 
-METHODS = ("no patch", "system prompt", "patch", "control: random vector")
+METHODS = ("no patch", "system prompt", "patch", RANDOM)
 """What was done to the prompt; the first two know no layer."""
 
 
@@ -150,7 +151,7 @@ class Overriding(Result):
         won = self.winners(score)[:, own] == WINNERS.index("patched")
         patch = won[self._run("patch", None, score)].astype(float)
         rows = []
-        for method in ("system prompt", "no patch", "control: random vector"):
+        for method in ("system prompt", "no patch", RANDOM):
             other = won[self._run(method, None, score)].astype(float)
             found = paired((patch - other)[:, None], self._pairs()[own])
             shares = [self.share("patched", m, score=score).mean for m in ("patch", method)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure.base_comparison import BaseComparison, BaseSimilarity
+from xmi.names import control
 from xmi.numerals import decimal
 from xmi.plot.looks import BASE_SIMILARITY, MOVED, named
 from xmi.plot.theme import LAYER_AXIS, finish, layer_tick, numbers, span, text
@@ -60,7 +61,7 @@ def base_similarity(
         )  # fmt: skip
     means = {"same task, mean": result.same.mean(1)}
     if len(result.tasks) > 1:
-        means["control: other tasks, mean"] = result.other.mean(1)
+        means[control("other tasks, mean")] = result.other.mean(1)
     for name, curve in means.items():
         figure.add_scatter(
             x=layers, y=numbers(curve), name=name, legendgroup=name, mode="lines",

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from xmi.errors import ArgumentError
 from xmi.measure import Comparison, LayerComparison
+from xmi.names import without_control
 from xmi.numerals import decimal, estimate, p_value, signed
 from xmi.plot.looks import DIFFERENCE, LEVELS, Look, contrasts
 from xmi.plot.theme import LAYER_AXIS, band, finish, layer_tick, numbers, rows_axis, span, text
@@ -128,7 +129,7 @@ def _label(row: Any, one_target: bool) -> str:
     """The two methods on two lines, for narrow figures; a patch is what goes without saying."""
     target = row.get("target")
     asked = "" if target is None or one_target else f" → {target} query"
-    one, two = (name.removesuffix(": patch").removeprefix("control: ") for name in (row["a"], row["b"]))
+    one, two = (without_control(name.removesuffix(": patch")) for name in (row["a"], row["b"]))
     if two == f"{one}: prompt":
         two = "the prompt"
     return f"{text(one)}{text(asked)}<br>- {text(two)}"

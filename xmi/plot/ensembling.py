@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from xmi.measure.ensembling import EnsembleCurve
+from xmi.names import NO_CONTEXT
 from xmi.numerals import decimal
 from xmi.plot.looks import EXAMPLES, LEVELS
 from xmi.plot.theme import SHARES, band, finish, numbers, proportions, text
@@ -34,7 +35,7 @@ def ensemble_curve(result: EnsembleCurve, *, score: str = "paper", title: str | 
         )  # fmt: skip
     for level, name in (
         (result.instruction(score).mean, "instruction alone"),
-        (result.no_context(score).mean, "no context"),
+        (result.no_context(score).mean, NO_CONTEXT),
     ):
         figure.add_scatter(
             x=[x[0], x[-1]], y=numbers([level, level]), name=f"{name} ({decimal(level)})",

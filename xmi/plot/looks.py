@@ -15,13 +15,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xmi.names import (
+    IMAGE_ICL,
+    INSTRUCTION,
+    MAJORITY,
+    MEAN,
+    NO_CONTEXT,
+    ONE_EXAMPLE,
+    OTHER,
+    RANDOM,
+    SHUFFLED,
+    TEXT_ICL,
+    UNRELATED,
+    control,
+    is_control,
+    is_of_base,
+    mean_of,
+    without_base,
+)
+
 BLUE, ORANGE, GREEN, VERMILION = "#4A5EDD", "#D97A00", "#107D49", "#D33216"
 PURPLE, SKY, OLIVE, GREY = "#DF28A6", "#009AED", "#9B833B", "#8B9186"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, OLIVE)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-
-CONTROL, BASE, TOLD = "control: ", "base LLM ", " + instruction"
 
 
 @dataclass(frozen=True)
@@ -63,31 +80,31 @@ def _ranked(looks: Mapping[str, Look], start: int) -> dict[str, Look]:
 
 SPECIFICATIONS = _ranked(
     {
-        "text ICL": Look(BLUE, "circle"),
-        "image ICL": Look(ORANGE, "square"),
-        "instruction": Look(GREEN, "diamond"),
-        "text ICL + image ICL": Look(VERMILION, "triangle-up"),
-        "1 example": Look(PURPLE, "x"),
+        TEXT_ICL: Look(BLUE, "circle"),
+        IMAGE_ICL: Look(ORANGE, "square"),
+        INSTRUCTION: Look(GREEN, "diamond"),
+        mean_of(TEXT_ICL, IMAGE_ICL): Look(VERMILION, "triangle-up"),
+        ONE_EXAMPLE: Look(PURPLE, "x"),
     },
     0,
 )
 CONTROLS = _ranked(
     {
-        "control: random vector": Look(GREY, "triangle-down", "longdash"),
-        "control: another task": Look(GREY, "cross", "dash"),
-        "control: mean over tasks": Look(GREY, "star", "dashdot"),
-        "control: shuffled labels": Look(GREY, "hexagon", "dot"),
-        "control: unrelated slot": Look(GREY, "bowtie", "longdashdot"),
+        RANDOM: Look(GREY, "triangle-down", "longdash"),
+        OTHER: Look(GREY, "cross", "dash"),
+        MEAN: Look(GREY, "star", "dashdot"),
+        SHUFFLED: Look(GREY, "hexagon", "dot"),
+        UNRELATED: Look(GREY, "bowtie", "longdashdot"),
     },
     600,
 )
 LEVELS = _ranked(
     {
-        "no context": Look(GREY, "", "dot", width=1.6),
+        NO_CONTEXT: Look(GREY, "", "dot", width=1.6),
         "no patch": Look(GREY, "", "dot", width=1.6),
         "system prompt": Look(GREEN, "", "dash", width=1.6),
         "instruction alone": Look(GREEN, "", "dash", width=1.6),
-        "majority": Look(GREY, "", "longdashdot", width=1.6),
+        MAJORITY: Look(GREY, "", "longdashdot", width=1.6),
         "chance": Look(GREY, "", "dot", width=1.6),
         "zero": Look(GREY, "", "dot", width=1.2),
     },
@@ -147,7 +164,7 @@ LIKENESS = _ranked(
 BASE_SIMILARITY = _ranked(
     {
         "same task, mean": Look(BLUE, "", "solid", width=3.5),
-        "control: other tasks, mean": Look(GREY, "", "dash", width=2.5),
+        control("other tasks, mean"): Look(GREY, "", "dash", width=2.5),
     },
     700,
 )
@@ -157,6 +174,9 @@ EXAMPLES = _ranked(
 WORDS = _ranked({"in its task": Look(VERMILION, "square"), "largest in another task": Look(GREY, "circle-open")}, 0)
 DIFFERENCE = Look(BLUE, "circle")
 MOVED = Look(BLUE, "circle")
+
+
+_TOLD = mean_of("", INSTRUCTION)
 
 
 def sources(names: Iterable[str]) -> dict[str, Look]:
@@ -175,14 +195,14 @@ def sources(names: Iterable[str]) -> dict[str, Look]:
     families = {name: family(name) for name in given}
     known = SPECIFICATIONS | CONTROLS
     strangers = sorted({f for f in families.values() if f not in known})
-    ours = _spare([f for f in strangers if not f.startswith(CONTROL)], _FREE, 300)
-    ours |= _spare([f for f in strangers if f.startswith(CONTROL)], _FREE_CONTROLS, 700)
+    ours = _spare([f for f in strangers if not is_control(f)], _FREE, 300)
+    ours |= _spare([f for f in strangers if is_control(f)], _FREE_CONTROLS, 700)
     found = {}
     for name, kin in families.items():
         look = known.get(kin) or ours[kin]
-        if name.startswith(BASE):
+        if is_of_base(name):
             symbol = f"{look.hollow}-dot"
-            look = replace(look, dash="dot", symbol=symbol, rank=look.rank + 200 + (5 if name.endswith(TOLD) else 0))
+            look = replace(look, dash="dot", symbol=symbol, rank=look.rank + 200 + (5 if name.endswith(_TOLD) else 0))
         elif name != kin:
             look = replace(look, dash="dash", symbol=look.hollow, rank=look.rank + 100)
         found[name] = look
@@ -191,9 +211,9 @@ def sources(names: Iterable[str]) -> dict[str, Look]:
 
 def family(source: str) -> str:
     """Returns the specification that a source comes from, without what was added to it."""
-    if source.startswith(CONTROL):
+    if is_control(source):
         return source
-    return source.removeprefix(BASE).removesuffix(TOLD) or source
+    return without_base(source).removesuffix(_TOLD) or source
 
 
 def named(names: Iterable[str]) -> dict[str, Look]:

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from xmi.measure.overriding import Overriding
 from xmi.measure.stats import Proportion
+from xmi.names import RANDOM
 from xmi.numerals import decimal, estimate
 from xmi.plot.looks import CONTROLS, LEVELS, WINNERS
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions
@@ -16,7 +17,6 @@ _NAMES = {
     "neither": "neither",
     "ambiguous": "a token of both labels",
 }
-_RANDOM = "control: random vector"
 
 
 def overriding(
@@ -61,8 +61,8 @@ def overriding(
         )  # fmt: skip
     for winner in ("ambiguous", "neither", "prompt"):
         _line(figure, layers, [share(winner, "patch", at) for at in layers], winner, _NAMES[winner])
-    random = [share("patched", _RANDOM, layer) for layer in layers]
-    _line(figure, layers, random, _RANDOM, "random vector: the patched task")
+    random = [share("patched", RANDOM, layer) for layer in layers]
+    _line(figure, layers, random, RANDOM, "random vector: the patched task")
     _line(figure, layers, patched, "patched", _NAMES["patched"], best)
     finish(
         figure, title, height=520, hovermode="x unified",

@@ -11,11 +11,11 @@ from plotly.subplots import make_subplots
 
 from xmi.errors import ArgumentError
 from xmi.measure import PHASES, Phases
+from xmi.names import label_parts
 from xmi.numerals import percent
 from xmi.plot.looks import PHASES as LOOKS
 from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, text
 
-SEPARATOR = " · "
 POOLED, ALL = "", "all tasks"
 """The key of what is pooled over tasks, which no task can have, and its label."""
 OTHERS, TOGETHER = "other labels of this task", "all three together"
@@ -126,7 +126,7 @@ def _by_task(found: list[Phases]) -> dict[str, dict[_Row, Phases]]:
     """Phases by task and then by specification, model and lens, pooled ones first."""
     table: dict[str, dict[_Row, Phases]] = {}
     for phases_ in found:
-        task, _, spec = phases_.label.rpartition(SEPARATOR)
+        task, spec = label_parts(phases_.label)
         table.setdefault(task, {})[spec, phases_.model, phases_.lens] = phases_
     return dict(sorted(table.items(), key=lambda entry: entry[0] != POOLED))
 

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from xmi import names
 from xmi.measure import Answers, Proportion, Transfer, accuracy
+from xmi.names import MAJORITY, NO_CONTEXT, is_control
 from xmi.numerals import decimal
-from xmi.plot.looks import CONTROL, LEVELS, PALETTE, Look, named, sources
+from xmi.plot.looks import LEVELS, PALETTE, Look, named, sources
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions, rows_axis, text
 
 ACCURACY_AXIS = "accuracy (share of items)"
@@ -47,7 +49,7 @@ def transfer(
     curves = {source: result.curve(source, score) for source in result.sources}
     looks = sources(result.sources)
     # Bands come first, so that none dims a line; nine of them on top of each other would tell nothing.
-    for source in [s for s in curves if looks[s].dash == "solid" or s.startswith(CONTROL)]:
+    for source in [s for s in curves if looks[s].dash == "solid" or is_control(s)]:
         curve = curves[source]
         ends = [p.low for p in curve], [p.high for p in curve]
         figure.add_trace(band(layers, *ends, looks[source].colour, group=source, opacity=0.1))
@@ -60,9 +62,9 @@ def transfer(
                     "line": {"width": 1.5 if "-open" in look.symbol else 0}},
             hovertemplate="%{customdata}",
         )  # fmt: skip
-    _add_level(figure, result.layers, result.clean.accuracy(score).mean, "no context", LEVELS["no context"])
+    _add_level(figure, result.layers, result.clean.accuracy(score).mean, NO_CONTEXT, LEVELS[NO_CONTEXT])
     _add_level(
-        figure, result.layers, majority(result).mean if always is None else always, "majority label", LEVELS["majority"]
+        figure, result.layers, majority(result).mean if always is None else always, "majority label", LEVELS[MAJORITY]
     )
     note = "large marker: layer chosen on validation items" if chosen else ""
     finish(figure, title, height=600, subtitle=note, hovermode="x unified")
@@ -131,7 +133,7 @@ def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "
 
 def method_name(row: Any) -> str:
     """Returns the name of a summary row, as `text ICL: patch → image query`."""
-    if row["method"] in ("no context", "majority"):
+    if row["method"] in names.LEVELS:
         return f"{row['method']} → {row['target']} query"
     return f"{row['source']}: {row['method']} → {row['target']} query"
 

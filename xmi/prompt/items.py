@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from xmi.faults import kind, no_text, short
-from xmi.prompt.task import BROKEN, SPLITS, Item, whole
+from xmi.names import SPLITS
+from xmi.prompt.task import BROKEN, Item, whole
 
 COLUMNS = ("input", "output", "image", "split")
 """What a row may hold; only `input` and `output` are needed."""

@@ -14,8 +14,8 @@ from PIL import Image
 
 from xmi.errors import TaskError
 from xmi.faults import kind, short, some
+from xmi.names import SPLITS
 from xmi.prompt.items import COLUMNS, Row
-from xmi.prompt.task import SPLITS
 from xmi.structured import parse_json, read_text
 
 TABLES = (".csv", ".tsv", ".jsonl")

@@ -15,11 +15,8 @@ from PIL import Image
 
 from xmi.errors import TaskError
 from xmi.faults import kind, listing, no_text, short, some
+from xmi.names import INSTRUCTION, MODALITIES, NO_CONTEXT, SPLITS, icl
 from xmi.prompt.prompt import Prompt, Prompts, Segment, Template
-
-SPLITS = ("train", "validation", "test")
-MODALITIES = ("text", "image")
-
 
 LONGEST = 200
 """Characters of a task's name at most: files, columns and figures are named by it."""
@@ -168,7 +165,7 @@ class Task:
             for k, example in enumerate(rng.sample([i for i in pool if i.input != item.input], shots)):
                 segments += self._pair(example, modality, k)
             prompts.append(self._prompt(segments, item, target))
-        name = f"{modality} ICL" if target == modality else f"{modality} ICL, {target} query"
+        name = icl(modality) if target == modality else f"{icl(modality)}, {target} query"
         return self._prompts(prompts, name, shots=shots, seed=seed, split=split)
 
     def instruction(self) -> Prompts:
@@ -180,7 +177,7 @@ class Task:
         if not self.instructions:
             raise TaskError(f"Task {self.name} has no instruction: put one into its file.")
         prompts = [Prompt((Segment("instruction", text),), task=self.name) for text in self.instructions]
-        return self._prompts(prompts, "instruction")
+        return self._prompts(prompts, INSTRUCTION)
 
     def queries(
         self,
@@ -218,7 +215,7 @@ class Task:
                 Segment("separator", self.template.separator),
             ]
         prompts = [self._prompt(head, item, modality) for item in _draw(self.split(split), n, rng)]
-        return self._prompts(prompts, "instruction prompt" if instruction else "no context", seed=seed, split=split)
+        return self._prompts(prompts, "instruction prompt" if instruction else NO_CONTEXT, seed=seed, split=split)
 
     def _prompts(
         self, prompts: list[Prompt], specification: str, shots: int = 0, seed: int = 0, split: str = ""
@@ -277,7 +274,7 @@ def check_task(
         raise TaskError(f"Unknown: {some(unknown)}; there are {', '.join((*MODALITIES, *SPLITS))}.")
     faults: list[str] = []
     for task in tasks:
-        count = {split: sum(i.split == split for i in task.items) for split in SPLITS}
+        count: dict[str, int] = {split: sum(i.split == split for i in task.items) for split in SPLITS}
         if count[task.examples] < shots + 1:
             faults.append(
                 f"{task.name}: {count[task.examples]} {task.examples} item(s), but {shots} shots need {shots + 1}: "

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xmi.errors import TaskError
 from xmi.faults import explain, kind, listing
+from xmi.names import DrawnFrom
 from xmi.prompt.items import COLUMNS
 from xmi.prompt.prompt import Template
 from xmi.structured import PAGE, parse_yaml, read_text
-
-Splits = Literal["train", "validation"]
 
 
 class TemplateSheet(BaseModel):
@@ -45,7 +44,7 @@ class Wording(BaseModel):
     paraphrases: tuple[str, ...] = ()
     task_words: tuple[str, ...] = ()
     template: TemplateSheet = TemplateSheet()
-    examples: Splits = "train"
+    examples: DrawnFrom = "train"
 
     @property
     def instructions(self) -> tuple[str, ...]:

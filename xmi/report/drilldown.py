@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from PIL import Image, UnidentifiedImageError
 
 from xmi.errors import RunError
+from xmi.names import NO_CONTEXT
 from xmi.report.wording import row_of
 from xmi.study.results import StudyResults
 
@@ -108,7 +109,7 @@ def drill(results: StudyResults, limit: int | None = None) -> Drill:
         model, task, method, source, target, split = key
         layer = chosen[model, method, source, target]
         packed.append((layer, [_entry(r, strings, images, prompts) for r in found[:limit]]))
-        label = "no context" if method == "no context" else f"{source}: {method}"
+        label = NO_CONTEXT if method == NO_CONTEXT else f"{source}: {method}"
         entry = {
             "number": number,
             "place": [values[name].index(v) for name, v in zip(KEYS, key, strict=True)],

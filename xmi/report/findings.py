@@ -9,6 +9,7 @@ import numpy as np
 
 from xmi.errors import RunError
 from xmi.measure import Phases, Proportion, Silhouette
+from xmi.names import IMAGE_ICL, NO_CONTEXT, RANDOM, TEXT_ICL, label_parts, modality_of
 from xmi.numerals import SPACE, decimal, defined, digits_that_add_up
 from xmi.numerals import percent as share
 from xmi.report.wording import (
@@ -32,7 +33,7 @@ from xmi.study.results import StudyResults
 Finding = tuple[str, str]
 """The model a sentence is about, and the sentence."""
 
-WAYS = (("text ICL", "image"), ("image ICL", "text"))
+WAYS = ((TEXT_ICL, "image"), (IMAGE_ICL, "text"))
 """The two directions of cross-modal transfer: specification and modality of the query."""
 
 
@@ -74,7 +75,7 @@ def further_takeaways(results: StudyResults) -> list[Finding]:
 
     def wins(model: str) -> str:
         result = results.overriding(model)
-        patch, told, random = (result.share("patched", m) for m in ("patch", "system prompt", "control: random vector"))
+        patch, told, random = (result.share("patched", m) for m in ("patch", "system prompt", RANDOM))
         if patch.n < LEAST:
             verdict = f": {too_few(patch.n)}"
         else:
@@ -93,7 +94,7 @@ def phase_takeaways(results: StudyResults) -> list[Finding]:
     """What leads at which layers, by specification: the task word, or labels of the task."""
     return _for_each(
         results,
-        lambda model: phase_sentences({k: p for k, p in results.phases(model).items() if " · " not in k}),
+        lambda model: phase_sentences({k: p for k, p in results.phases(model).items() if not label_parts(k)[0]}),
     )
 
 
@@ -206,7 +207,7 @@ def _patch(results: StudyResults, model: str, way: tuple[str, str]) -> Proportio
 
 
 def _clean(results: StudyResults, model: str, target: str) -> Proportion | None:
-    return cell(results.summary(model), "no context", None, target)
+    return cell(results.summary(model), NO_CONTEXT, None, target)
 
 
 def _article(word: str) -> str:
@@ -228,7 +229,7 @@ def _transfer_sentence(results: StudyResults, model: str, way: tuple[str, str]) 
     if clean is not None:
         against.append(f"{percent(clean, digits)} without context")
     end = f", against {' and '.join(against)}." if against else "."
-    kind = source.removesuffix(" ICL")
+    kind = modality_of(source)
     return (
         f"vector read from {kind} examples and patched into {_article(target)} query {effect(patch, clean)} "
         f"{percent(patch, digits)} right{end}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from xmi.names import MODALITIES, NO_CONTEXT, is_control, without_control
 from xmi.numerals import decimal, interval
 from xmi.plot import method_name
 from xmi.report.wording import NAMES, proportion, row_of, tasks_of
@@ -15,13 +16,12 @@ GROUPS = {
     "patch": "Patch: the task vector is written into a query without context",
     "control": "Controls",
 }
-TARGETS = ("text", "image")
 
 
 def targets(results: StudyResults) -> tuple[str, ...]:
-    """Modalities of the study's queries, in the order of `TARGETS`."""
-    asked = results.study.get("plan", {}).get("targets", TARGETS)
-    return tuple(target for target in TARGETS if target in asked)
+    """Modalities of the study's queries, in the order of `MODALITIES`."""
+    asked = results.study.get("plan", {}).get("targets", MODALITIES)
+    return tuple(target for target in MODALITIES if target in asked)
 
 
 def overview(results: StudyResults) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def overview(results: StudyResults) -> list[dict[str, Any]]:
     for group, title in GROUPS.items():
         rows = [
             {
-                "name": "no context" if method == "no context" else source.removeprefix("control: "),
+                "name": NO_CONTEXT if method == NO_CONTEXT else without_control(source),
                 "method": method,
                 "source": source,
                 "cells": [_cell(row_of(tables[m], method, source, t)) for m in results.models for t in asked],
@@ -85,7 +85,7 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
 
 
 def _group(method: str, source: str) -> str:
-    return "control" if source.startswith("control") or method not in GROUPS else method
+    return "control" if is_control(source) or method not in GROUPS else method
 
 
 def _cell(row: dict[str, Any] | None) -> dict[str, Any] | None:

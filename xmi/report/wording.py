@@ -15,6 +15,7 @@ import pandas as pd
 
 from xmi import numerals
 from xmi.measure import Proportion
+from xmi.names import IMAGE_ICL, TEXT_ICL
 from xmi.numerals import SPACE
 
 LEVEL = 0.05
@@ -26,14 +27,14 @@ EFFECT = 0.2
 """An effect worth the name: where the interval leaves no room for it, there is said to be none."""
 
 NAMES = {
-    ("prompt", "text ICL", "text"): "Base",
-    ("prompt", "image ICL", "image"): "Base",
-    ("prompt", "text ICL", "image"): "xBase",
-    ("prompt", "image ICL", "text"): "xBase",
-    ("patch", "text ICL", "text"): "Patch",
-    ("patch", "image ICL", "image"): "Patch",
-    ("patch", "text ICL", "image"): "xPatch",
-    ("patch", "image ICL", "text"): "xPatch",
+    ("prompt", TEXT_ICL, "text"): "Base",
+    ("prompt", IMAGE_ICL, "image"): "Base",
+    ("prompt", TEXT_ICL, "image"): "xBase",
+    ("prompt", IMAGE_ICL, "text"): "xBase",
+    ("patch", TEXT_ICL, "text"): "Patch",
+    ("patch", IMAGE_ICL, "image"): "Patch",
+    ("patch", TEXT_ICL, "image"): "xPatch",
+    ("patch", IMAGE_ICL, "text"): "xPatch",
 }
 
 

@@ -23,16 +23,26 @@ from xmi.measure import (
 )
 from xmi.measure.answers import hits_of
 from xmi.measure.result import encode
+from xmi.names import (
+    ASKED,
+    LEVELS,
+    MAJORITY,
+    MODALITIES,
+    SCORES,
+    TEXT_ICL,
+    cell_name,
+    cell_parts,
+    label_of,
+    of_base,
+    sweep_name,
+)
 from xmi.prompt import Task
-from xmi.study.cell import RANDOM
 from xmi.study.folder import FINISHED, RECORDS
 from xmi.study.grid import Cell, slug
-from xmi.study.plan import TARGETS, Plan
+from xmi.study.plan import Plan
 from xmi.study.store import Store, Stored
 from xmi.study.tables import table_text
 from xmi.vector import base_similarity
-
-SCORES = ("paper", "strict", "whole")
 
 
 def assemble(store: Store, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> None:
@@ -61,7 +71,9 @@ def assemble(store: Store, cells: Sequence[Cell], tasks: Mapping[str, Task]) -> 
         results |= _phases(own, parts, names)
         results |= _once({c.kind: content[c].measured["result"] for c in cells if c.model == model and c.task is None})
         results |= _base_similarity({c: s for c, s in content.items() if c.model == model}, plan)
-        answers |= {f"majority > {t}": majority_answers(transfers[f"{t}.test"], training) for t in plan.targets}
+        answers |= {
+            cell_name(MAJORITY, t): majority_answers(transfers[sweep_name(t, "test")], training) for t in plan.targets
+        }
         tables = {
             "summary": summary(answers, transfers, plan.score, plan.ties),
             "by_task": by_task(answers, transfers, plan.score, plan.ties),
@@ -158,12 +170,12 @@ class _Row:
 
 def _rows(answers: dict[str, Answers], transfers: dict[str, Transfer], score: str, ties: str) -> Iterator[_Row]:
     for name, cell in answers.items():
-        source, target = name.split(" > ")
-        method = source if source in ("no context", "majority") else "prompt"
+        source, target = cell_parts(name)
+        method = source if source in LEVELS else "prompt"
         yield _Row({"method": method, "source": source, "target": target}, cell, {n: _hits(cell, n) for n in SCORES})
-    for target in [t for t in TARGETS if f"{t}.test" in transfers]:
-        validation, test = transfers[f"{target}.validation"], transfers[f"{target}.test"]
-        hits = {name: _hits(test, name) for name in SCORES}
+    for target in [t for t in MODALITIES if sweep_name(t, "test") in transfers]:
+        validation, test = (transfers[sweep_name(target, split)] for split in ASKED)
+        hits: dict[str, Any] = {name: _hits(test, name) for name in SCORES}
         alone = {t: (validation.of_task(t), test.of_task(t)) for t in dict.fromkeys(test.tasks)}
         for number, source in enumerate(test.sources):
             layer = validation.best_layer_of(source, score, ties=ties)
@@ -199,7 +211,7 @@ def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: dict[
         found[f"phases.{number:02d}"] = merge(kind, [phases for _, phases in having])
         for k, (task, name) in enumerate(names.items()):
             if mine := [phases for cell, phases in having if cell.task == task]:
-                found[f"phases.{number:02d}.{k:02d}"] = merge(f"{name} · {kind}", mine)
+                found[f"phases.{number:02d}.{k:02d}"] = merge(label_of(name, kind), mine)
     pooled = [phases for name, phases in found.items() if name.count(".") == 1]
     return found | ({"boundaries": boundaries(pooled)} if pooled else {})
 
@@ -217,12 +229,9 @@ def _base_similarity(stored: Mapping[Cell, Stored], plan: Plan) -> dict[str, Any
     """Cosines between the text ICL vectors of a model and its base LLM, from the first seed."""
     first = [one for cell, one in stored.items() if cell.kind in ("read", "base") and cell.seed == plan.seeds[0]]
     vectors = {name: vector for one in first for name, vector in one.vectors().items()}
-    sides = [[vectors.get((task, source)) for task in plan.tasks] for source in ("text ICL", "base LLM text ICL")]
+    sides = [[vectors.get((task, source)) for task in plan.tasks] for source in (TEXT_ICL, of_base(TEXT_ICL))]
     own, base = ([vector for vector in side if vector is not None] for side in sides)
     if len(own) < len(plan.tasks) or len(base) < len(plan.tasks):
         return {}
     centred = {"base_similarity.centred": base_similarity(own, base, centred=True)} if len(own) > 1 else {}
     return {"base_similarity": base_similarity(own, base), **centred}
-
-
-__all__ = ["RANDOM", "assemble", "by_task", "summary"]

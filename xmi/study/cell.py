@@ -18,16 +18,30 @@ from xmi.errors import RunError
 from xmi.lens import TunedLens
 from xmi.measure import Answers, Overriding, Phases, Result, TaskWords, Transfer
 from xmi.measure.answers import hits_of
+from xmi.names import (
+    ASKED,
+    MEAN,
+    NO_CONTEXT,
+    OTHER,
+    RANDOM,
+    SHUFFLED,
+    TEXT_ICL,
+    UNRELATED,
+    cell_name,
+    is_of_base,
+    modality_of,
+    parts_of,
+    sweep_name,
+    without_control,
+)
 from xmi.prompt import Prompt, Prompts, Task
 from xmi.study.grid import Cell
 from xmi.study.plan import ENSEMBLES, Plan
-from xmi.study.prompts import SHUFFLED, UNRELATED, Read, asks, follows, icl, lens_prompts, reads, sweeps
+from xmi.study.prompts import Read, asks, follows, icl, lens_prompts, reads, sweeps
 from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
 from xmi.vlm import VLM
 
 T = TypeVar("T")
-
-RANDOM, OTHER, MEAN = "control: random vector", "control: another task", "control: mean over tasks"
 
 
 @dataclass(frozen=True)
@@ -96,14 +110,14 @@ def read_cell(
     for (name, step), read in zip(steps, found, strict=True):
         for source, slot in step.slots.items():
             vectors[name, source], some = read[slot]
-            if keep and (modality := {"text ICL": "text", "image ICL": "image"}.get(source)):
+            if keep and (modality := modality_of(source)):
                 points[modality] = some
     return CellResult(vectors=vectors, points=points)
 
 
 def _read(once: Memory, cell: Cell, step: Read, reader: VLM, keep: int) -> dict[str, tuple[TaskVector, Residuals]]:
     slots = list(step.slots.values())
-    few = keep if {"text ICL", "image ICL"} & step.slots.keys() else 0
+    few = keep if any(map(modality_of, step.slots)) else 0
     if step.prompts.split:  # drawn anew by every seed
         return reader.vectors_at(step.prompts, slots, keep=few)
     key = (cell.model, step.base, step.prompts, *slots)
@@ -190,7 +204,7 @@ def ask_cell(
         plain = partial(vlm.answers, ask.prompts, max_new_tokens=new)
         todo.append(partial(_ask, once, cell, ask.prompts, both if label else plain))
     # Vectors of the base LLM are meant.
-    foreign = any(source.startswith("base LLM") for source in vectors)
+    foreign = any(map(is_of_base, vectors))
     where = {"layers": plan.layers, "slot": plan.patch_slot, "foreign": foreign}
     todo += [partial(vlm.transfer, vectors, s.prompts, max_new_tokens=new, **where) for s in swept]  # type: ignore[arg-type]
     todo += [partial(_ask, once, cell, followed[n], partial(vlm.phases, followed[n], **follow)) for n in rest]  # type: ignore[arg-type]
@@ -201,14 +215,14 @@ def ask_cell(
         given = next(found)
         if label:
             phases[label], given = given
-        answers[f"{ask.source} > {ask.target}"] = given
+        answers[cell_name(ask.source, ask.target)] = given
         book.prompted(ask.source, ask.target, ask.prompts, given)
     for step in swept:
-        result = transfers[f"{step.target}.{step.split}"] = next(found)
+        result = transfers[sweep_name(step.target, step.split)] = next(found)
         book.patched(step.target, step.prompts, result)
         if step.split == "test":
-            answers[f"no context > {step.target}"] = result.clean
-            book.prompted("no context", step.target, step.prompts, result.clean)
+            answers[cell_name(NO_CONTEXT, step.target)] = result.clean
+            book.prompted(NO_CONTEXT, step.target, step.prompts, result.clean)
     phases |= dict(zip(rest, found, strict=True))
     return CellResult(
         answers,
@@ -240,21 +254,21 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
     """
     task = str(cell.task)
     own = read[task]
-    text = own["text ICL"]
+    text = own[TEXT_ICL]
     found = {name: own[name] for name in plan.sources if name in own}
-    found |= {name: ensemble(*(own[p] for p in parts)) for name, parts in ENSEMBLES.items() if name in plan.sources}
+    found |= {name: ensemble(*(own[p] for p in parts_of(name))) for name in ENSEMBLES if name in plan.sources}
     found = {name: found[name] for name in plan.sources if name in found}
     tasks = list(read)
-    if "random vector" in plan.controls:
+    if without_control(RANDOM) in plan.controls:
         drawn = hashlib.sha256(f"{text.card.task}/{cell.seed}".encode()).digest()  # another direction for each task
         found[RANDOM] = random_like(text, int.from_bytes(drawn[:4], "big"))
     if len(tasks) > 1:
-        if "another task" in plan.controls:
-            found[OTHER] = read[tasks[(tasks.index(task) + 1) % len(tasks)]]["text ICL"]
-        if "mean over tasks" in plan.controls:
-            values = torch.stack([vectors["text ICL"].values for vectors in read.values()]).mean(0)
+        if without_control(OTHER) in plan.controls:
+            found[OTHER] = read[tasks[(tasks.index(task) + 1) % len(tasks)]][TEXT_ICL]
+        if without_control(MEAN) in plan.controls:
+            values = torch.stack([vectors[TEXT_ICL].values for vectors in read.values()]).mean(0)
             card = text.card.model_copy(
-                update={"specification": MEAN, "n": sum(v["text ICL"].card.n for v in read.values())}
+                update={"specification": MEAN, "n": sum(v[TEXT_ICL].card.n for v in read.values())}
             )
             found[MEAN] = TaskVector(values, card)
     return found | {name: own[name] for name in (SHUFFLED, UNRELATED) if name in own}
@@ -262,7 +276,7 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
 
 def longest_label(vlm: VLM, task: Task) -> int:
     """How many tokens the longest label of a task's validation and test items has."""
-    labels = [label for split in ("validation", "test") for item in task.split(split) for label in item.outputs]
+    labels = [label for split in ASKED for item in task.split(split) for label in item.outputs]
     return max(vlm.encoder.length(task.template.delimiter, label) for label in labels)
 
 
@@ -279,7 +293,7 @@ class _Book:
         """Records the answers to prompts, or to context-free queries."""
         whole = hits_of(result, "whole") if result.continuations else ()
         for i, prompt in enumerate(prompts):
-            method = "no context" if source == "no context" else "prompt"
+            method = NO_CONTEXT if source == NO_CONTEXT else "prompt"
             self._add(
                 prompt,
                 {"split": prompts.split, "method": method, "source": source, "target": target},

@@ -8,11 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from xmi.measure import Result, alignment, cosine_per_layer, project, silhouette
-from xmi.study.plan import READ, TARGETS
+from xmi.names import MODALITIES, SPECIFICATIONS, label_of
 from xmi.vector import TaskVector
-
-SOURCES = READ[:3]
-"""Specifications whose task vectors are laid side by side."""
 
 
 def geometry(
@@ -28,10 +25,10 @@ def geometry(
     Returns:
         Results by name.
     """
-    shown = [(task, s, own[s].values.numpy()) for s in SOURCES for task, own in vectors.items() if s in own]
-    labels, groups = [f"{task} · {source}" for task, source, _ in shown], [task for task, _, _ in shown]
+    shown = [(task, s, own[s].values.numpy()) for s in SPECIFICATIONS for task, own in vectors.items() if s in own]
+    labels, groups = [label_of(task, source) for task, source, _ in shown], [task for task, _, _ in shown]
     stack = np.stack([values for _, _, values in shown])
-    each = [(task, m, own[m]) for task, own in points.items() for m in TARGETS if m in own]
+    each = [(task, m, own[m]) for task, own in points.items() for m in MODALITIES if m in own]
     cloud = np.concatenate([values for _, _, values in each])
     tasks = [task for task, _, values in each for _ in values]
     modalities = [modality for _, modality, values in each for _ in values]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from xmi.errors import RunError
+from xmi.names import is_of_base
 from xmi.prompt import Task
 from xmi.study.plan import Plan
 from xmi.study.prompts import words_wanted
@@ -122,7 +123,7 @@ def cells_of(plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
         before += ["words"] if words_wanted(plan, every) else []
         before += ["base_comparison"] if has_base else []
         found += [Cell(kind, name, None, first) for kind in before]
-        based = has_base and any(source.startswith("base LLM") for source in plan.sources)
+        based = has_base and any(is_of_base(source) for source in plan.sources)
         for seed in plan.seeds:
             found += [Cell("base", name, None, seed)] if based else []
             found += [Cell(kind, name, task, seed) for kind in OF_A_TASK for task in plan.tasks]

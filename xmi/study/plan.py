@@ -20,29 +20,45 @@ from pydantic import (
     model_validator,
 )
 
+from xmi import names
 from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
+from xmi.names import (
+    IMAGE_ICL,
+    INSTRUCTION,
+    MODALITIES,
+    ONE_EXAMPLE,
+    SPECIFICATIONS,
+    TEXT_ICL,
+    DrawnFrom,
+    Modality,
+    Score,
+    Ties,
+    is_of_base,
+    mean_of,
+    needs_images,
+    needs_instruction,
+    of_base,
+    without_control,
+)
 from xmi.structured import PAGE, parse_yaml, read_text
 
-TARGETS: tuple[Literal["text", "image"], ...] = ("text", "image")
-"""Modalities of the queries that vectors are patched into."""
-
-READ = ("text ICL", "image ICL", "instruction", "1 example", "base LLM text ICL", "base LLM instruction")
+READ = (*SPECIFICATIONS, ONE_EXAMPLE, of_base(TEXT_ICL), of_base(INSTRUCTION))
 """Specifications whose residuals are read from a model."""
 
-ENSEMBLES = {
-    "text ICL + instruction": ("text ICL", "instruction"),
-    "image ICL + instruction": ("image ICL", "instruction"),
-    "text ICL + image ICL": ("text ICL", "image ICL"),
-    "1 example + instruction": ("1 example", "instruction"),
-}
+ENSEMBLES = (
+    mean_of(TEXT_ICL, INSTRUCTION),
+    mean_of(IMAGE_ICL, INSTRUCTION),
+    mean_of(TEXT_ICL, IMAGE_ICL),
+    mean_of(ONE_EXAMPLE, INSTRUCTION),
+)
 """Means of vectors of several specifications."""
 
 SOURCES = (*READ[:3], *ENSEMBLES, *READ[3:])
 """All that a task vector can come from, in the order of tables and figures."""
 
-CONTROLS = ("random vector", "another task", "mean over tasks", "shuffled labels", "unrelated slot")
+CONTROLS = tuple(map(without_control, names.CONTROLS))
 """What is patched in to see what any vector would do; the untrained model (`untrained`) is one more, on request."""
 
 EXPERIMENTS = ("ensembling", "overriding")
@@ -51,7 +67,7 @@ one task in the prompt with another one's vector patched in."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
-        "sources": ("text ICL", "image ICL", "instruction", "text ICL + instruction", *READ[4:]),
+        "sources": (*SPECIFICATIONS, mean_of(TEXT_ICL, INSTRUCTION), *READ[4:]),
         "controls": (),
         "vectors_from": "validation",
         "score": "paper",
@@ -164,8 +180,8 @@ class Plan(BaseModel):
         min_length=1, max_length=1000, description="Tasks by name or file (all of xmi's)."
     )
     sources: Words = Field(SOURCES, min_length=1, description="What vectors are read from (all).")
-    targets: Annotated[tuple[Literal["text", "image"], ...], BeforeValidator(_words)] = Field(
-        TARGETS, min_length=1, description="Modality of the queries that vectors are patched into (both)."
+    targets: Annotated[tuple[Modality, ...], BeforeValidator(_words)] = Field(
+        MODALITIES, min_length=1, description="Modality of the queries that vectors are patched into (both)."
     )
     controls: Words = Field(CONTROLS, description="Vectors that should not carry the task, or none (all).")
     layers: Annotated[tuple[Number, ...], BeforeValidator(_numbers)] | None = Field(
@@ -175,16 +191,16 @@ class Plan(BaseModel):
     patch_slot: Text = Field("last", description="Where vectors are patched into queries (last).")
     shots: Count = Field(5, ge=1, description="Examples per prompt (5).")
     prompts: Count = Field(30, ge=1, description="Prompts averaged into a task vector (30).")
-    vectors_from: Literal["train", "validation"] = Field(
+    vectors_from: DrawnFrom = Field(
         "train", description="Split of the queries that vectors are read on: train or validation (train)."
     )
     seeds: Annotated[tuple[Number, ...], BeforeValidator(_seeds)] = Field(
         (0, 1, 2), min_length=1, description="Number of seeds, or the seeds: 0,4,7 (3)."
     )
-    score: Literal["paper", "strict", "whole"] = Field(
+    score: Score = Field(
         "paper", description="What chooses the layer on validation items: paper, strict or whole (paper)."
     )
-    ties: Literal["likelihood", "first"] = Field(
+    ties: Ties = Field(
         "likelihood", description="Which of equally good layers is chosen: likelihood or first (likelihood)."
     )
     whole: Switch = Field(True, description="Score whole labels, too, or first tokens alone.")
@@ -224,12 +240,12 @@ class Plan(BaseModel):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that prompts are made in: text always, images if a source or a target has them."""
-        return TARGETS if blind_fields(self.sources, self.targets) else TARGETS[:1]
+        return MODALITIES if blind_fields(self.sources, self.targets) else MODALITIES[:1]
 
     @property
     def needs_instructions(self) -> bool:
         """Whether anything needs the tasks' instructions."""
-        return bool(self.experiments) or any("instruction" in source for source in self.sources)
+        return bool(self.experiments) or any(map(needs_instruction, self.sources))
 
     def differences(self, other: Plan) -> list[str]:
         """Returns one line per field in which two plans differ."""
@@ -272,7 +288,7 @@ LOADING = tuple(Loading.model_fields)
 
 def blind_fields(sources: Sequence[str], targets: Sequence[str]) -> str:
     """The sources and targets that need images, in words; empty if none does."""
-    seeing = [f"source {name!r}" for name in sources if "image" in name]
+    seeing = [f"source {name!r}" for name in sources if needs_images(name)]
     return ", ".join([*seeing, *(f"target {name!r}" for name in targets if name == "image")])
 
 
@@ -294,16 +310,16 @@ def make_plan(preset: str | None = None, *, blind: str = "", **fields: Any) -> P
     given = {k: v for k, v in fields.items() if v is not None}
     wanted = {**(PRESETS[preset] if preset else {}), **given}
     sources, targets = _asked(given, "sources"), _asked(given, "targets")
-    of_base = [name for name in sources if name.startswith("base LLM")]
-    if of_base and not given.get("base"):
-        raise RunError(f"The sources {', '.join(of_base)} need a base LLM: name it with base.")
+    foreign = [name for name in sources if is_of_base(name)]
+    if foreign and not given.get("base"):
+        raise RunError(f"The sources {', '.join(foreign)} need a base LLM: name it with base.")
     if blind and (asked := blind_fields(sources, targets)):
         raise RunError(f"{blind}, so that the plan cannot have the {asked}. Leave them out.")
     if "sources" not in given:
-        own = [name for name in wanted.get("sources", SOURCES) if given.get("base") or not name.startswith("base LLM")]
-        wanted["sources"] = tuple(name for name in own if not blind or "image" not in name)
+        own = [name for name in wanted.get("sources", SOURCES) if given.get("base") or not is_of_base(name)]
+        wanted["sources"] = tuple(name for name in own if not (blind and needs_images(name)))
     if blind and "targets" not in given:
-        wanted["targets"] = TARGETS[:1]
+        wanted["targets"] = MODALITIES[:1]
     try:
         return Plan(**wanted)
     except ValidationError as error:

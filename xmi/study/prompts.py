@@ -6,11 +6,23 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from xmi import names
+from xmi.names import (
+    ASKED,
+    IMAGE_ICL,
+    INSTRUCTION,
+    ONE_EXAMPLE,
+    SHUFFLED,
+    TEXT_ICL,
+    UNRELATED,
+    is_of_base,
+    needs_instruction,
+    of_base,
+    parts_of,
+    without_control,
+)
 from xmi.prompt import Prompt, Prompts, Task
-from xmi.study.plan import ENSEMBLES, READ, Plan
-
-SHUFFLED, UNRELATED = "control: shuffled labels", "control: unrelated slot"
-"""Controls that are read from a model; the others are made from vectors that are there."""
+from xmi.study.plan import READ, Plan
 
 BEFORE = "example[0].delimiter"
 """The slot of the control `unrelated slot`: the same token as the one that is read, before any label was seen."""
@@ -51,23 +63,22 @@ class Sweep:
 
 def reads(plan: Plan, task: Task, seed: int) -> list[Read]:
     """What is read for a task's vectors, and for the geometry (ICL in every modality)."""
-    needed = {*(f"{m} ICL" for m in plan.modalities), *plan.sources}
-    needed |= {part for name in plan.sources for part in ENSEMBLES.get(name, ())}
+    needed = {*map(names.icl, plan.modalities), *(part for name in plan.sources for part in parts_of(name))}
     text = icl(plan, task, "text", seed)
     few = task.icl("text", shots=1, n=1, seed=seed)
     made = {
-        "text ICL": lambda: text,
-        "image ICL": lambda: icl(plan, task, "image", seed),
-        "instruction": task.instruction,
-        "1 example": lambda: few,
-        "base LLM text ICL": lambda: text,
-        "base LLM instruction": task.instruction,
+        TEXT_ICL: lambda: text,
+        IMAGE_ICL: lambda: icl(plan, task, "image", seed),
+        INSTRUCTION: task.instruction,
+        ONE_EXAMPLE: lambda: few,
+        of_base(TEXT_ICL): lambda: text,
+        of_base(INSTRUCTION): task.instruction,
     }
-    slots = {name: "last" if name.endswith("instruction") else plan.slot for name in READ}
-    found = [Read({n: slots[n]}, made[n](), base=n.startswith("base LLM")) for n in READ if n in needed]
-    if "unrelated slot" in plan.controls:
+    slots = {name: "last" if needs_instruction(name) else plan.slot for name in READ}
+    found = [Read({n: slots[n]}, made[n](), base=is_of_base(n)) for n in READ if n in needed]
+    if without_control(UNRELATED) in plan.controls:
         found[0].slots[UNRELATED] = BEFORE
-    if "shuffled labels" in plan.controls and plan.shots > 1:
+    if without_control(SHUFFLED) in plan.controls and plan.shots > 1:
         found.append(Read({SHUFFLED: plan.slot}, shuffled(text, seed)))
     return found
 
@@ -76,15 +87,15 @@ def asks(plan: Plan, task: Task, seed: int) -> Iterator[Ask]:
     """The prompting baselines on test items: Base, xBase and instruction."""
     for source in plan.modalities:
         for target in plan.targets:
-            yield Ask(f"{source} ICL", target, icl(plan, task, source, seed, split="test", query=target))
+            yield Ask(names.icl(source), target, icl(plan, task, source, seed, split="test", query=target))
     for target in plan.targets if plan.needs_instructions else ():
-        yield Ask("instruction", target, task.queries(target, instruction=True))
+        yield Ask(INSTRUCTION, target, task.queries(target, instruction=True))
 
 
 def sweeps(plan: Plan, task: Task) -> Iterator[Sweep]:
     """Context-free queries: on validation items, which choose the layer, and on test items."""
     for target in plan.targets:
-        for split in ("validation", "test"):
+        for split in ASKED:
             yield Sweep(target, split, task.queries(target, split=split))
 
 
@@ -94,7 +105,7 @@ def follows(plan: Plan, task: Task, seed: int) -> Iterator[tuple[str, Prompts]]:
         prompts = icl(plan, task, modality, seed, split="test")
         yield prompts.specification, prompts
     for modality in plan.modalities if plan.needs_instructions else ():
-        yield f"instruction, {modality} query", task.queries(modality, instruction=True)
+        yield f"{INSTRUCTION}, {modality} query", task.queries(modality, instruction=True)
 
 
 def lens_prompts(plan: Plan, tasks: Iterable[Task]) -> list[Prompts]:

@@ -30,6 +30,7 @@ from xmi.measure import (
     TaskWords,
     Transfer,
 )
+from xmi.names import sweep_name
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
 from xmi.study.sealed import digest_of
 from xmi.study.tables import read_table
@@ -113,7 +114,7 @@ class StudyResults:
 
     def transfer(self, model: str, target: str, split: str = "test") -> Transfer:
         """The layer sweeps into `text` or `image` queries, pooled over tasks and seeds."""
-        return Transfer.load(self._result(model, f"transfer.{target}.{split}"))
+        return Transfer.load(self._result(model, f"transfer.{sweep_name(target, split)}"))
 
     def phases(self, model: str) -> dict[str, Phases]:
         """Phases by label: each specification pooled over tasks (`text ICL`, ...) and each task apart."""

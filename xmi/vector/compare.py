@@ -8,6 +8,7 @@ import torch
 
 from xmi.errors import VectorError
 from xmi.measure import Similarity, cosine_per_layer
+from xmi.names import mean_of
 from xmi.vector.foreign import announce_mixture, several
 from xmi.vector.task_vector import TaskVector, check_finite
 
@@ -45,7 +46,7 @@ def ensemble(*vectors: TaskVector | Iterable[TaskVector]) -> TaskVector:
         check_finite(vector)
     announce_mixture(found, "ensemble")
     joined = {k: " + ".join(dict.fromkeys(getattr(v.card, k) for v in found)) for k in ("model", "revision", "dtype")}
-    name = " + ".join(v.card.specification for v in found)
+    name = mean_of(*(v.card.specification for v in found))
     card = first.card.model_copy(update={"specification": name, "n": sum(v.card.n for v in found), **joined})
     return TaskVector(torch.stack([v.values for v in found]).mean(0), card)
 

@@ -12,11 +12,10 @@ import numpy as np
 from xmi.errors import VectorError
 from xmi.measure import Transfer
 from xmi.measure.ensembling import EnsembleCurve
+from xmi.names import INSTRUCTION
 from xmi.prompt import Prompts, Task
 from xmi.vector.compare import ensemble
 from xmi.vector.task_vector import TaskVector
-
-TOLD = "instruction"
 
 Read = Callable[[Prompts, Sequence[int]], list[TaskVector]]
 Together = Callable[[Iterable[Callable[[], Any]]], list[Any]]
@@ -82,7 +81,7 @@ def ensembling(
 
 
 def _name(kind: int, count: int, seed: int) -> str:
-    return f"{count} prompts, seed {seed}{f' + {TOLD}' if kind else ''}"
+    return f"{count} prompts, seed {seed}{f' + {INSTRUCTION}' if kind else ''}"
 
 
 def _vectors(
@@ -93,7 +92,7 @@ def _vectors(
     instruction = task.instruction()
     sizes = [(instruction, [len(instruction)]), *((prompts, counts) for prompts in drawn)]
     (told,), *nested = together(partial(read, prompts, some) for prompts, some in sizes)
-    found = {TOLD: told}
+    found = {INSTRUCTION: told}
     for seed, vectors in zip(seeds, nested, strict=True):
         for count, plain in zip(counts, vectors, strict=True):
             found |= {_name(0, count, seed): plain, _name(1, count, seed): ensemble(plain, told)}
@@ -110,7 +109,7 @@ def _curve(
     seeds: Sequence[int],
 ) -> EnsembleCurve:
     rows = [[[found.sources.index(_name(kind, c, s)) for s in seeds] for c in counts] for kind in (0, 1)]
-    told = found.sources.index(TOLD)
+    told = found.sources.index(INSTRUCTION)
     return EnsembleCurve(
         source=source,
         target=query,

@@ -14,14 +14,12 @@ from xmi.kernels import next_token_kernel
 from xmi.measure import paper_hit, strict_hit
 from xmi.measure.overriding import Overriding
 from xmi.model import Engine
+from xmi.names import ASKED, INSTRUCTION, MODALITIES
 from xmi.prompt import Batch, Encoder, Prompt, Prompts, Segment, Task
 from xmi.vector.foreign import announce_foreign
 from xmi.vector.patch import _layers
 from xmi.vector.sweep import Patch, sweep
 from xmi.vector.task_vector import TaskVector, check_fits, random_like
-
-SPLITS = ("validation", "test")
-"""The first chooses the layer, the second is reported."""
 
 Batches = Callable[[Prompts, str], Iterable[Batch]]
 
@@ -40,7 +38,7 @@ def shared_pairs(tasks: Sequence[Task]) -> list[tuple[Task, Task]]:
         for other in tasks:
             inputs = {i.input for i in other.items}
             shared = {i.split for i in task.items if i.input in inputs}
-            if task is not other and shared.issuperset(SPLITS):
+            if task is not other and shared.issuperset(ASKED):
                 found.append((task, other))
     return found
 
@@ -61,8 +59,8 @@ def contest(task: Task, other: Task) -> tuple[Task, Task]:
         TaskError: No shared validation or test items.
     """
     inputs = {i.input for i in other.items}
-    asked = {i.input: i.split for i in task.items if i.input in inputs and i.split in SPLITS}
-    for split in SPLITS:
+    asked = {i.input: i.split for i in task.items if i.input in inputs and i.split in ASKED}
+    for split in ASKED:
         if split not in asked.values():
             raise TaskError(
                 f"{task.name} and {other.name} share {len(inputs & {i.input for i in task.items})} inputs, none of "
@@ -87,13 +85,13 @@ def asked_prompts(task: Task, context: str, query: str, shots: int, seed: int) -
     Raises:
         TaskError: Unknown context or modality, or a task that lacks what is needed.
     """
-    if context not in ("text", "image", "instruction"):
+    if context not in (*MODALITIES, INSTRUCTION):
         raise TaskError(f"Unknown context {context!r}; use text, image or instruction.")
     parts = [
         task.queries(query, split=split, instruction=True)
-        if context == "instruction"
+        if context == INSTRUCTION
         else task.icl(context, shots=shots, n=None, seed=seed, split=split, query=query)
-        for split in SPLITS
+        for split in ASKED
     ]
     return replace(parts[0], prompts=tuple(p for part in parts for p in part), split="validation and test")
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
 from xmi.errors import VectorError
+from xmi.names import RANDOM, label_of
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 
@@ -75,7 +76,7 @@ class TaskVector:
     @property
     def name(self) -> str:
         """Task and specification."""
-        return f"{self.card.task} · {self.card.specification}"
+        return label_of(self.card.task, self.card.specification)
 
     def save(self, path: str | Path) -> Path:
         """Writes the vector as safetensors, its card in the header, and returns the path.
@@ -145,7 +146,7 @@ def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(vector.values.shape, generator=generator)
     norm = vector.values.norm(dim=-1, keepdim=True)
-    card = vector.card.model_copy(update={"specification": "control: random vector", "seed": seed})
+    card = vector.card.model_copy(update={"specification": RANDOM, "seed": seed})
     return replace(vector, values=noise / noise.norm(dim=-1, keepdim=True) * norm, card=card)
 
 
