@@ -20,10 +20,11 @@ from tests.zoo.world import make_world
 from xmi.prompt import load_task
 from xmi.study import CONTROLS, SOURCES, dry_run
 from xmi.study.cell import Cell, patched_vectors
+from xmi.study.controls import BEFORE, derangement, shuffled
 from xmi.study.estimate import cost_of
 from xmi.study.plan import make_plan, read_plan
 from xmi.study.prepare import prepare
-from xmi.study.prompts import BEFORE, derangement, reads, shuffled
+from xmi.study.prompts import reads
 from xmi.vlm import untrained
 
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from xmi.arguments import forwarding
 
 if TYPE_CHECKING:
+    from xmi.study.controls import CONTROLS
     from xmi.study.estimate import dry_run
-    from xmi.study.plan import CONTROLS, EXPERIMENTS, PRESETS, SOURCES, Plan
+    from xmi.study.plan import EXPERIMENTS, PRESETS, SOURCES, Plan
     from xmi.study.results import StudyResults
     from xmi.study.run import run_study
 
 __all__ = ["CONTROLS", "EXPERIMENTS", "PRESETS", "SOURCES", "Plan", "StudyResults", "dry_run", "run_study"]
 
 # Imported when they are first used: the command line needs the plan's fields for --help, and must not wait for torch.
-_HOME = {"dry_run": "estimate", "StudyResults": "results", "run_study": "run"}
+_HOME = {"CONTROLS": "controls", "dry_run": "estimate", "StudyResults": "results", "run_study": "run"}
 
 
 class _Study(ModuleType):

@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 
 from xmi.errors import RunError
@@ -20,25 +19,19 @@ from xmi.measure import Answers, Overriding, Phases, Result, TaskWords, Transfer
 from xmi.measure.answers import hits_of
 from xmi.names import (
     ASKED,
-    MEAN,
     NO_CONTEXT,
-    OTHER,
-    RANDOM,
-    SHUFFLED,
-    TEXT_ICL,
-    UNRELATED,
     cell_name,
     is_of_base,
     modality_of,
     parts_of,
     sweep_name,
-    without_control,
 )
 from xmi.prompt import Prompt, Prompts, Task
+from xmi.study.controls import chosen
 from xmi.study.grid import Cell
 from xmi.study.plan import ENSEMBLES, Plan
 from xmi.study.prompts import Read, asks, follows, icl, lens_prompts, reads, sweeps
-from xmi.vector import Residuals, TaskVector, ensemble, random_like, shared_pairs
+from xmi.vector import Residuals, TaskVector, ensemble, shared_pairs
 from xmi.vlm import VLM
 
 T = TypeVar("T")
@@ -249,29 +242,18 @@ def _words(plan: Plan, task: Task, found: TaskWords | None) -> tuple[str, ...] |
 def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, TaskVector]]) -> dict[str, TaskVector]:
     """The vectors of one task that are patched in: those read, their ensembles, and the controls.
 
-    Controls are made in the image of the text ICL vector. Those that need other tasks are left out where there are
-    none.
+    Controls that need other tasks are left out where there are none.
     """
     task = str(cell.task)
     own = read[task]
-    text = own[TEXT_ICL]
     found = {name: own[name] for name in plan.sources if name in own}
     found |= {name: ensemble(*(own[p] for p in parts_of(name))) for name in ENSEMBLES if name in plan.sources}
     found = {name: found[name] for name in plan.sources if name in found}
-    tasks = list(read)
-    if without_control(RANDOM) in plan.controls:
-        drawn = hashlib.sha256(f"{text.card.task}/{cell.seed}".encode()).digest()  # another direction for each task
-        found[RANDOM] = random_like(text, int.from_bytes(drawn[:4], "big"))
-    if len(tasks) > 1:
-        if without_control(OTHER) in plan.controls:
-            found[OTHER] = read[tasks[(tasks.index(task) + 1) % len(tasks)]][TEXT_ICL]
-        if without_control(MEAN) in plan.controls:
-            values = torch.stack([vectors[TEXT_ICL].values for vectors in read.values()]).mean(0)
-            card = text.card.model_copy(
-                update={"specification": MEAN, "n": sum(v[TEXT_ICL].card.n for v in read.values())}
-            )
-            found[MEAN] = TaskVector(values, card)
-    return found | {name: own[name] for name in (SHUFFLED, UNRELATED) if name in own}
+    for control in chosen(plan):
+        vector = control.make(task, read, cell.seed) if control.make else own.get(control.source)
+        if vector is not None:
+            found[control.source] = vector
+    return found
 
 
 def longest_label(vlm: VLM, task: Task) -> int:

@@ -20,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 
-from xmi import names
 from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
@@ -40,9 +39,9 @@ from xmi.names import (
     needs_images,
     needs_instruction,
     of_base,
-    without_control,
 )
 from xmi.structured import PAGE, parse_yaml, read_text
+from xmi.study.controls import CONTROLS
 
 READ = (*SPECIFICATIONS, ONE_EXAMPLE, of_base(TEXT_ICL), of_base(INSTRUCTION))
 """Specifications whose residuals are read from a model."""
@@ -57,9 +56,6 @@ ENSEMBLES = (
 
 SOURCES = (*READ[:3], *ENSEMBLES, *READ[3:])
 """All that a task vector can come from, in the order of tables and figures."""
-
-CONTROLS = tuple(map(without_control, names.CONTROLS))
-"""What is patched in to see what any vector would do; the untrained model (`untrained`) is one more, on request."""
 
 EXPERIMENTS = ("ensembling", "overriding")
 """What a study does beyond the matrix: accuracy against the number of examples with and without the instruction, and

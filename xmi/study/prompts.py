@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from xmi import names
 from xmi.names import (
@@ -12,20 +11,15 @@ from xmi.names import (
     IMAGE_ICL,
     INSTRUCTION,
     ONE_EXAMPLE,
-    SHUFFLED,
     TEXT_ICL,
-    UNRELATED,
     is_of_base,
     needs_instruction,
     of_base,
     parts_of,
-    without_control,
 )
-from xmi.prompt import Prompt, Prompts, Task
+from xmi.prompt import Prompts, Task
+from xmi.study.controls import chosen
 from xmi.study.plan import READ, Plan
-
-BEFORE = "example[0].delimiter"
-"""The slot of the control `unrelated slot`: the same token as the one that is read, before any label was seen."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,13 @@ def reads(plan: Plan, task: Task, seed: int) -> list[Read]:
     }
     slots = {name: "last" if needs_instruction(name) else plan.slot for name in READ}
     found = [Read({n: slots[n]}, made[n](), base=is_of_base(n)) for n in READ if n in needed]
-    if without_control(UNRELATED) in plan.controls:
-        found[0].slots[UNRELATED] = BEFORE
-    if without_control(SHUFFLED) in plan.controls and plan.shots > 1:
-        found.append(Read({SHUFFLED: plan.slot}, shuffled(text, seed)))
+    for control in chosen(plan):
+        if control.read and (where := control.read(plan, text, seed)):
+            prompts, slot = where
+            shared = next((step for step in found if step.prompts is prompts and not step.base), None)
+            if shared is None:
+                found.append(shared := Read({}, prompts))
+            shared.slots[control.source] = slot
     return found
 
 
@@ -124,37 +121,3 @@ def icl(
     """ICL prompts of a plan: those that vectors are read from, or those asked on a split."""
     n = plan.prompts if split is None else None
     return task.icl(modality, shots=plan.shots, n=n, seed=seed, split=split or plan.vectors_from, query=query)
-
-
-def shuffled(prompts: Prompts, seed: int) -> Prompts:
-    """The same prompts with the labels of their examples dealt out anew, no two equal to their own if that can be.
-
-    The labels keep their words and their number, so that only what they say of the inputs is gone (Min et al.,
-    "Rethinking the Role of Demonstrations", 2022).
-    """
-    rng = random.Random(f"shuffled/{seed}")
-    return replace(prompts, prompts=tuple(_dealt(p, rng) for p in prompts), specification=SHUFFLED)
-
-
-def _dealt(prompt: Prompt, rng: random.Random) -> Prompt:
-    labels = [s.text for s in prompt.segments if s.role == "answer"]
-    dealt = derangement(labels, rng)
-    rest = iter(dealt)
-    return replace(
-        prompt, segments=tuple(replace(s, text=next(rest)) if s.role == "answer" else s for s in prompt.segments)
-    )
-
-
-def derangement(labels: Sequence[str], rng: random.Random) -> list[str]:
-    """The labels in an order in which as few as possible stand at the place of an equal one.
-
-    Equal labels are laid side by side, groups in a drawn order, and all are moved on by the size of the largest group:
-    so every label comes to the place of another one whenever any order achieves that.
-    """
-    rank = {label: rng.random() for label in sorted(set(labels))}
-    places = sorted(range(len(labels)), key=lambda i: (rank[labels[i]], rng.random()))
-    largest = max(labels.count(label) for label in labels)
-    dealt = list(labels)
-    for k, place in enumerate(places):
-        dealt[place] = labels[places[(k + largest) % len(places)]]
-    return dealt
