@@ -354,7 +354,7 @@ def test_half_precision_is_the_hosts(far: VLM) -> None:
         assert one.values.dtype == two.values.dtype == torch.float32
         assert differences(one, two, atol=0.02) == [] and two.card.dtype == "bfloat16"
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)  # not that of an earlier test's socket
             warnings.filterwarnings("ignore", ".* was read in float32, and organism runs in bfloat16")
             sweeps = [PATCHING["images"](vlm) for vlm in (here, there)]
         assert differences(*[s.log_probability for s in sweeps], atol=0.05) == []
