@@ -54,10 +54,8 @@ DIFFERENT = {
         (
             "Anatomy", "Block", "Block.opened", "Block.calling", "Guard", "Guard.around", "Guard.renew", "Point", "Point.attach",
             "Engine.examine", "Engine.numbers", "Engine.overflow", "Probes", "guard_of", "guarded", "guards_in", "once",
-            "open_blocks", "Generation", "generate", "hooked", "run", "run_with_cache", "LensValues", "Engine", "Engine.start",
-            "Checkpoint", "tune_lens", "Encoder", "answer", "transfer", "score_answers", "read_depths", "read_lens",
-            "read_phases", "find_task_words", "Engine.reading", "Engine.forward", "Engine.place", "Engine.map", "Engine.together",
-            "method_name", "patch_grid",
+            "open_blocks", "Generation", "LensValues", "Engine", "Engine.start", "Checkpoint", "Encoder", "read_depths", "Engine.reading", "Engine.forward", "Engine.place", "Engine.map", "Engine.together",
+            "method_name", "patch_grid", "VLM.each",
         ),
         "takes live objects of a model, and is reached through VLM",
     ),
@@ -142,7 +140,7 @@ class Right:
         scored = [(said, torch.zeros(2), said[:, 0])]
         answers = {"A": self.answers, "B": self.answers}
         return {
-            "prompt": "France :", "prompts": self.prompts, "to": self.queries, "slots": ["last"], "slot": "last",
+            "prompt": "France :", "doing": "reading", "prompts": self.prompts, "to": self.queries, "slots": ["last"], "slot": "last",
             "sizes": [1, 2], "vectors": [self.vector, self.vector], "tasks": [self.task, self.other], "base": vlm,
             "path": self.folder / "file.json", "text": "a text", "shots": 1, "name": "x", "n_layers": 8, "k": 2,
             "engine": vlm.engine, "encoder": vlm.encoder, "batches": [self.batch], "lens": self.instances["LogitLens"],

@@ -53,6 +53,9 @@ class Bounds:
         return f"of at most {self.high:g}" if self.low == -math.inf else f"between {self.low:g} and {self.high:g}"
 
 
+LEFT = object()
+"""Stands in `Annotated[..., LEFT]` of a type that is refused, with an error of its own, where it is understood."""
+
 _MEANT: dict[str, Bounds] = {
     **dict.fromkeys(("seed", "permutations", "keep", "rate", "decay", "token"), Bounds(0)),
     **dict.fromkeys(("resamples", "k", "batch_size", "max_new_tokens", "limit", "new"), Bounds(1)),
@@ -124,16 +127,21 @@ def checked(function: F, owner: type | None = None, leave: Sequence[str] = ()) -
     @functools.cache
     def annotated() -> tuple[inspect.Signature, dict[str, Any]]:
         signature = inspect.signature(function)
-        module = owner.__module__ if owner else function.__module__
+        module = function.__module__
         kinds = {name: _evaluated(p.annotation, module, owner) for name, p in signature.parameters.items()}
-        left = [name for name in kinds if name in leave or f"{title}.{name}" in leave]
+        left = [name for name in kinds if name in leave or f"{title}.{name}" in leave or _is_left(kinds[name])]
         return signature, {**kinds, **dict.fromkeys(left, Any)}
+
+    def called(args: tuple[Any, ...]) -> str:
+        """What the user called: a method by the class of its object, which may have inherited it."""
+        kind = args[0] if args and isinstance(args[0], type) else type(args[0]) if args else None
+        return title.replace(owner.__name__, kind.__name__, 1) if owner and kind and issubclass(kind, owner) else title
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _from_outside(_caller()):
             return function(*args, **kwargs)
-        signature, kinds = annotated()
+        (signature, kinds), title = annotated(), called(args)
         problem = None
         try:
             bound = signature.bind(*args, **kwargs)
@@ -168,6 +176,11 @@ def _validated(kind: type) -> Callable[..., None]:
 
     build.__guarded__ = True  # type: ignore[attr-defined]
     return build
+
+
+def _is_left(kind: Any) -> bool:
+    """Whether a type, or a part of it, is refused where it is understood."""
+    return any(part is LEFT or _is_left(part) for part in get_args(kind))
 
 
 def forwarding(function: F) -> F:
@@ -496,7 +509,7 @@ def told(value: Any) -> str:
 
 def _shown(signature: inspect.Signature) -> str:
     names = [str(p).partition(":")[0].partition("=")[0].strip() for p in signature.parameters.values()]
-    return ", ".join(name for name in names if name != "self") or "none"
+    return ", ".join(name for name in names if name not in ("self", "session")) or "none"
 
 
 # Annotations

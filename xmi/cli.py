@@ -99,7 +99,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from xmi.vector import versions
+        from xmi.versions import versions
 
         python = ".".join(map(str, sys.version_info[:3]))
         put(", ".join(f"{name} {number}" for name, number in {**versions(), "python": python}.items()))

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.prompt.test_trace import Plain, prompt, tokenizer
 
 import xmi
+from tests.prompt.test_token_roles import Plain, prompt, tokenizer
 from tests.zoo import grids, models, towers
 from tests.zoo.family import build
 from xmi.prompt import Encoder, Prompt, Segment

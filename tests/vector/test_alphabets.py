@@ -14,13 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import xmi
 from tests.prompt.alphabets import BYTES, LABELS
+from xmi.answer import score_answers
 from xmi.measure import Answers
 from xmi.measure.answers import rivals_of
 from xmi.prompt import Encoder, Prompts, Task, free_prompt
 from xmi.prompt.prompt import Segment
 from xmi.prompt.task import Item
 from xmi.prompt.token_bytes import TokenBytes
-from xmi.vector import score_answers
 from xmi.vlm import VLM
 
 

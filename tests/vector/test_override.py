@@ -14,7 +14,7 @@ from tests.zoo.models import NAMES_AND_CITIES, build, llama
 from tests.zoo.oracle import plain
 from xmi.measure import EnsembleCurve, Overriding, paper_hit
 from xmi.prompt import Item, Task
-from xmi.vector import random_like, shared_pairs
+from xmi.vector import ensembling, random_like, shared_pairs
 from xmi.vector.override import asked_prompts, contest
 from xmi.vlm import VLM
 
@@ -225,14 +225,14 @@ def test_ensembling_equals_patching_each_mean_apart(vlm: VLM, tmp_path: Path) ->
 
 def test_ensembling_pools_tasks_and_chooses_one_layer(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, given = [], []
-    real = VLM.transfer
+    real = ensembling.transfer
 
-    def counted(self: VLM, vectors: object, to: object, **options: object) -> object:
+    def counted(session: VLM, vectors: object, to: object, **options: object) -> object:
         calls.append((len(vectors), to.split))  # type: ignore[arg-type,attr-defined]
         given.append(vectors)
-        return real(self, vectors, to, **options)  # type: ignore[arg-type]
+        return real(session, vectors, to, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(VLM, "transfer", counted)
+    monkeypatch.setattr(ensembling, "transfer", counted)
     capital = replace(OTHER, items=tuple(replace(i, split=s) for i, s in zip(OTHER.items, SPLITS, strict=True)))
     curve = vlm.ensembling([CITY, capital], query="text", prompts=(1, 2), seeds=(0, 1, 2))
     assert calls == [(13, "validation")] * 2 + [(13, "test")] * 2, "one sweep per query set"

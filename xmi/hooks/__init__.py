@@ -2,9 +2,8 @@
 
 from xmi.arguments import check_calls
 from xmi.hooks.cache import ActivationCache
-from xmi.hooks.generate import Generation, generate
-from xmi.hooks.hooked import Hook, HookFunction, Hooks, Names, hooked
-from xmi.hooks.run import run, run_with_cache
+from xmi.hooks.generate import Generation
+from xmi.hooks.hooked import Hook, HookFunction, Hooks, Names
 
 __all__ = [
     "ActivationCache",
@@ -13,10 +12,6 @@ __all__ = [
     "HookFunction",
     "Hooks",
     "Names",
-    "generate",
-    "hooked",
-    "run",
-    "run_with_cache",
 ]
 
 

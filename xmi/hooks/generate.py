@@ -20,8 +20,9 @@ from xmi.hooks.hooked import eager_if
 from xmi.kernels import generate_kernel
 from xmi.model import Engine, guard_of, guards_in
 from xmi.model.engine import first_line
-from xmi.prompt import Batch, check_room, new_tokens
+from xmi.prompt import Batch, PromptLike, check_room, new_tokens
 from xmi.prompt.token_bytes import TokenBytes
+from xmi.session import Session
 
 DEFAULT = 20
 """How many tokens are generated if nothing says otherwise."""
@@ -55,8 +56,31 @@ class Generation:
     prompts: tuple[int, ...]
 
 
-def generate(engine: Engine, batch: Batch, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
-    """Continues left-padded prompts with the model's own `generate`; see `VLM.generate`."""
+def generate(session: Session, prompt: PromptLike, *, max_new_tokens: int | None = None, **options: Any) -> Generation:
+    """Continues prompts with the model's own `generate` (greedily, unless options say otherwise).
+
+    Inside `with vlm.hooks(...)` the hooks see the prompt first and then one new token at a time.
+
+    Args:
+        prompt: What `encode` takes.
+        max_new_tokens: How many tokens at most; by default 20, or what a `generation_config` among the options
+            says.
+        **options: Handed to transformers' `generate`: `num_beams`, `num_return_sequences`, `stop_strings`,
+            `repetition_penalty`, ...
+
+    Returns:
+        The continuations as texts and tokens; `prompts` says which prompt each row continues.
+
+    Raises:
+        PromptError: An option that transformers does not know or that says something of the prompts, options that
+            do not go together, or a prompt and new tokens that are longer than the model takes.
+    """
+    with session.encoded(prompt) as batch:
+        return _generated(session.engine, batch, max_new_tokens, options)
+
+
+def _generated(engine: Engine, batch: Batch, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
+    """Continues left-padded prompts with the model's own `generate`."""
     if not bool(batch.inputs["attention_mask"][:, -1].all()):
         raise PromptError("generate continues prompts that are padded on the left; this batch is padded on the right.")
     tokenizer = engine.checkpoint.tokenizer

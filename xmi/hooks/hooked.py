@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 
+from xmi.arguments import LEFT
 from xmi.errors import HookError
 from xmi.model import Anatomy, Block, Engine, attention, open_blocks, select
+from xmi.session import Session
 
-Names = str | Sequence[str] | Callable[[str], bool]
+Names = Annotated[str | Sequence[str] | Callable[[str], bool], LEFT]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,27 @@ HookFunction = Callable[[torch.Tensor, Hook], torch.Tensor | None]
 Hooks = Sequence[tuple[Names, HookFunction]]
 
 EXAMPLE = '[("blocks.3.hook_resid_post", function)]'
+
+S = TypeVar("S", bound=Session)
+
+
+@contextmanager
+def hooks(session: S, fwd_hooks: Hooks) -> Iterator[S]:
+    """Hooks that are active for every forward inside the `with` block: `run_with_cache`, `generate`, the model.
+
+    They act for the thread (or asyncio task) that opened the block, and for what it hands to `asyncio.to_thread`;
+    what other threads run meanwhile is as if they were not there. A hook function is called in the midst of a
+    forward: it must not run the model itself, nor wait for a thread that does.
+
+    Args:
+        fwd_hooks: As in `run_with_hooks`.
+
+    Raises:
+        HookError: As in `run_with_hooks`; also if something inside opens an nnsight trace (task vectors,
+            transfers), because a trace reads a module's output before hooks on it have run.
+    """
+    with hooked(session.engine, session.report.anatomy, fwd_hooks):
+        yield session
 
 
 @contextmanager

@@ -4,22 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 
 from xmi.errors import HookError, ModelError, PromptError
 from xmi.hooks.cache import ActivationCache
-from xmi.hooks.hooked import Names, check_finite, eager_if, warn_of_eager
+from xmi.hooks.hooked import Hooks, Names, check_finite, eager_if, hooked, warn_of_eager
 from xmi.kernels import cache_kernel
-from xmi.model import Anatomy, Block, Engine, select
-from xmi.prompt import Batch
+from xmi.model import Block, Engine, select
+from xmi.prompt import Batch, PromptLike
+from xmi.session import Session
 
 
 def run_with_cache(
-    engine: Engine,
-    anatomy: Anatomy,
+    session: Session,
+    prompt: PromptLike,
+    *,
+    names: Names | None = None,
+    positions: str | Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    padding_side: Literal["left", "right"] = "left",
+    grad: bool = False,
+) -> tuple[Float[torch.Tensor, "batch position vocab"], ActivationCache]:
+    """Runs the model and keeps activations, as TransformerLens does; images and batches included.
+
+    Args:
+        prompt: What `encode` takes (images stand in prompts: `xmi.free_prompt("Q:<image>", image)`).
+        names: Which hooks: full names (`blocks.5.hook_resid_post`), short ones that mean all layers
+            (`resid_post`, `z`), or a predicate; by default all but attention patterns. Patterns switch to eager
+            attention for this call, with a warning.
+        positions: Slots to keep (`"last"`, `["query.delimiter", "last"]`), of activations and logits alike; by
+            default all positions.
+        device: Where activations are kept; by default where they arise.
+        padding_side: Side on which shorter prompts of a batch are padded.
+        grad: Record gradients. Activations at all positions (no `positions`, no `device`) are then the very tensors
+            that the forward goes on with, so that `torch.autograd.grad(loss, cache["resid_post", 3])` is the
+            gradient there.
+
+    Returns:
+        Logits [batch, position, vocab], and the activations by name.
+
+    Raises:
+        HookError: A name that the model does not have, or NaN in an activation.
+        SlotError: A prompt lacks the slot.
+    """
+    with session.encoded(prompt, padding_side=padding_side) as batch:
+        card = session.card(
+            n_layers=session.backbone.n_layers,
+            prompts=[p.text for p in batch.prompts],
+            tokens=[list(row) for row in batch.tokens],
+            positions=positions,
+            padding_side=padding_side,
+        )
+        return _kept(session, batch, names, positions, device, card, grad=grad)
+
+
+def run_with_hooks(
+    session: Session,
+    prompt: PromptLike,
+    *,
+    fwd_hooks: Hooks = (),
+    bwd_hooks: Hooks = (),
+    grad: bool = False,
+    padding_side: Literal["left", "right"] = "left",
+) -> Float[torch.Tensor, "batch position vocab"]:
+    """Runs the model with hook functions, as TransformerLens does.
+
+    Args:
+        prompt: What `encode` takes.
+        fwd_hooks: Pairs of names (as in `run_with_cache`) and a function of the activation and its `Hook`, which
+            returns what takes the activation's place, or None.
+        bwd_hooks: The same for gradients: called with the gradient of what is backpropagated from the logits with
+            respect to the activation, when `backward` comes by.
+        grad: Record gradients, so that `logits[...].backward()` flows through the model and the hooks, to tensors
+            that these bring in and to the model's parameters. Without it, and without `bwd_hooks`, none are.
+        padding_side: Side on which shorter prompts of a batch are padded.
+
+    Returns:
+        Logits of all positions.
+
+    Raises:
+        HookError: What is not a list of such pairs, an unknown name, or a function that returns another shape or
+            dtype, or NaN; or gradients are asked for and nothing has any.
+    """
+    engine, anatomy = session.engine, session.report.anatomy
+    with session.encoded(prompt, padding_side=padding_side) as batch, hooked(engine, anatomy, fwd_hooks, bwd_hooks):
+        return run(engine, batch, grad=grad or bool(bwd_hooks))
+
+
+def _kept(
+    session: Session,
     batch: Batch,
     names: Names | None,
     positions: str | Sequence[str] | None,
@@ -28,7 +104,8 @@ def run_with_cache(
     *,
     grad: bool = False,
 ) -> tuple[Float[torch.Tensor, "batch position vocab"], ActivationCache]:
-    """One forward that keeps activations; see `VLM.run_with_cache`."""
+    """One forward that keeps activations."""
+    engine, anatomy = session.engine, session.report.anatomy
     everything = list(anatomy.points)
     chosen = (
         [n for n in everything if not anatomy.points[n].pattern]

@@ -3,10 +3,7 @@
 from xmi.arguments import check_calls
 from xmi.lens.base import Lens, LensValues, depths, read_depths
 from xmi.lens.logit import LogitLens
-from xmi.lens.read import read_lens, read_phases
-from xmi.lens.tune import tune_lens
 from xmi.lens.tuned import LensCard, TunedLens
-from xmi.lens.words import find_task_words
 
 __all__ = [
     "Lens",
@@ -15,11 +12,7 @@ __all__ = [
     "LogitLens",
     "TunedLens",
     "depths",
-    "find_task_words",
     "read_depths",
-    "read_lens",
-    "read_phases",
-    "tune_lens",
 ]
 
 check_calls(__name__)

@@ -4,90 +4,187 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
+from xmi.answer import how_many, score_answers
+from xmi.arguments import outside
 from xmi.errors import PromptError, XmiWarning
-from xmi.lens.base import Asked, Lens, depths, read_depths
-from xmi.measure import LensReading, Phases
+from xmi.lens.base import Asked, Lens, LensValues, depths, read_depths
+from xmi.lens.logit import LogitLens
+from xmi.measure import Answers, LensReading, Phases
 from xmi.measure.task_words import TaskWords
-from xmi.model import Engine
 from xmi.names import label_of
-from xmi.prompt import Batch, Encoder, Prompts, check_room
+from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Template, check_room
+from xmi.session import Session
 
-Said = tuple[list[tuple[torch.Tensor, ...]], list[Int[torch.Tensor, " row"]]]
-"""What `next_token_kernel` gave for each batch, and the answer's first token in each of its rows."""
+Said = list[tuple[torch.Tensor, ...]]
+"""What `next_token_kernel` gave for each batch."""
+
+Wanted = list[Int[torch.Tensor, " row"]]
+"""The answer's first token in each row of each batch."""
 
 
-def read_lens(engine: Engine, encoder: Encoder, batches: Iterable[Batch], lens: Lens, slot: str, k: int) -> LensReading:
-    """Top tokens of every depth; see `VLM.lens`."""
-    asked = (Asked(batch.inputs, batch.columns(slot), [[] for _ in batch.prompts]) for batch in batches)
-    values, _ = read_depths(lens, engine, asked, k)
+def lens(
+    session: Session, prompts: PromptLike, *, slot: str = "last", k: int = 5, lens: Lens | None = None
+) -> LensReading:
+    """Top tokens of every depth at a slot, by the logit lens or another one.
+
+    Args:
+        prompts: The prompts.
+        slot: Where to read.
+        k: Tokens per depth.
+        lens: The lens, by default the logit lens.
+
+    Returns:
+        Tokens and probabilities [prompt, depth, k]; depth `embed` is the input of block 0.
+
+    Raises:
+        ModelError: The lens was trained on another model.
+    """
+    engine, encoder, chosen = session.engine, session.encoder, lens or LogitLens()
+    with session.prepared(prompts, "reading the lens") as (_, batches):
+        asked = (Asked(batch.inputs, batch.columns(slot), [[] for _ in batch.prompts]) for batch in batches)
+        values, _ = read_depths(chosen, engine, asked, k)
     rows = [row for value in values for row in value.ids.tolist()]
     tokens = tuple(tuple(tuple(encoder.decode(i) for i in depth) for depth in row) for row in rows)
-    named = depths(engine.backbone.n_layers)
-    return LensReading(named, tokens, np.concatenate([v.probabilities for v in values]), slot, lens.name)
+    named = depths(session.backbone.n_layers)
+    return LensReading(named, tokens, np.concatenate([v.probabilities for v in values]), slot, chosen.name)
 
 
-def read_phases(
-    engine: Engine,
-    encoder: Encoder,
-    prompts: Prompts,
-    batches: Iterable[Batch],
+def phases(
+    session: Session,
+    prompts: PromptLike,
+    *,
+    task_words: Sequence[str] | TaskWords = (),
+    slot: str = "last",
+    lens: Lens | None = None,
+) -> Phases:
+    """Follows input, task and answer tokens through the layers at a slot.
+
+    The input set holds the slot's own token and the beginning of the query's input; the task set the beginnings
+    of the task words; the answer set the label's first token. A token in several sets counts for the later phase.
+
+    Args:
+        prompts: Prompts with labels, usually ICL prompts.
+        task_words: Words that name the task, or those that `find_task_words` found; by default the task's own.
+        slot: Where to read.
+        lens: The lens, by default the logit lens.
+
+    Returns:
+        Probability mass and rank of the three sets per prompt and depth; its `boundaries()` say where one phase
+        gives way to the next.
+
+    Raises:
+        PromptError: No task words, or none has a token of its own, or none were found for this task and model; or
+            a prompt without label.
+        ModelError: The lens was trained on another model.
+
+    Source: Luo, Darrell and Bar, ICML 2025, section 4.
+    """
+    return _phases(session, prompts, task_words, slot, lens)[1]
+
+
+def phases_and_answers(
+    session: Session,
+    prompts: PromptLike,
+    *,
+    task_words: Sequence[str] | TaskWords = (),
+    slot: str = "last",
+    lens: Lens | None = None,
+    max_new_tokens: int | None = None,
+) -> tuple[Phases, Answers]:
+    """What `phases` and `answers` return of the same prompts, read in the same forwards."""
+    new = how_many(max_new_tokens)
+    several, measured, said, wanted = _phases(session, prompts, task_words, slot, lens, new)
+    return measured, score_answers(session.encoder, several, said, wanted, max_new_tokens)
+
+
+def _phases(
+    session: Session,
+    prompts: PromptLike,
     task_words: Sequence[str] | TaskWords,
-    lens: Lens,
     slot: str,
+    lens: Lens | None,
     new: int = 0,
-) -> tuple[Phases, Said]:
-    """Input, task and answer tokens through the layers (see `VLM.phases`), and so many next tokens."""
-    template = prompts.template
-    task = _task_ids(engine, encoder, prompts, task_words)
-    wanted: list[torch.Tensor] = []
-    labels = _label_ids(encoder, prompts)
-    shared: Counter[int] = Counter()
+) -> tuple[Prompts, Phases, Said, Wanted]:
+    """Input, task and answer tokens through the layers (see `phases`), and so many next tokens."""
+    words = task_words if isinstance(task_words, TaskWords) else tuple(task_words)
+    chosen = lens or LogitLens()
+    with session.prepared(prompts, "decoding phases") as (several, batches):
+        task, labels = _task_ids(session, several, words), _label_ids(session.encoder, several)
+        wanted: list[torch.Tensor] = []
+        shared: Counter[int] = Counter()
 
-    def asked() -> Iterator[Asked]:
-        for batch in batches:
-            check_room(batch, new or 1, encoder.max_length)
-            columns = batch.columns(slot)
-            wanted.append(encoder.answer_ids(batch.prompts, template))
-            sets = []
-            for row, answer in enumerate(wanted[-1].tolist()):
-                own = int(batch.inputs["input_ids"][row, columns[row]])
-                begun = encoder.word_ids((batch.prompts[row].input,), template.prefix)
-                given = {own, *begun}
-                both = ({*task, *begun} & {answer}) | task.intersection(begun)
-                shared.update(i for i in both if not encoder.is_whole(i))
-                right = {labels[label] for label in batch.prompts[row].answers if label in labels} | {answer}
-                others = set(labels.values()) - right - task - given
-                sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer], sorted(others)])
-            yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
+        def asked() -> Iterator[Asked]:
+            for batch in batches:
+                check_room(batch, new or 1, session.encoder.max_length)
+                columns = batch.columns(slot)
+                wanted.append(session.encoder.answer_ids(batch.prompts, several.template))
+                sets = _sets(session.encoder, batch, columns, wanted[-1], task, labels, several.template, shared)
+                yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
 
-    values, said = read_depths(lens, engine, asked(), 1, new)
-    _announce_shared(encoder, shared, len(prompts))
+        values, said = read_depths(chosen, session.engine, asked(), 1, new)
+    _announce_shared(session.encoder, shared, len(several))
+    return several, _measured(session, several, values, task, labels, chosen.name, slot), said, wanted
+
+
+def _sets(
+    encoder: Encoder,
+    batch: Batch,
+    columns: Int[torch.Tensor, " row"],
+    wanted: Int[torch.Tensor, " row"],
+    task: set[int],
+    labels: Mapping[str, int],
+    template: Template,
+    shared: Counter[int],
+) -> list[list[list[int]]]:
+    """Tokens of the input, the task, the answer and the other labels, for each row; counts what is in several."""
+    sets = []
+    for row, answer in enumerate(wanted.tolist()):
+        own = int(batch.inputs["input_ids"][row, columns[row]])
+        begun = encoder.word_ids((batch.prompts[row].input,), template.prefix)
+        given = {own, *begun}
+        both = ({*task, *begun} & {answer}) | task.intersection(begun)
+        shared.update(i for i in both if not encoder.is_whole(i))
+        right = {labels[label] for label in batch.prompts[row].answers if label in labels} | {answer}
+        others = set(labels.values()) - right - task - given
+        sets.append([sorted(given - task - {answer}), sorted(task - {answer}), [answer], sorted(others)])
+    return sets
+
+
+def _measured(
+    session: Session,
+    prompts: Prompts,
+    values: Sequence[LensValues],
+    task: set[int],
+    labels: Mapping[str, int],
+    lens: str,
+    slot: str,
+) -> Phases:
+    decode = session.encoder.decode
     top = np.concatenate([v.ids[..., 0] for v in values])
     mass, rank = (np.concatenate([getattr(v, name) for v in values]) for name in ("mass", "rank"))
-    phases = Phases(
+    return Phases(
         label_of(prompts.task, prompts.specification),
-        depths(engine.backbone.n_layers),
+        depths(session.backbone.n_layers),
         mass[..., :3],
         rank[..., :3],
-        tuple(_shares(encoder, top[:, i]) for i in range(top.shape[1])),
+        tuple(_shares(session.encoder, top[:, i]) for i in range(top.shape[1])),
         units=tuple(p.unit if p.input else str(i) for i, p in enumerate(prompts)),
         tasks=tuple(p.task for p in prompts),
-        task_words=tuple(encoder.decode(i) for i in sorted(task)),
-        lens=lens.name,
-        model=engine.checkpoint.name,
+        task_words=tuple(decode(i) for i in sorted(task)),
+        lens=lens,
+        model=session.name,
         slot=slot,
         other_labels=mass[..., 3],
         other_labels_rank=rank[..., 3],
-        label_words=tuple(encoder.decode(i) for i in sorted(task & set(labels.values()))),
+        label_words=tuple(decode(i) for i in sorted(task & set(labels.values()))),
     )
-    return phases, (said, wanted)
 
 
 def _label_ids(encoder: Encoder, prompts: Prompts) -> dict[str, int]:
@@ -109,19 +206,19 @@ def _announce_shared(encoder: Encoder, shared: Counter[int], prompts: int) -> No
             f"Words of several phases begin with the same part of a character, {encoder.decode(token)!r} in {count} of "
             f"{prompts} prompts. Its mass counts for the later phase, so the earlier one seems to be missing.",
             XmiWarning,
-            stacklevel=4,
+            stacklevel=outside(),
         )
 
 
-def _task_ids(engine: Engine, encoder: Encoder, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:
+def _task_ids(session: Session, prompts: Prompts, task_words: Sequence[str] | TaskWords) -> set[int]:
     if not isinstance(task_words, TaskWords):
-        if task := set(encoder.word_ids(task_words or prompts.task_words, prompts.template.delimiter)):
+        if task := set(session.encoder.word_ids(task_words or prompts.task_words, prompts.template.delimiter)):
             return task
         raise PromptError(f"No task words for {prompts.task or 'the prompts'}: pass task_words=['capital'] or so.")
-    if task_words.revision != engine.checkpoint.revision:
+    if task_words.revision != session.revision:
         raise PromptError(
             f"The task words were found in a model of revision {task_words.revision}, this is "
-            f"{engine.checkpoint.name}, revision {engine.checkpoint.revision}: find them in this one, or pass words."
+            f"{session.name}, revision {session.revision}: find them in this one, or pass words."
         )
     if prompts.task not in task_words.tasks:
         raise PromptError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch.nn.functional import kl_div
 
 from xmi.errors import ModelError, PromptError
@@ -18,84 +19,87 @@ from xmi.model import Engine
 from xmi.model.readout import readout
 from xmi.names import label_of
 from xmi.progress import track
-from xmi.prompt import Batch, Prompt, Prompts
+from xmi.prompt import Batch, Prompt, PromptLike, Prompts
+from xmi.session import Session
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 _CHUNK = 256
 
 
 def tune_lens(
-    engine: Engine,
-    prompts: Sequence[Prompts],
-    read: Callable[[Prompts], Iterable[Batch]],
+    session: Session,
+    prompts: PromptLike | Sequence[PromptLike],
     *,
-    slot: str | None,
-    steps: int,
-    size: int,
-    rate: float,
-    decay: float,
-    held_out: float,
-    seed: int,
-    versions: dict[str, str],
+    slot: str | None = None,
+    steps: int = 500,
+    size: int = 256,
+    rate: float = 1e-3,
+    decay: float = 1e-2,
+    held_out: float = 0.2,
+    seed: int = 0,
 ) -> TunedLens:
-    """Trains a lens; see `VLM.tune_lens`.
+    """Trains a tuned lens on prompts: per depth an affine map after which the readout foresees the model's output.
 
     Args:
-        engine: The model.
-        prompts: Sets of prompts.
-        read: Encodes a set, batch by batch.
-        slot: Where to read, None for every text token.
-        steps: Steps per depth.
+        prompts: Prompts, or several sets of them; the model should be read on prompts of the same kinds.
+        slot: Where to train; by default at every token of text.
+        steps: Steps of Adam per depth; with 0 the lens is the logit lens.
         size: Tokens per step.
-        rate: First learning rate.
-        decay: Weight decay.
-        held_out: Share of the prompts that is not trained on.
-        seed: Seed of everything drawn.
-        versions: What to put into the card.
+        rate: First learning rate, which falls linearly to 0.
+        decay: Weight decay, towards the logit lens.
+        held_out: Share of the items whose prompts are not trained on, but compared on (they may still be examples
+            in other prompts).
+        seed: Seed of what is held out and of what is drawn; the same seed gives the same lens.
+
+    Returns:
+        The lens; its `to_frame()` has the divergence from the model's output before and after, on the held-out
+        prompts, per depth.
 
     Raises:
-        PromptError: Too few prompts, or numbers that mean nothing.
-        ModelError: The model is on a host, or training does not converge.
+        PromptError: Prompts of fewer than two items, or numbers that mean nothing.
+        SlotError: A prompt lacks the slot.
+
+    Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, section 3.
     """
     if steps < 0 or size < 1 or not 0 < held_out < 1:
         raise PromptError(
             f"A lens needs steps >= 0, size >= 1 and 0 < held_out < 1; got steps={steps}, size={size}, "
             f"held_out={held_out}."
         )
-    if engine.host is not None:
-        raise ModelError(
-            f"{engine.checkpoint.name} is on a host, and a lens is trained through the model's own unembedding: train "
-            "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here."
-        )
-    every = [p for several in prompts for p in several]
-    aside = hold_out([item(p) for p in every], held_out, seed)
-    parts = [part for several in prompts for part in _states(engine, read(several), slot, aside)]
-    stream, kept = torch.cat([states for states, _ in parts]), torch.cat([held for _, held in parts])
-    weights, biases = [], []
-    before: list[float] = []
-    after: list[float] = []
-    for depth in track(range(engine.backbone.n_layers), f"{engine.checkpoint.name}: tuning the lens"):
-        generator = torch.Generator().manual_seed(seed * 1009 + depth)
-        pair = fit(
-            stream[:, depth][~kept], stream[:, -1][~kept], _decoder(engine), steps=steps, size=size, rate=rate,
-            decay=decay, generator=generator, device=engine.device,
-        )  # fmt: skip
-        identity = (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
-        for told, found in ((before, identity), (after, pair)):
-            told.append(divergence(stream[:, depth][kept], stream[:, -1][kept], _decoder(engine), *found))
-        if not math.isfinite(after[-1]):
+    engine = session.engine
+    apart = isinstance(prompts, (list, tuple)) and prompts and all(isinstance(p, Prompts) for p in prompts)
+    given: Sequence[Any] = prompts if apart else [prompts]  # type: ignore[assignment]
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(session.prepared(some, "reading residuals")) for some in given]
+        if engine.host is not None:
             raise ModelError(
-                f"The lens does not converge at depth {depth}: its divergence is {after[-1]}. Train with a smaller "
-                f"rate than {rate}, or look at the residuals there (vlm.run_with_cache says where they are NaN)."
+                f"{session.name} is on a host, and a lens is trained through the model's own unembedding: train "
+                "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here."
             )
-        weights.append(pair[0].cpu())
-        biases.append(pair[1].cpu())
+        sets = [several for several, _ in pairs]
+        every = [p for several in sets for p in several]
+        aside = hold_out([item(p) for p in every], held_out, seed)
+        parts = [part for _, batches in pairs for part in _states(session, batches, slot, aside)]
+    stream, kept = torch.cat([states for states, _ in parts]), torch.cat([held for _, held in parts])
+    fitted = [
+        _depth(
+            session,
+            stream[:, depth],
+            stream[:, -1],
+            kept,
+            depth,
+            steps=steps,
+            size=size,
+            rate=rate,
+            decay=decay,
+            seed=seed,
+        )
+        for depth in track(range(session.backbone.n_layers), f"{session.name}: tuning the lens")
+    ]
+    weights, biases, before, after = zip(*fitted, strict=True)
     tested = sum(item(p) in aside for p in every)
-    card = LensCard(
-        model=engine.checkpoint.name,
-        revision=engine.checkpoint.revision,
-        dtype=str(engine.dtype).removeprefix("torch."),
-        trained_on=tuple(dict.fromkeys(label_of(p.task, p.specification) for p in prompts)),
+    facts = session.card(
+        trained_on=tuple(dict.fromkeys(label_of(p.task, p.specification) for p in sets)),
         slot=slot or "text",
         prompts=len(every) - tested,
         tokens=int((~kept).sum()),
@@ -105,11 +109,40 @@ def tune_lens(
         rate=rate,
         decay=decay,
         seed=seed,
-        before=tuple(before),
-        after=tuple(after),
-        versions=versions,
+        before=before,
+        after=after,
     )
-    return TunedLens(torch.stack(weights), torch.stack(biases), card)
+    return TunedLens(torch.stack(weights), torch.stack(biases), LensCard(**facts))
+
+
+def _depth(
+    session: Session,
+    states: Float[torch.Tensor, "token d_model"],
+    final: Float[torch.Tensor, "token d_model"],
+    kept: Bool[torch.Tensor, " token"],
+    depth: int,
+    *,
+    seed: int,
+    rate: float,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """Weight and bias of one depth, and the divergence of held-out tokens before and after training.
+
+    Raises:
+        ModelError: Training does not converge.
+    """
+    decode, generator = _decoder(session.engine), torch.Generator().manual_seed(seed * 1009 + depth)
+    pair = fit(
+        states[~kept], final[~kept], decode, rate=rate, generator=generator, device=session.engine.device, **options
+    )
+    identity = (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
+    before, after = (divergence(states[kept], final[kept], decode, *found) for found in (identity, pair))
+    if not math.isfinite(after):
+        raise ModelError(
+            f"The lens does not converge at depth {depth}: its divergence is {after}. Train with a smaller "
+            f"rate than {rate}, or look at the residuals there (vlm.run_with_cache says where they are NaN)."
+        )
+    return pair[0].cpu(), pair[1].cpu(), before, after
 
 
 def item(prompt: Prompt) -> str:
@@ -207,22 +240,21 @@ def _decoder(engine: Engine) -> Decode:
 
 
 def _states(
-    engine: Engine, batches: Iterable[Batch], slot: str | None, aside: frozenset[str]
+    session: Session, batches: Iterable[Batch], slot: str | None, aside: frozenset[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The residuals of each batch's tokens at all depths, and whether each is of an item that is held out."""
-    kept: list[torch.Tensor] = []
 
-    def arguments() -> Iterator[tuple[Any, ...]]:
+    def calls() -> Iterator[tuple[torch.Tensor, tuple[Any, ...]]]:
         for batch in batches:
             if slot is None:
                 rows, columns = (torch.tensor(v) for v in zip(*_text(batch), strict=True))
             else:
                 rows, columns = torch.arange(len(batch)), batch.columns(slot)
-            inputs, back = engine.reading(batch.inputs, columns)
-            kept.append(torch.tensor([item(prompt) in aside for prompt in batch.prompts])[rows])
-            yield inputs, engine.paths, rows, back
+            inputs, back = session.engine.reading(batch.inputs, columns)
+            held = torch.tensor([item(prompt) in aside for prompt in batch.prompts])[rows]
+            yield held, (inputs, session.engine.paths, rows, back)
 
-    yield from zip(engine.map(stream_kernel, arguments()), kept, strict=True)
+    yield from ((states, held) for held, states in session.each(stream_kernel, calls()))
 
 
 def _text(batch: Batch) -> list[tuple[int, int]]:

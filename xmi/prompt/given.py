@@ -5,12 +5,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from xmi.arguments import LEFT
 from xmi.errors import PromptError
 from xmi.prompt.batch import Batch
 from xmi.prompt.prompt import Prompt, Prompts, free_prompt, template_of
@@ -19,7 +20,9 @@ from xmi.prompt.task import Task
 Message = Mapping[str, Any]
 """A chat message: its `role`, and its `content` (text, or a list of parts of type `text` or `image`)."""
 
-PromptLike = str | Prompt | Batch | Mapping[str, Any] | Sequence[str | Prompt | Message | Sequence[Any]]
+PromptLike = Annotated[
+    str | Prompt | Batch | Mapping[str, Any] | Sequence[str | Prompt | Message | Sequence[Any]], LEFT
+]
 """What every verb takes for prompts: text, a prompt, a set or list of either, chat messages or a list of such lists,
 inputs that the model's own processor or tokenizer encoded, or a batch of `vlm.encode`."""
 

@@ -25,8 +25,9 @@ from xmi.study.prepare import Prepared, prepare
 from xmi.study.results import StudyResults
 from xmi.study.store import MISSING, Store, locked
 from xmi.study.workers import count_workers, each
-from xmi.vector import TaskVector, versions
+from xmi.vector import TaskVector
 from xmi.vector.sweep import PROOF
+from xmi.versions import versions
 from xmi.vlm import VLM, load, untrained
 
 Say = Callable[[str], None]

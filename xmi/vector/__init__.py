@@ -4,30 +4,27 @@ from xmi.arguments import check_calls
 from xmi.vector.base_comparison import base_similarity
 from xmi.vector.compare import ensemble, similarity
 from xmi.vector.override import shared_pairs
-from xmi.vector.patch import answer, name_vectors, score_answers, transfer
+from xmi.vector.patch import name_vectors
 from xmi.vector.task_vector import (
     Residuals,
     TaskVector,
     VectorCard,
     check_fits,
     random_like,
-    versions,
 )
+from xmi.versions import versions
 
 __all__ = [
     "Residuals",
     "TaskVector",
     "VectorCard",
-    "answer",
     "base_similarity",
     "check_fits",
     "ensemble",
     "name_vectors",
     "random_like",
-    "score_answers",
     "shared_pairs",
     "similarity",
-    "transfer",
     "versions",
 ]
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from xmi.errors import MeasureError, VectorError
+from xmi.errors import MeasureError, PromptError, VectorError
 from xmi.measure.base_comparison import BaseComparison, BaseSimilarity, similarity_to_base
 from xmi.model import Engine
-from xmi.prompt import Prompt, load_task, task_names
+from xmi.prompt import Batch, Prompt, PromptLike, flatten, is_encoded, load_task, task_names
+from xmi.session import Session
 from xmi.vector.task_vector import TaskVector
+
+if TYPE_CHECKING:
+    from xmi.vlm import VLM
 
 Tokens = Sequence[Sequence[int]]
 Row = tuple[str, str, str, str]
@@ -28,31 +32,38 @@ _READOUT = "The residual stream is read out otherwise: the same vector gives oth
 _TOKENS = "Where texts get other tokens, the two models read different prompts."
 
 
-def base_comparison(own: Engine, base: Engine, own_tokens: Tokens, base_tokens: Tokens) -> BaseComparison:
-    """What differs between a VLM and its base LLM; see `VLM.compare_base`.
+def compare_base(session: Session, base: VLM, prompts: PromptLike | None = None) -> BaseComparison:
+    """Says what differs between this model and the base LLM it was fine-tuned from.
 
     Args:
-        own: The VLM.
         base: The base LLM.
-        own_tokens: Ids that the VLM gets for some prompts.
-        base_tokens: Ids that the base LLM gets for the same prompts.
+        prompts: Text prompts that both must read alike; by default examples and instructions of xmi's own tasks.
 
     Returns:
-        The comparison.
+        Attention, rotary, norm, readout and vocabulary settings side by side, how the prompts are tokenised, and
+        how far each block's weights moved (0 = equal weights); `warnings` puts what differs in words.
 
     Raises:
-        VectorError: Another width or number of layers.
+        VectorError: Another width or number of layers: no vector of the base LLM can be patched.
+        PromptError: A prompt that one of the models cannot encode.
+
+    Source: Luo, Darrell and Bar, ICML 2025, section 4.
     """
-    check_shapes(own, base)
+    if isinstance(prompts, Batch) or is_encoded(prompts):
+        raise PromptError("Both models encode the prompts: give text, not what one of them encoded.")
+    chosen = flatten(prompts, session.encoder.chat) if prompts is not None else _usual_prompts()
+    check_shapes(session.engine, base.engine)
+    session.kin.add(base.revision)
+    own, other, read = session.engine, base.engine, (_ids(session, chosen), _ids(base, chosen))
     rows = [
         (key, own_value, base_value, meaning)
-        for (key, own_value, meaning), (_, base_value, _) in zip(_facts(own), _facts(base), strict=True)
+        for (key, own_value, meaning), (_, base_value, _) in zip(_facts(own), _facts(other), strict=True)
     ]
-    rows += [*_rotary(own, base), *_vocabulary(own, base), _prompts(own_tokens, base_tokens), _parameters(own, base)]
-    places, moved = zip(*_moved(own, base), strict=True)
+    rows += [*_rotary(own, other), *_vocabulary(own, other), _prompts(*read), _parameters(own, other)]
+    places, moved = zip(*_moved(own, other), strict=True)
     return BaseComparison(
-        own.checkpoint.name,
-        base.checkpoint.name,
+        session.name,
+        base.name,
         aspects=tuple(r[0] for r in rows),
         vlm_values=tuple(r[1] for r in rows),
         base_values=tuple(r[2] for r in rows),
@@ -61,6 +72,13 @@ def base_comparison(own: Engine, base: Engine, own_tokens: Tokens, base_tokens: 
         places=places,
         moved=np.array(moved),
     )
+
+
+def _ids(session: Session, prompts: Sequence[Prompt]) -> Tokens:
+    """The tokens of each prompt, without padding."""
+    inputs = session.encode(prompts).inputs
+    rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+    return [row[mask].tolist() for row, mask in rows]
 
 
 def check_shapes(own: Engine, base: Engine) -> None:
@@ -78,7 +96,7 @@ def check_shapes(own: Engine, base: Engine) -> None:
         )
 
 
-def usual_prompts() -> tuple[Prompt, ...]:
+def _usual_prompts() -> tuple[Prompt, ...]:
     """Text prompts as studies use them: two sets of examples, and the instructions, of each of xmi's tasks."""
     tasks = [load_task(name) for name in task_names()]
     return tuple(p for task in tasks for made in (task.icl("text", n=2), task.instruction()) for p in made)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -13,63 +12,91 @@ from xmi.errors import VectorError
 from xmi.measure import Transfer
 from xmi.measure.ensembling import EnsembleCurve
 from xmi.names import INSTRUCTION
-from xmi.prompt import Prompts, Task
+from xmi.prompt import Task
+from xmi.session import Session
 from xmi.vector.compare import ensemble
+from xmi.vector.extract import nested_vectors
+from xmi.vector.patch import transfer
 from xmi.vector.task_vector import TaskVector
-
-Read = Callable[[Prompts, Sequence[int]], list[TaskVector]]
-Together = Callable[[Iterable[Callable[[], Any]]], list[Any]]
-Patch = Callable[[Mapping[str, TaskVector], Prompts, "Sequence[int] | None"], Transfer]
 
 
 def ensembling(
-    tasks: Sequence[Task],
-    read: Read,
-    patch: Patch,
-    together: Together,
+    session: Session,
+    tasks: Task | Sequence[Task],
+    modality: str = "text",
     *,
-    modality: str,
-    queries: Sequence[str],
-    prompts: Sequence[int],
-    shots: int,
-    seeds: Sequence[int],
-    layer: int | None,
-    n: int | None,
-) -> list[EnsembleCurve]:
-    """Accuracy against the number of examples; see `VLM.ensembling`.
+    query: str = "image",
+    prompts: Sequence[int] = (1, 2, 3, 5, 10, 20, 30),
+    shots: int = 1,
+    seeds: Sequence[int] = (0, 1, 2),
+    layer: int | None = None,
+    n: int | None = None,
+) -> EnsembleCurve:
+    """Accuracy against the number of examples behind a task vector, with and without the instruction's vector.
+
+    The vectors of one seed are nested: each is the mean over the first of the largest one's prompts. All vectors
+    of a task share one sweep per split.
 
     Args:
-        tasks: The tasks.
-        read: Reads the means over the first so many of some prompts.
-        patch: Patches named vectors into queries at some layers, by default all.
-        together: Does several of these that do not need one another, `Engine.together`.
-        modality: Modality of the examples.
-        queries: Modalities of the queries.
-        prompts: Numbers of prompts to average.
+        tasks: One task, or several of which the mean is taken.
+        modality: `text` or `image`, of the examples.
+        query: `text` or `image`, of the context-free queries.
+        prompts: How many prompts to average, rising.
         shots: Examples per prompt.
         seeds: Seeds of the examples.
-        layer: Where to patch; None chooses on validation queries.
-        n: Queries per task and split, None for all.
+        layer: Where to patch; by default the layer that is best on validation queries, mean over all vectors,
+            seeds and tasks, so that the curves differ in their vectors only.
+        n: Queries per task and split; by default all.
 
     Returns:
-        A curve for each modality.
+        The curve on test queries; its `gain()` is what the instruction adds at each number of examples.
 
     Raises:
-        VectorError: No tasks or seeds, tasks of one name, or numbers of prompts that are not rising.
+        VectorError: Numbers of prompts that do not rise, or tasks or seeds that repeat.
         TaskError: A task lacks an instruction, items or images.
+
+    Source: Luo, Darrell and Bar, ICML 2025, section 5.
     """
-    counts = tuple(prompts)
+    return ensembling_of(
+        session, tasks, modality, queries=[query], prompts=prompts, shots=shots, seeds=seeds, layer=layer, n=n
+    )[0]
+
+
+def ensembling_of(
+    session: Session,
+    tasks: Task | Sequence[Task],
+    modality: str = "text",
+    *,
+    queries: Sequence[str] = ("text", "image"),
+    prompts: Sequence[int] = (1, 2, 3, 5, 10, 20, 30),
+    shots: int = 1,
+    seeds: Sequence[int] = (0, 1, 2),
+    layer: int | None = None,
+    n: int | None = None,
+    slot: str = "last",
+    patch_slot: str = "last",
+) -> list[EnsembleCurve]:
+    """What `ensembling` returns for queries of several modalities, the vectors read once.
+
+    `slot` is where examples are read (an instruction is read at its last token), `patch_slot` where queries are
+    patched.
+    """
+    every = [tasks] if isinstance(tasks, Task) else list(tasks)
+    counts, together = tuple(prompts), session.engine.together
     if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
         raise VectorError(f"The numbers of prompts to average must rise from 1 or more; got {list(counts)}.")
-    names = [task.name for task in tasks]
+    names = [task.name for task in every]
     if not names or len(set(names)) < len(names) or not seeds or len(set(seeds)) < len(seeds):
         raise VectorError(f"Need distinct tasks and distinct seeds; got {names} and the seeds {list(seeds)}.")
-    sets = together(partial(_vectors, t, read, together, modality, counts, shots, seeds) for t in tasks)
+    sets = together(partial(_vectors, session, t, modality, counts, shots, seeds, slot) for t in every)
 
     def curve(query: str) -> EnsembleCurve:
         def asked(split: str, layers: Sequence[int] | None) -> list[Transfer]:
-            to = [t.queries(query, split=split, n=n) for t in tasks]
-            return together(partial(patch, own, some, layers) for own, some in zip(sets, to, strict=True))
+            to = [t.queries(query, split=split, n=n) for t in every]
+            return together(
+                partial(transfer, session, own, some, layers=layers, slot=patch_slot)
+                for own, some in zip(sets, to, strict=True)
+            )
 
         best = Transfer.concat(asked("validation", None)).best_layer if layer is None else layer
         found = asked("test", [best])
@@ -85,13 +112,20 @@ def _name(kind: int, count: int, seed: int) -> str:
 
 
 def _vectors(
-    task: Task, read: Read, together: Together, modality: str, counts: Sequence[int], shots: int, seeds: Sequence[int]
+    session: Session,
+    task: Task,
+    modality: str,
+    counts: Sequence[int],
+    shots: int,
+    seeds: Sequence[int],
+    slot: str,
 ) -> dict[str, TaskVector]:
     """Every vector of a task: as many prompts are read as the largest needs; the others are means of the first."""
+    together = session.engine.together
     drawn = [task.icl(modality, shots=shots, n=counts[-1], seed=seed, split=task.examples) for seed in seeds]
     instruction = task.instruction()
-    sizes = [(instruction, [len(instruction)]), *((prompts, counts) for prompts in drawn)]
-    (told,), *nested = together(partial(read, prompts, some) for prompts, some in sizes)
+    sets = [(instruction, (len(instruction),), "last"), *((prompts, counts, slot) for prompts in drawn)]
+    (told,), *nested = together(partial(nested_vectors, session, some, sizes, slot=at) for some, sizes, at in sets)
     found = {INSTRUCTION: told}
     for seed, vectors in zip(seeds, nested, strict=True):
         for count, plain in zip(counts, vectors, strict=True):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from xmi.arguments import outside
 from xmi.errors import VectorError, XmiWarning
-from xmi.model import Engine
+from xmi.session import Session
 from xmi.vector.task_vector import TaskVector, VectorCard
 
 
@@ -30,16 +30,14 @@ def several(given: Sequence[Any], verb: str) -> list[TaskVector]:
     return found
 
 
-def announce_foreign(vectors: Iterable[TaskVector], engine: Engine, kin: Collection[str]) -> None:
+def announce_foreign(vectors: Iterable[TaskVector], session: Session) -> None:
     """Warns of vectors that were read from another model, revision or precision than they are patched into.
 
     Args:
         vectors: The vectors.
-        engine: The model.
-        kin: Revisions of models whose vectors are meant.
+        session: The model; vectors of its kin are meant.
     """
-    model, revision = engine.checkpoint.name, engine.checkpoint.revision
-    dtype = str(engine.dtype).removeprefix("torch.")
+    model, revision, dtype = session.name, session.revision, session.dtype
     here = _named(model, revision, dtype)
     for vector in vectors:
         card = vector.card
@@ -49,7 +47,7 @@ def announce_foreign(vectors: Iterable[TaskVector], engine: Engine, kin: Collect
                 XmiWarning,
                 stacklevel=outside(),
             )
-        elif card.revision != revision and card.revision not in kin:
+        elif card.revision != revision and card.revision not in session.kin:
             warnings.warn(
                 f"{vector.name} was read from {_name(card)} and is patched into {here}. It has the shape, but another "
                 "model need not mean the same by it. If that is what you study, say foreign=True, or compare the two "

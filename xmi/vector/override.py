@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from xmi.errors import TaskError, VectorError
 from xmi.kernels import next_token_kernel
 from xmi.measure import paper_hit, strict_hit
 from xmi.measure.overriding import Overriding
-from xmi.model import Engine
 from xmi.names import ASKED, INSTRUCTION, MODALITIES
-from xmi.prompt import Batch, Encoder, Prompt, Prompts, Segment, Task
+from xmi.prompt import Batch, Prompt, Prompts, Segment, Task
+from xmi.session import Session
+from xmi.vector.extract import task_vector
 from xmi.vector.foreign import announce_foreign
-from xmi.vector.patch import _layers
+from xmi.vector.patch import layers_of
 from xmi.vector.sweep import Patch, sweep
 from xmi.vector.task_vector import TaskVector, check_fits, random_like
-
-Batches = Callable[[Prompts, str], Iterable[Batch]]
 
 
 def shared_pairs(tasks: Sequence[Task]) -> list[tuple[Task, Task]]:
@@ -97,72 +97,72 @@ def asked_prompts(task: Task, context: str, query: str, shots: int, seed: int) -
 
 
 def override(
-    engine: Engine,
-    encoder: Encoder,
+    session: Session,
     task: Task,
     other: Task,
-    asked: Task,
-    prompts: Prompts,
-    batches: Batches,
-    vector: TaskVector,
-    layers: Sequence[int] | None,
-    seed: int,
+    *,
+    context: str = "text",
+    query: str | None = None,
+    vector: TaskVector | None = None,
+    shots: int = 5,
+    n: int = 30,
+    seed: int = 0,
+    layers: Sequence[int] | None = None,
     slot: str = "last",
-    kin: Collection[str] = (),
+    patch_slot: str = "last",
 ) -> Overriding:
-    """Patches another task into prompts of a task; see `VLM.override`.
+    """Puts one task into the prompt, patches another at a slot of it, and sees whose label is answered.
+
+    Asked are the validation and test items of `task` whose inputs `other` has too (`xmi.vector.shared_pairs`
+    finds such tasks). Baselines: no patch, the instruction of `other` before the prompt as a system prompt, and a
+    random vector of the patched one's norm.
 
     Args:
-        engine: The model.
-        encoder: Prompts to inputs.
         task: The task in the prompt.
-        other: The task that is patched in, with all items: its labels.
-        asked: The first task of `contest`: its items' splits.
-        prompts: Of `asked_prompts`.
-        batches: Encodes prompts in batches.
-        vector: Of the other task.
-        layers: Where to patch, by default everywhere.
-        seed: Seed of the random control.
-        slot: Where to patch.
-        kin: Revisions of other models whose vectors are meant.
+        other: The task that is patched in.
+        context: What specifies the prompt's task: `text` or `image` examples, or the `instruction`.
+        query: Modality of the query; by default that of the examples, `text` after an instruction.
+        vector: The vector of `other`; by default read from text examples, none of which is asked. A vector of
+            your own should not know them either.
+        shots: Examples per prompt.
+        n: Prompts that the default vector is the mean of.
+        seed: Seed of the examples and of the random control.
+        layers: After which blocks to patch; by default all.
+        slot: Where the default vector is read, by default at the last token.
+        patch_slot: Where it is patched in, by default at the last token.
+
+    Returns:
+        Who wins per layer, on validation items (for `best_layer`) and test items (reported).
 
     Raises:
-        VectorError: A vector of another task or that does not fit, or unknown layers.
-        TaskError: The other task has no instruction for the baseline.
+        TaskError: The tasks share no validation or no test items, or `other` has no instruction.
+        VectorError: A vector of another task, or one that does not fit.
+        SlotError: A prompt lacks a slot.
+
+    Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
     """
-    if vector.card.task != other.name:
+    mine, theirs = contest(task, other)
+    target = query or ("text" if context == INSTRUCTION else context)
+    prompts = asked_prompts(mine, context, target, shots, seed)
+    if vector is None:
+        drawn = theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples)
+        vector = task_vector(session, drawn, slot=slot)
+    elif vector.card.task != other.name:
         raise VectorError(f"{vector.name} is no vector of {other.name}, whose labels the answers are compared with.")
-    backbone = engine.backbone
+    backbone = session.backbone
     fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
-    check_fits(vector, template=prompts.template.hash, model=engine.checkpoint.name, **fit)
-    announce_foreign([vector], engine, kin)
-    chosen = _layers(layers, backbone.n_layers)
+    check_fits(vector, template=prompts.template.hash, model=session.name, **fit)
+    announce_foreign([vector], session)
+    chosen = layers_of(layers, backbone.n_layers)
     written = torch.stack([v.values[list(chosen)] for v in (vector, random_like(vector, seed))])
     told = _system_prompts(prompts, other)
-
-    def patch(batch: Batch) -> torch.Tensor:
-        targets = encoder.answer_ids(batch.prompts, prompts.template)
-        return sweep(engine, encoder, batch, Patch(written, chosen, slot), targets).ids[..., 0]
-
-    def tell(batch: Batch) -> torch.Tensor:
-        targets = encoder.answer_ids(batch.prompts, told.template)
-        [(ids, *_)] = engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
-        return ids
-
-    ways = ((patch, prompts, "overriding"), (tell, told, "asking with a system prompt"))
-    found = engine.together(partial(do, batch) for do, some, doing in ways for batch in batches(some, doing))
-    patched, baseline = torch.cat(found[: len(found) // 2]), torch.cat(found[len(found) // 2 :])
-    runs = torch.cat([patched[:, :1], baseline, patched[:, 1:]], 1).T
-    texts = tuple(tuple(encoder.decode(i) for i in run) for run in runs.tolist())
+    runs = _answers(session, Patch(written, chosen, patch_slot), prompts, told)
+    decode = session.encoder.decode
+    texts = tuple(tuple(decode(i) for i in run) for run in runs.tolist())
     labels = {i.input: {"answer": i.output, "alternatives": i.alternatives} for i in other.items}
-    theirs = replace(prompts, prompts=tuple(replace(p, **labels[p.input]) for p in prompts))  # type: ignore[arg-type]
-    before = prompts.template.delimiter
-    splits = {i.input: i.split for i in asked.items}
-    paper, strict = [], []
-    for wanted in (prompts, theirs):
-        paper.append([[paper_hit(t, p.answers) for t, p in zip(run, wanted, strict=True)] for run in texts])
-        right = [encoder.first_tokens(before, p.answers) for p in wanted]
-        strict.append([[strict_hit(i, ids) for i, ids in zip(run, right, strict=True)] for run in runs.tolist()])
+    changed = replace(prompts, prompts=tuple(replace(p, **labels[p.input]) for p in prompts))  # type: ignore[arg-type]
+    paper, strict = zip(*(_hits(session, wanted, runs.tolist(), texts) for wanted in (prompts, changed)), strict=True)
+    splits = {i.input: i.split for i in mine.items}
     return Overriding(
         context=prompts.specification,
         source=vector.card.specification,
@@ -176,6 +176,35 @@ def override(
         paper=np.array(paper),
         strict=np.array(strict),
     )
+
+
+def _answers(session: Session, patch: Patch, prompts: Prompts, told: Prompts) -> Int[torch.Tensor, "run prompt"]:
+    """The first token of every run: without a patch, with the system prompt, and with each vector at each layer."""
+    engine, encoder = session.engine, session.encoder
+
+    def patched(batch: Batch) -> torch.Tensor:
+        targets = encoder.answer_ids(batch.prompts, prompts.template)
+        return sweep(engine, encoder, batch, patch, targets).ids[..., 0]
+
+    def asked(batch: Batch) -> torch.Tensor:
+        targets = encoder.answer_ids(batch.prompts, told.template)
+        [(ids, *_)] = engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
+        return ids
+
+    ways = ((patched, prompts, "overriding"), (asked, told, "asking with a system prompt"))
+    found = engine.together(partial(do, batch) for do, some, doing in ways for batch in session.batches(some, doing))
+    rows, baseline = torch.cat(found[: len(found) // 2]), torch.cat(found[len(found) // 2 :])
+    return torch.cat([rows[:, :1], baseline, rows[:, 1:]], 1).T
+
+
+def _hits(
+    session: Session, prompts: Prompts, runs: list[list[int]], texts: Sequence[Sequence[str]]
+) -> tuple[list[list[bool]], list[list[bool]]]:
+    """Whether each run gives each prompt's label, by both scores."""
+    right = [session.encoder.first_tokens(prompts.template.delimiter, p.answers) for p in prompts]
+    paper = [[paper_hit(t, p.answers) for t, p in zip(run, prompts, strict=True)] for run in texts]
+    strict = [[strict_hit(i, ids) for i, ids in zip(run, right, strict=True)] for run in runs]
+    return paper, strict
 
 
 def _system_prompts(prompts: Prompts, other: Task) -> Prompts:

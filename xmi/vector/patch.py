@@ -1,125 +1,103 @@
-"""Patching task vectors into queries, and the answers without a patch."""
+"""Patching task vectors into queries, after every layer."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 
-from xmi.arguments import outside
-from xmi.errors import HookError, VectorError, XmiWarning
-from xmi.kernels import next_token_kernel
-from xmi.measure import Answers, Transfer, paper_hit
-from xmi.measure.answers import rivals_of
-from xmi.model import Engine, from_end
-from xmi.prompt import Batch, Encoder, Prompt, Prompts, Template, check_room, new_tokens
+from xmi.answer import announce_ties, answers_of, asked_of, first_of_labels, how_many, scored
+from xmi.errors import HookError, VectorError
+from xmi.measure import Transfer
+from xmi.model import from_end
+from xmi.prompt import Batch, PromptLike, check_room
+from xmi.session import Session
 from xmi.vector.foreign import announce_foreign
-from xmi.vector.sweep import Patch, Swept, sweep
+from xmi.vector.sweep import Patch, sweep
 from xmi.vector.task_vector import TaskVector, check_fits
 
 
-def answer(
-    engine: Engine,
-    encoder: Encoder,
-    prompts: Prompts,
-    batches: Iterable[Batch],
-    max_new_tokens: int | None = None,
-) -> Answers:
-    """The next tokens after each prompt; see `VLM.answers`."""
-    new, wanted = _tokens(max_new_tokens), []
-
-    def arguments() -> Iterator[tuple[Any, ...]]:
-        for batch in batches:
-            check_room(batch, new, encoder.max_length)
-            wanted.append(_targets(encoder, batch.prompts, prompts.template))
-            yield engine.forward(batch.inputs), wanted[-1], new
-
-    said = engine.map(next_token_kernel, arguments())
-    return score_answers(encoder, prompts, said, wanted, max_new_tokens)
-
-
-def score_answers(
-    encoder: Encoder,
-    prompts: Prompts,
-    said: Sequence[tuple[torch.Tensor, ...]],
-    wanted: Sequence[torch.Tensor],
-    max_new_tokens: int | None,
-) -> Answers:
-    """Scores next tokens that were read.
-
-    Args:
-        encoder: The model's.
-        prompts: What was asked.
-        said: What `next_token_kernel` gave for each batch.
-        wanted: The answer's first token in each row of each batch.
-        max_new_tokens: How many tokens were asked for; None for one, and no texts.
-    """
-    values = (torch.cat(column) for column in zip(*said, strict=True))
-    found = _answers(encoder, prompts, *values, torch.cat(list(wanted)), longer=max_new_tokens is not None)
-    _announce_ties(found)
-    return found
-
-
 def transfer(
-    engine: Engine,
-    encoder: Encoder,
-    vectors: Mapping[str, TaskVector],
-    to: Prompts,
-    batches: Iterable[Batch],
-    layers: Sequence[int] | None,
+    session: Session,
+    vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector],
+    to: PromptLike,
     *,
+    layers: Sequence[int] | None = None,
     slot: str = "last",
     mode: str = "overwrite",
     strength: float = 1.0,
     max_new_tokens: int | None = None,
-    kin: Collection[str] | None = (),
+    foreign: bool = False,
 ) -> Transfer:
-    """Every vector at every layer into every query; see `VLM.transfer`.
+    """Patches vectors into queries, after every layer: by default into the last token of context-free ones.
 
-    `kin` holds revisions of other models whose vectors are meant; None if all are.
+    All vectors and layers of a batch, and the clean run, share as few forwards as their tokens fit in (the packed
+    sweep), exactly equal to patching each apart. The first time that is compared with plain runs; a model on which
+    it does not hold (attention that is not causal, linear attention, convolutions between tokens) gets a row for
+    every patched run instead, with a warning.
+
+    Args:
+        vectors: One vector, several (named by their specification), or a mapping from name to vector.
+        to: The queries; those without a label are answered, but have no part in accuracies.
+        layers: After which blocks to patch, by number (-1 is the last); by default all. Source and target layer are
+            the same.
+        slot: Where to patch: a named position, by default the last token.
+        mode: `overwrite` the residual, `add` (residual + strength * vector), or `interpolate` ((1 - strength) *
+            residual + strength * vector).
+        strength: See `mode`.
+        max_new_tokens: How many tokens to read, greedily, every new one with the patch in place; then
+            `continuations` holds the texts and `accuracy(score="whole")` scores whole labels. By default one, and
+            no texts.
+        foreign: Vectors of another model (its base LLM, say) are meant. Otherwise they are patched with a warning
+            that names both, unless the models were compared (`compare_base`).
+
+    Returns:
+        The answers of every source at every layer, and without a patch.
+
+    Raises:
+        VectorError: A vector of another shape or template, or with NaN; two vectors of one name; no or unknown
+            layers; an unknown mode.
+        SlotError: A query lacks the slot.
+
+    Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
     """
-    backbone, name = engine.backbone, engine.checkpoint.name
-    for vector in vectors.values():
-        fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
-        check_fits(vector, template=to.template.hash, model=name, **fit)
-    if kin is not None:
-        announce_foreign(vectors.values(), engine, kin)
-    new = _tokens(max_new_tokens)
-    chosen = _layers(layers, backbone.n_layers)
-    patch = Patch(torch.stack([v.values[list(chosen)] for v in vectors.values()]), chosen, slot, mode, strength)
-    targets: list[torch.Tensor] = []
+    named = name_vectors(vectors)
+    with session.prepared(to, "patching") as (several, batches):
+        backbone, encoder = session.backbone, session.encoder
+        for vector in named.values():
+            fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
+            check_fits(vector, template=several.template.hash, model=session.name, **fit)
+        if not foreign:
+            announce_foreign(named.values(), session)
+        new, chosen = how_many(max_new_tokens), layers_of(layers, backbone.n_layers)
+        patch = Patch(torch.stack([v.values[list(chosen)] for v in named.values()]), chosen, slot, mode, strength)
 
-    def sweeps() -> Iterator[Callable[[], Swept]]:
-        for batch in batches:
-            check_room(batch, new, encoder.max_length)
-            targets.append(_targets(encoder, batch.prompts, to.template))
-            yield partial(sweep, engine, encoder, batch, patch, targets[-1], new)
+        def swept(batch: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = sweep(session.engine, encoder, batch, patch, targets, new)
+            return found.ids, found.log_probability, found.rank, targets
 
-    rows = [(found.ids, found.log_probability, found.rank) for found in engine.together(sweeps())]
-    (ids, log_probability, rank), wanted = (torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
+        def sweeps() -> Iterator[Callable[[], tuple[torch.Tensor, ...]]]:
+            for batch in batches:
+                check_room(batch, new, encoder.max_length)
+                yield partial(swept, batch, first_of_labels(encoder, batch.prompts, several.template))
+
+        rows = session.engine.together(sweeps())
+    ids, log_probability, rank, wanted = (torch.cat(column) for column in zip(*rows, strict=True))
     longer = max_new_tokens is not None
-    clean = _answers(encoder, to, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted, longer=longer)
-    shape = (len(to), len(vectors), len(chosen))
+    clean = answers_of(encoder, several, ids[:, 0], log_probability[:, 0], rank[:, 0], wanted, longer=longer)
+    shape = (len(several), len(named), len(chosen))
     log_probability, rank = (v[:, 1:].reshape(shape).permute(1, 2, 0) for v in (log_probability, rank))
     ids = ids[:, 1:].reshape(*shape, -1).permute(1, 2, 0, 3)
     found = Transfer(
-        sources=tuple(vectors),
+        sources=tuple(named),
         layers=chosen,
-        **_asked(to),
-        **_scored(encoder, to, ids, log_probability, rank, wanted, longer=longer),
+        **asked_of(several),
+        **scored(encoder, several, ids, log_probability, rank, wanted, longer=longer),
         clean=clean,
     )
-    _announce_ties(found)
+    announce_ties(found)
     return found
-
-
-def _tokens(asked: int | None) -> int:
-    return 1 if asked is None else new_tokens(asked)
 
 
 def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskVector]) -> dict[str, TaskVector]:
@@ -142,92 +120,12 @@ def name_vectors(vectors: TaskVector | Sequence[TaskVector] | Mapping[str, TaskV
     return named
 
 
-def _targets(encoder: Encoder, prompts: Sequence[Prompt], template: Template) -> Int[torch.Tensor, " prompt"]:
-    """The first token of each prompt's label; where there is no label, any token, whose numbers are not kept."""
-    labelled = [p for p in prompts if p.answer]
-    ids = iter(encoder.answer_ids(labelled, template).tolist())
-    return torch.tensor([next(ids) if p.answer else 0 for p in prompts])
+def layers_of(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Numbers of the layers that are meant, of so many.
 
-
-def _answers(encoder: Encoder, prompts: Prompts, *values: torch.Tensor, longer: bool = False) -> Answers:
-    """From ids [prompt, new], log-probabilities, ranks and wanted ids, each [prompt], to scored answers."""
-    return Answers(
-        prompts=tuple(p.text for p in prompts), **_asked(prompts), **_scored(encoder, prompts, *values, longer=longer)
-    )
-
-
-def _scored(
-    encoder: Encoder,
-    prompts: Prompts,
-    ids: Int[torch.Tensor, "*run prompt new"],
-    log_probability: Float[torch.Tensor, "*run prompt"],
-    rank: Int[torch.Tensor, "*run prompt"],
-    wanted: Int[torch.Tensor, " prompt"],
-    *,
-    longer: bool,
-) -> dict[str, Any]:
-    """What was answered and whether it is right, in the fields of a result."""
-    first, labels = ids[..., 0].numpy(), [p.answers for p in prompts]
-    words = {i: encoder.decode(i) for i in np.unique(first).tolist()}
-    hits = [np.vectorize(lambda i, n=n: paper_hit(words[i], labels[n]), otypes=[bool]) for n in range(len(labels))]
-    right = _right_ids(encoder, prompts, wanted)
-    known = torch.tensor([bool(some) for some in labels])
-    return {
-        "predicted": _nested(first.tolist(), words.__getitem__),
-        "log_probability": log_probability.masked_fill(~known, float("nan")).numpy(),
-        "rank": rank.masked_fill(~known, -1).numpy(),
-        "paper": np.stack([hit(first[..., n]) for n, hit in enumerate(hits)], -1),
-        "strict": np.stack([np.isin(first[..., n], list(some)) for n, some in enumerate(right)], -1),
-        "continuations": _nested(ids.tolist(), encoder.text, depth=ids.dim() - 1) if longer else None,
-    }
-
-
-def _nested(values: Any, make: Callable[[Any], str], depth: int | None = None) -> Any:
-    """Texts in the nesting of the tokens they are made from, or of those at some depth."""
-    if depth == 0 or not isinstance(values, list):
-        return make(values)
-    return tuple(_nested(value, make, None if depth is None else depth - 1) for value in values)
-
-
-def _right_ids(encoder: Encoder, prompts: Prompts, wanted: torch.Tensor) -> list[set[int]]:
-    """The tokens with which each prompt's labels begin; `wanted` holds that of the canonical one."""
-    before = prompts.template.delimiter
-    begun = {labels: encoder.first_tokens(before, labels) for labels in {p.answers for p in prompts}}
-    pairs = zip(wanted.tolist(), prompts, strict=True)
-    return [{token} | begun[p.answers] if p.answers else set() for token, p in pairs]
-
-
-def _announce_ties(found: Answers | Transfer) -> None:
-    """Warns of answers that the first token does not tell from other labels of the task."""
-    tied = found.tied()
-    if not tied.any():
-        return
-    where = tuple(np.argwhere(tied)[0])
-    said: Any = found.predicted
-    for place in where:
-        said = said[place]
-    rival = next(label for label in sorted(rivals_of(found)[where[-1]]) if paper_hit(said, label))
-    own = next(label for label in found.accepted[where[-1]] if paper_hit(said, label))
-    warnings.warn(
-        f"{int(tied.sum())} of {tied.size} answers are hits under `paper` on several labels of one task: {said!r} "
-        f"begins {own!r} and {rival!r} ({found.tasks[where[-1]]}). The first token does not tell them apart: read more "
-        "(max_new_tokens=...) and take score='whole'.",
-        XmiWarning,
-        stacklevel=outside(),
-    )
-
-
-def _asked(prompts: Prompts) -> dict[str, Any]:
-    """What was asked, as every result stores it."""
-    return {
-        "tasks": tuple(p.task for p in prompts),
-        "units": tuple(p.unit if p.input else p.text for p in prompts),
-        "answers": tuple(p.answer or "" for p in prompts),
-        "alternatives": tuple(p.alternatives for p in prompts) if any(p.alternatives for p in prompts) else None,
-    }
-
-
-def _layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    Raises:
+        VectorError: None, one twice, or one that there is not.
+    """
     if layers is None:
         return tuple(range(count))
     try:

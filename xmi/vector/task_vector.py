@@ -7,9 +7,7 @@ Darrell and Bar, ICML 2025, section 3). It never travels without its card.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -178,21 +176,3 @@ def check_finite(vector: TaskVector) -> None:
     bad = (~torch.isfinite(vector.values)).any(-1).nonzero().flatten().tolist()
     if bad:
         raise VectorError(f"{vector.name} has NaN or infinite values at layers {bad}: check the dtype it was read in.")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of xmi and the libraries that numbers depend on."""
-    return dict(_versions())
-
-
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {}
-    for package in ("xmi", "torch", "transformers", "nnsight", "numpy", "scikit-learn"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a checkout that is not installed
-            found[package] = "unknown"
-    return found

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from xmi.errors import PromptError, XmiError
-from xmi.hooks.run import run
 from xmi.model import Engine
 from xmi.model.engine import first_line
-from xmi.prompt import Encoder, Prompt, free_prompt
+from xmi.prompt.encode import Encoder
 from xmi.prompt.encoded import EncodedPrompt
 from xmi.prompt.processor import lone_images
+from xmi.prompt.prompt import Prompt, free_prompt
 
 
 @contextmanager
@@ -56,7 +56,8 @@ def _blamed(engine: Engine, encoder: Encoder, prompts: Sequence[Prompt]) -> str 
 
 def _fails(engine: Engine, encoder: Encoder, prompt: Prompt) -> bool:
     try:
-        run(engine, encoder.encode([prompt]))
+        with engine.alone(), torch.no_grad():
+            engine.model(**engine.forward(encoder.encode([prompt]).inputs))
     except Exception:
         return True
     return False
