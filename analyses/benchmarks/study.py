@@ -55,7 +55,7 @@ from analyses.benchmarks.published import Published
 from xmi.errors import RunError
 from xmi.prompt import Prompt
 from xmi.study import StudyResults
-from xmi.study.cell import ensemble_sizes
+from xmi.study.experiments.ensembling import ensemble_sizes
 from xmi.study.plan import Plan
 from xmi.study.prompts import reads
 from xmi.vector import TaskVector, shared_pairs

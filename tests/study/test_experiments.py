@@ -15,7 +15,7 @@ from xmi.lens import TunedLens
 from xmi.measure import Overriding
 from xmi.prompt import load_task
 from xmi.study import StudyResults, dry_run
-from xmi.study.cell import ensemble_sizes
+from xmi.study.experiments.ensembling import ensemble_sizes
 from xmi.study.prepare import prepare
 from xmi.vector import base_similarity, shared_pairs
 

@@ -19,9 +19,10 @@ from tests.study.test_study import run
 from tests.zoo.world import make_world
 from xmi.prompt import load_task
 from xmi.study import CONTROLS, SOURCES, dry_run
-from xmi.study.cell import Cell, patched_vectors
 from xmi.study.controls import BEFORE, derangement, shuffled
 from xmi.study.estimate import cost_of
+from xmi.study.experiments.queries import patched_vectors
+from xmi.study.grid import Cell
 from xmi.study.plan import make_plan, read_plan
 from xmi.study.prepare import prepare
 from xmi.study.prompts import reads

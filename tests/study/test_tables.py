@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmi.measure import Answers, Transfer
-from xmi.study.assemble import by_task, summary
+from xmi.study.summary import by_task, summary
 from xmi.study.tables import read_table, table_text
 
 SUMMARY = [

@@ -18,7 +18,7 @@ from tests.study.kill import files, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
 from xmi.study import workers
-from xmi.study.cell import Cell
+from xmi.study.grid import Cell
 
 CELLS = [Cell(kind, "model", task, 0) for kind in ("read", "ask") for task in "abcd"]
 
@@ -93,7 +93,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 import os, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from xmi.study import workers
-from xmi.study.cell import Cell
+from xmi.study.grid import Cell
 def do(cell):
     os.write(1, f"{{os.getpid()}}\\n".encode())  # at once: with PYTHONUNBUFFERED, print writes the line's end apart
     time.sleep(60)

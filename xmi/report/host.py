@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xmi.study.experiments import registry
 from xmi.study.results import StudyResults
-
-WORK = {
-    "read": "vectors of a task",
-    "base": "vectors of the base LLM",
-    "ask": "prompts, sweeps and phases of a task",
-    "words": "finding task words",
-    "ensembling": "ensembling",
-    "overriding": "overriding",
-}
-"""What cells do, by the last part of their key."""
 
 VERSIONS = ("nnsight", "torch", "transformers", "python")
 _Sums = tuple[float, ...]
@@ -38,10 +29,16 @@ def hosted(results: StudyResults) -> dict[str, Any] | None:
         kinds.setdefault(cell.rpartition(".")[2], []).append(sums)
     return {
         "models": [_model(name, facts) for name, facts in hosts.items()],
-        "kinds": [[WORK.get(kind, kind), str(len(parts)), *_sizes(parts)] for kind, parts in kinds.items()],
+        "kinds": [[_work(kind), str(len(parts)), *_sizes(parts)] for kind, parts in kinds.items()],
         "total": ["all", str(len(cells)), *_sizes(list(cells.values()))],
         "cells": [[cell, *_sizes([sums])] for cell, sums in cells.items()],
     }
+
+
+def _work(kind: str) -> str:
+    """What cells of a kind do; of one that this version of xmi does not know, its name."""
+    known = registry().get(kind)
+    return kind if known is None else known.work or known.doing or kind
 
 
 def _model(name: str, facts: dict[str, Any]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,12 @@ import torch
 from xmi.arguments import check_calls
 from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
-from xmi.study.cell import ensemble_sizes, longest_label
-from xmi.study.grid import cells_of, subjects
+from xmi.study.experiments import registry
+from xmi.study.grid import cells_for, cells_of, subjects
 from xmi.study.plan import Plan
 from xmi.study.prepare import Prepared, glance, prepare
-from xmi.study.prompts import asks, follows, lens_prompts, reads, sweeps, words_wanted
 from xmi.study.run import store_of
 from xmi.study.traffic import Traffic, traffic_of
-from xmi.vector import shared_pairs
-from xmi.vector.override import asked_prompts, contest
 from xmi.vlm import VLM
 
 
@@ -122,7 +120,7 @@ def _host_lines(asked: Prepared) -> list[str]:
     return lines
 
 
-def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
+def cost_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Cost:
     """What one of a study's models has to do.
 
     Args:
@@ -131,52 +129,14 @@ def cost_of(vlm: VLM, plan: Plan, tasks: dict[str, Task], name: str) -> Cost:
         tasks: Its tasks.
         name: The model's name in the study; a base LLM only reads.
     """
-    cost, base = Cost(), subjects(plan)[name].role == "base"
-    for task in tasks.values():
-        new = longest_label(vlm, task) if plan.whole else 1
-        sets = len(plan.sources) + len(plan.controls)
-        for seed in plan.seeds:
-            later = seed != plan.seeds[0]  # what no seed changes is asked once
-            for step in reads(plan, task, seed):
-                if step.base == base and not (later and not step.prompts.split):
-                    cost += _plain(vlm, step.prompts)
-            if base:
-                continue
-            asked = list(asks(plan, task, seed))
-            for ask in asked:
-                cost += Cost() if later and not ask.prompts.shots else _plain(vlm, ask.prompts, new)
-            for sweep in sweeps(plan, task):
-                layers = len(plan.layers or range(vlm.backbone.n_layers))
-                cost += _packed(vlm, sweep.prompts, sets, layers, new, plan.patch_slot)
-            for _, prompts in follows(plan, task, seed):
-                shared = any(prompts == ask.prompts for ask in asked)  # answered in the same forwards
-                cost += Cost() if shared or (later and not prompts.shots) else _plain(vlm, prompts)
-    return cost if base else cost + _once(vlm, plan, list(tasks.values()))
-
-
-def _once(vlm: VLM, plan: Plan, tasks: list[Task]) -> Cost:
-    """What is done once per model. Training a lens is not counted, only reading for it."""
-    cost, layers = Cost(), len(plan.layers or range(vlm.backbone.n_layers))
-    for _ in range((plan.lens == "tuned") + words_wanted(plan, tasks)):
-        for prompts in lens_prompts(plan, tasks):
-            cost += _plain(vlm, prompts)
-    for task in tasks if "ensembling" in plan.experiments else ():
-        counts = ensemble_sizes(plan)
-        sets = 1 + 2 * len(counts) * len(plan.seeds)
-        cost += _plain(vlm, task.instruction())
-        for seed in plan.seeds:
-            cost += _plain(vlm, task.icl("text", shots=1, n=counts[-1], seed=seed))
-        for target in plan.targets:
-            cost += _packed(
-                vlm, task.queries(target, split="validation"), sets, vlm.backbone.n_layers, 1, plan.patch_slot
-            )
-            cost += _packed(vlm, task.queries(target, split="test"), sets, 1, 1, plan.patch_slot)
-    for one, two in shared_pairs(tasks) if "overriding" in plan.experiments else ():
-        mine, theirs = contest(one, two)
-        seed = plan.seeds[0]
-        cost += _plain(vlm, theirs.icl("text", shots=plan.shots, n=plan.prompts, seed=seed, split=theirs.examples))
-        prompts = asked_prompts(mine, "text", "text", plan.shots, seed)
-        cost += _packed(vlm, prompts, 2, layers, 1, plan.patch_slot) + _plain(vlm, prompts)
+    cost = Cost()
+    for cell in cells_for(name, plan, tasks):
+        later = cell.seed != plan.seeds[0]
+        for given in chain(*registry()[cell.kind].rounds(cell, plan, tasks, vlm)):
+            if given.sets:
+                cost += _packed(vlm, given.prompts, given.sets, given.layers, given.tokens, plan.patch_slot)
+            elif given.prompts.shots or not later:  # what no seed changes is asked once
+                cost += _plain(vlm, given.prompts, given.tokens)
     return cost
 
 

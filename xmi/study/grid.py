@@ -6,22 +6,22 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 from xmi.errors import RunError
-from xmi.names import is_of_base
 from xmi.prompt import Task
+from xmi.study.experiments import registry
 from xmi.study.plan import Plan
-from xmi.study.prompts import words_wanted
-from xmi.vector import shared_pairs
 
 Role = Literal["model", "control", "untrained", "base"]
 
-OF_A_TASK = ("read", "ask")
-"""Kinds of cells that are about one task."""
+KINDS = tuple(registry())
+"""Kinds of cells."""
 
-KINDS = (*OF_A_TASK, "base", "lens", "words", "base_comparison", "ensembling", "overriding", "geometry")
+OF_A_TASK = tuple(kind for kind, experiment in registry().items() if experiment.of_a_task)
+"""Those that are about one task."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,7 @@ class Cell:
     """A piece of a study that is done whole or not at all.
 
     Attributes:
-        kind: `read` (residuals of one task), `base` (those of the base LLM, of all tasks), `ask` (prompts, sweeps and
-            phases of one task, once all are read), or what is done once per model: `lens` (trained), `words` (found),
-            `base_comparison` (the base LLM compared), `ensembling`, `overriding`, `geometry` (of what was read
-            with the first seed).
+        kind: Which experiment it is of, as `xmi.study.experiments` names it.
         model: Which model, by its name.
         task: Which task, as the plan names it; None where it is about all.
         seed: Which seed.
@@ -115,33 +112,34 @@ class Cell:
 
 def cells_of(plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
     """All cells of a plan, in the order in which they are done: vectors of all tasks are read before any is asked."""
-    every, first = list(tasks.values()), plan.seeds[0]
-    found = []
-    for one in studied(plan):
-        name, has_base = one.name, bool(plan.base) and one.role == "model"
-        before = ["lens"] if plan.lens == "tuned" else []
-        before += ["words"] if words_wanted(plan, every) else []
-        before += ["base_comparison"] if has_base else []
-        found += [Cell(kind, name, None, first) for kind in before]
-        based = has_base and any(is_of_base(source) for source in plan.sources)
-        for seed in plan.seeds:
-            found += [Cell("base", name, None, seed)] if based else []
-            found += [Cell(kind, name, task, seed) for kind in OF_A_TASK for task in plan.tasks]
-        if "ensembling" in plan.experiments:
-            found.append(Cell("ensembling", name, None, first))
-        if "overriding" in plan.experiments and shared_pairs(every):
-            found.append(Cell("overriding", name, None, first))
-        found.append(Cell("geometry", name, None, first))
+    every, found = list(tasks.values()), []
+    for subject in studied(plan):
+        wanted = [one for one in registry().values() if one.wanted(plan, subject, every)]
+        for every_seed, several in groupby(wanted, key=lambda one: one.every_seed):
+            experiments = list(several)
+            for seed in plan.seeds if every_seed else plan.seeds[:1]:
+                for one in experiments:
+                    about = plan.tasks if one.of_a_task else (None,)
+                    found += [Cell(one.kind, subject.name, task, seed) for task in about]
     return found
 
 
+def cells_for(name: str, plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
+    """The cells whose prompts one of a plan's models is given; a base LLM has those that are of it."""
+    of_base, kinds = subjects(plan)[name].role == "base", registry()
+    cells = cells_of(plan, tasks)
+    return [cell for cell in cells if kinds[cell.kind].of_base == of_base and (of_base or cell.model == name)]
+
+
 def needs_of(cell: Cell, cells: Collection[Cell]) -> list[Cell]:
-    """The cells whose results another one takes: what was read with its seed, and a lens and words."""
-    if cell.kind not in ("ask", "geometry"):
-        return []
-    own = [other for other in cells if other.model == cell.model]
-    read = [other for other in own if other.kind in ("read", "base") and other.seed == cell.seed]
-    return read + [other for other in own if other.kind in ("lens", "words") and cell.kind == "ask"]
+    """The cells whose results another one takes: of its model, and of its seed if they have seeds."""
+    kinds = registry()
+    return [
+        other
+        for kind in kinds[cell.kind].takes
+        for other in cells
+        if other.kind == kind and other.model == cell.model and (other.seed == cell.seed or not kinds[kind].every_seed)
+    ]
 
 
 def slug(text: str, allowed: str = "") -> str:

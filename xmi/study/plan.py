@@ -42,6 +42,7 @@ from xmi.names import (
 )
 from xmi.structured import PAGE, parse_yaml, read_text
 from xmi.study.controls import CONTROLS
+from xmi.study.experiments import CHOSEN
 
 READ = (*SPECIFICATIONS, ONE_EXAMPLE, of_base(TEXT_ICL), of_base(INSTRUCTION))
 """Specifications whose residuals are read from a model."""
@@ -57,9 +58,8 @@ ENSEMBLES = (
 SOURCES = (*READ[:3], *ENSEMBLES, *READ[3:])
 """All that a task vector can come from, in the order of tables and figures."""
 
-EXPERIMENTS = ("ensembling", "overriding")
-"""What a study does beyond the matrix: accuracy against the number of examples with and without the instruction, and
-one task in the prompt with another one's vector patched in."""
+EXPERIMENTS = CHOSEN
+"""What a study does beyond the matrix."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {

@@ -16,16 +16,16 @@ from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
-from xmi.study.cell import CellResult, Memory, ask_cell, once_cell, read_cell
+from xmi.study.cell import CellResult, Memory
+from xmi.study.experiments import registry
+from xmi.study.experiments.experiment import Inputs
 from xmi.study.folder import JOBS
-from xmi.study.geometry import geometry
 from xmi.study.grid import Cell, Subject, cells_of, needs_of, subjects
 from xmi.study.identity import Identity, identify
 from xmi.study.prepare import Prepared, prepare
 from xmi.study.results import StudyResults
 from xmi.study.store import MISSING, Store, locked
 from xmi.study.workers import count_workers, each
-from xmi.vector import TaskVector
 from xmi.vector.sweep import PROOF
 from xmi.versions import versions
 from xmi.vlm import VLM, load, untrained
@@ -224,7 +224,7 @@ class _Work:
 
         def say(number: int, cell: Cell, took: str) -> None:
             about = "all tasks" if cell.task is None else self.tasks[cell.task].name
-            what = f"{cell.model} · {about} · seed {cell.seed} · {_DOING.get(cell.kind, cell.kind)}"
+            what = f"{cell.model} · {about} · seed {cell.seed} · {registry()[cell.kind].doing or cell.kind}"
             tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
 
         def do(cell: Cell) -> float:
@@ -253,37 +253,9 @@ class _Work:
 
     def compute(self, cell: Cell, memory: Memory) -> CellResult:
         """Does one cell."""
-        plan, tasks, vlm = self.store.plan, self.tasks, self.models[cell.model]
-        if cell.kind == "read":
-            return read_cell(cell, plan, tasks, vlm, memory)
-        if cell.kind == "base" and self.base is not None:
-            return read_cell(cell, plan, tasks, self.base, memory)
-        if cell.kind not in ("ask", "geometry"):
-            return once_cell(cell, plan, tasks, vlm, self.base)
-        needs = [(other, self.store.get(other)) for other in needs_of(cell, self.cells)]
-        vectors: dict[str, dict[str, TaskVector]] = {name: {} for name in plan.tasks}
-        for _, stored in needs:
-            for (name, source), vector in stored.vectors().items():
-                vectors[name][source] = vector
-        if cell.kind == "geometry":
-            points = {
-                tasks[o.task].name: stored.points for o, stored in needs if o.kind == "read" and o.task is not None
-            }
-            return CellResult(result=geometry({tasks[name].name: own for name, own in vectors.items()}, points))
-        once = {other.kind: stored for other, stored in needs}
-        words = once["words"].measured["result"] if "words" in once else None
-        lens = once["lens"].lens if "lens" in once else None
-        return ask_cell(cell, plan, tasks[str(cell.task)], vlm, vectors, lens, words, memory)
-
-
-_DOING = {
-    "read": "vectors",
-    "base": "vectors of the base LLM",
-    "ask": "queries",
-    "words": "finding task words",
-    "lens": "training a lens",
-}
-"""What cells of a kind do, where their name does not say it."""
+        taken = {other: self.store.get(other) for other in needs_of(cell, self.cells)}
+        inputs = Inputs(self.store.plan, self.tasks, self.models[cell.model], self.base, taken, memory)
+        return registry()[cell.kind].run(cell, inputs)
 
 
 def made_with(vlm: VLM) -> dict[str, str]:

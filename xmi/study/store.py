@@ -20,15 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Float
 from pydantic import ValidationError
 
 from xmi.errors import RunError
-from xmi.lens import TunedLens
 from xmi.measure.result import decode, encode
-from xmi.storage import pack_tensors, read_tensors, reading, remove_unfinished, write_file
+from xmi.storage import remove_unfinished, write_file
 from xmi.study.cell import CellResult
 from xmi.study.folder import FORMAT, JOBS, STUDY, read_index, read_study, write_index
 from xmi.study.grid import Cell, slug
@@ -196,7 +193,7 @@ class Store:
         return ""
 
     def put(self, cell: Cell, result: CellResult, needs: Collection[Cell], made_with: Mapping[str, str]) -> None:
-        """Stores a cell: vectors, images, points and records first, the cell's own file last.
+        """Stores a cell: vectors, images, tensors and records first, the cell's own file last.
 
         Args:
             cell: The cell.
@@ -219,11 +216,9 @@ class Store:
             parts["vectors"].append({"task": task, "source": source, "file": file})
         for name, content in result.images.items():
             keep(f"images/{name}", content)
-        if result.points:
-            points = {modality: residuals.values for modality, residuals in result.points.items()}
-            parts["points"] = keep(f"cells/{cell.key}.safetensors", pack_tensors(points))
-        if result.lens is not None:
-            parts["lens"] = keep(f"cells/{cell.key}.safetensors", result.lens.dumps())
+        if result.part is not None:
+            name, content = result.part
+            parts[name] = keep(f"cells/{cell.key}.safetensors", content)
         if result.records:
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
             parts["records"] = keep(f"cells/{cell.key}.records.jsonl", lines.encode())
@@ -313,19 +308,13 @@ class Stored:
         found: dict[str, Any] = decode(self.head["measured"])
         return found
 
-    @property
-    def points(self) -> dict[str, Float[np.ndarray, "prompt layer d_model"]]:
-        """Single-prompt vectors by modality; none if it keeps none."""
-        if (name := self.head["parts"].get("points")) is None:
-            return {}
-        file = self.file(name)
-        with reading(file, "residuals", error=RunError):
-            return read_tensors(file, framework="np")[0]
+    def part(self, name: str) -> Path:
+        """The safetensors file that it keeps under a name.
 
-    @property
-    def lens(self) -> TunedLens:
-        """The lens that it trained."""
-        return TunedLens.load(self.file(self.head["parts"]["lens"]))
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        return self.file(self.head["parts"][name])
 
     @property
     def records(self) -> str:

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from xmi.measure import Result, alignment, cosine_per_layer, project, silhouette
 from xmi.names import MODALITIES, SPECIFICATIONS, label_of
+from xmi.prompt import Task
+from xmi.study.cell import CellResult
+from xmi.study.experiments.experiment import Experiment, Given, Inputs
+from xmi.study.experiments.vectors import BaseVectors, Vectors, single_points
+from xmi.study.plan import Plan
 from xmi.vector import TaskVector
+
+if TYPE_CHECKING:
+    from xmi.study.grid import Cell
+    from xmi.study.store import Stored
+
+
+class Geometry(Experiment):
+    """Compares what was read with the first seed; no model is asked."""
+
+    kind, rank = "geometry", 2
+    takes = (BaseVectors.kind, Vectors.kind)
+
+    def run(self, cell: Cell, inputs: Inputs) -> CellResult:
+        """Measures similarity, projections, silhouette and alignment."""
+        tasks = inputs.tasks
+        points = {
+            tasks[other.task].name: single_points(stored)
+            for other, stored in inputs.taken.items()
+            if other.task is not None
+        }
+        return CellResult(result=geometry({tasks[name].name: own for name, own in inputs.vectors().items()}, points))
+
+    def gives(self, found: Mapping[Cell, Stored], plan: Plan, tasks: Mapping[str, Task]) -> Given:
+        """Its results, by their own names."""
+        (stored,) = self.own(found).values()
+        return Given(stored.measured["result"])
 
 
 def geometry(
@@ -41,3 +73,6 @@ def geometry(
         "projection.tsne": project(cloud, tasks, modalities, method="tsne"),
         "silhouette": silhouette(cloud, tasks, modalities),
     }
+
+
+EXPERIMENTS = (Geometry(),)
