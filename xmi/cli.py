@@ -213,11 +213,13 @@ def status(
     The API key is read from NDIF_API_KEY or nnsight's configuration. Exit code 1 if jobs would fail.
     """
     import xmi
+    from xmi.remote import RemoteBackend
 
     where = True if remote == "ndif" else remote or True
     vlm = xmi.load(model, remote=where, revision=revision, wait=wait or 120.0, check=False)
-    assert vlm.served is not None  # noqa: S101 (remote was asked for)
-    found = vlm.served.preflight(smoke=smoke)
+    backend = vlm.engine.backend
+    assert isinstance(backend, RemoteBackend)  # noqa: S101 (remote was asked for)
+    found = backend.preflight(smoke=smoke)
     put("\n".join(found.lines()))
     if not found.ok:
         raise typer.Exit(1)

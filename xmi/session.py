@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from xmi.errors import ModelError, PromptError, RemoteError
+from xmi.errors import ModelError, PromptError
 from xmi.model import Backbone, CheckReport, Engine, Guard, once
 from xmi.progress import track
 from xmi.prompt import (
@@ -37,9 +37,6 @@ from xmi.prompt import (
 )
 from xmi.prompt.blame import images_named
 from xmi.versions import versions
-
-if TYPE_CHECKING:
-    from xmi.remote import Served
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -79,11 +76,6 @@ class Session:
             vocabulary=engine.vocabulary,
         )
 
-    @property
-    def served(self) -> Served | None:
-        """The host that runs the model, if it is not this machine."""
-        return cast("Served | None", self.engine.host)
-
     def __reduce__(self) -> NoReturn:
         """Refuses to be pickled or copied, and to be sent to a host: a trace there takes along what its block names.
 
@@ -91,11 +83,7 @@ class Session:
             ModelError: Always, or
             RemoteError: if the model is on a host.
         """
-        if self.served is not None:
-            raise RemoteError(
-                "A trace on a host takes along every name in its block, and this model object cannot travel. Take what "
-                "you read before the block: `resid = vlm.resid_post`, then `with vlm.trace(...): x = resid[3].save()`."
-            )
+        self.engine.backend.require("pickling", self.name)
         raise ModelError(self.engine.stays)
 
     @property

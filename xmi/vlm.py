@@ -9,24 +9,19 @@ import torch
 
 from xmi import answer
 from xmi.arguments import check_calls
-from xmi.errors import ModelError, RemoteError
+from xmi.backend import backend_for
+from xmi.errors import ModelError
 from xmi.hooks import generate as generation
 from xmi.hooks import hooked, run
 from xmi.kernels import ResidPost
 from xmi.lens import read, tune, words
 from xmi.model import LOADING, Engine, load_checkpoint
-from xmi.model.adapter import find_adapter
-from xmi.model.engine import wrap
 from xmi.model.options import count
-from xmi.model.source import hub_options, resolve
 from xmi.prompt import PromptLike
 from xmi.session import Session
 from xmi.vector import base_comparison, extract, patch
 from xmi.vector import ensembling as ensembles
 from xmi.vector import override as overriding
-
-ON_HOST = ("device", "dtype", "device_map", "quantization", "attn_implementation")
-"""Options of `load` that a host decides."""
 
 
 class VLM(Session):
@@ -87,18 +82,9 @@ class VLM(Session):
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
             HookError: Hooks are active, or (when the block runs) the model is in the midst of a forward.
         """
-        own = [name for name in ("remote", "blocking", "backend", "job_id", "verbose") if name in options]
-        elsewhere = options.get("remote") not in (None, False, "local")
-        if not trust_host and (elsewhere or (own and self.served is not None)):
-            raise RemoteError(
-                f"{', '.join(own)}: nnsight's own way to a host un-pickles what comes back, so that whoever runs the "
-                "host can run code on this machine. Leave it out (load the model with remote=...; what is saved then "
-                "comes back as data), or say trust_host=True."
-            )
+        options = self.engine.backend.sent(options, trust_host=trust_host)
         inputs = self.engine.forward(self._require_alike(self.encode(prompt)).inputs)
         inputs.pop("logits_to_keep", None)
-        if self.served is not None:  # without it nnsight would load the weights here
-            options |= {"remote": self.served.host.url, **options} if trust_host else {"backend": self.served.backend()}
         return self.engine.trace(**inputs, **options)
 
     @property
@@ -115,10 +101,8 @@ class VLM(Session):
             f"backbone {b.decoder or 'model'}: {b.n_layers} layers ({b.layers}), width {b.d_model}",
             f"readout {b.norm} -> {b.head}, scale {b.scale:g}, soft-capping {b.softcap}",
         ]
-        if self.served is not None:
-            facts = ", ".join(f"{name} {value}" for name, value in self.served.facts.items() if value)
-            lines.append(f"runs on {self.served.host.url} ({facts})")
-        elif not self.engine.dispatched:
+        lines += self.engine.backend.lines()
+        if not self.engine.computes:
             return "\n".join([*lines, "weights not loaded (meta device): not checked"])
         return "\n".join([*lines, *self.report.lines()])
 
@@ -197,18 +181,13 @@ def load(
         RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
     """
     count("batch_size", batch_size)
-    if remote:
-        given = {
-            "device": device, "dtype": None if dtype == "auto" else dtype, "device_map": device_map,
-            "quantization": quantization, "attn_implementation": attn_implementation,
-        }  # fmt: skip
-        if decided := [name for name in ON_HOST if given[name] is not None]:
-            raise ModelError(f"{', '.join(decided)}: on a host ({remote=}) that is the host's to decide. Leave it out.")
-        if isinstance(source, torch.nn.Module):
-            raise ModelError(f"A module is here already; a host ({remote=}) knows models by their Hub id.")
-        location = resolve(source)
-        if find_adapter(location, {"revision": revision, **hub_options(location, revision)}) is not None:
-            raise ModelError(f"{source} is an adapter; a host ({remote=}) serves whole models. Merge it into its base.")
+    kind = backend_for(remote)
+    given = {
+        "device": device, "dtype": None if dtype == "auto" else dtype, "device_map": device_map,
+        "quantization": quantization, "attn_implementation": attn_implementation,
+    }  # fmt: skip
+    kind.check_options(source, remote, revision, given)
+    if not kind.needs_weights:
         device = "meta"
     with LOADING:
         checkpoint = load_checkpoint(
@@ -222,17 +201,9 @@ def load(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-    served = None
-    if remote:
-        from xmi.remote import Served  # httpx and the like, for this alone
-
-        envoy = wrap(checkpoint)
-        envoy.revision = revision
-        served = Served(remote, envoy, wait=wait, resubmit=resubmit)
-        if check:
-            _ = served.facts  # host, key, model and versions, before anything is paid for
-    vlm = VLM(Engine.start(checkpoint, served), batch_size=batch_size)
-    if check and (vlm.engine.dispatched or served is not None):
+    backend = kind.open(remote, checkpoint, revision=revision, wait=wait, resubmit=resubmit, check=check)
+    vlm = VLM(Engine.start(checkpoint, backend), batch_size=batch_size)
+    if check and vlm.engine.computes:
         _ = vlm.report
     return vlm
 

@@ -16,7 +16,7 @@ import xmi
 from tests.zoo.family import build
 from tests.zoo.models import llama, llava, qwen2_vl
 from tests.zoo.oracle import prompts_for
-from xmi.model.engine import context_length
+from xmi.model.context_length import context_length
 from xmi.prompt import Prompt, Prompts, Segment
 from xmi.vlm import VLM
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import xmi
 from tests.zoo.models import ZOO, build, llama, llava, tokenizer
 from tests.zoo.oracle import prompts_for
+from xmi.backend.local import LocalBackend
 from xmi.model import Engine, find_backbone, load_checkpoint
 from xmi.model.load import Checkpoint
 
@@ -31,7 +32,7 @@ def test_a_wrong_norm_is_refused() -> None:
     model, tool = build(llama)
     wrong = replace(find_backbone(model), norm="model.layers.0.input_layernorm")
     torch.nn.init.uniform_(model.get_submodule(wrong.norm).weight)
-    engine = Engine(load_checkpoint(model, processor=tool), wrong)
+    engine = Engine(load_checkpoint(model, processor=tool), wrong, LocalBackend())
     with pytest.raises(xmi.ModelError, match=r"differ from the model's logits by .* of the largest logit"):
         engine.examine(None)
 

@@ -184,7 +184,7 @@ def test_overriding_takes_two_requests(server: Loopback, far: VLM, near: VLM) ->
 def test_a_base_llm_is_compared_on_the_host(server: Loopback, far: VLM, near: VLM) -> None:
     base = xmi.load("organism-llm", remote=server.url)
     assert all(tensor.is_meta for tensor in base.model.parameters())
-    assert base.served is not None and base.served.key != far.served.key  # type: ignore[union-attr]
+    assert base.engine.backend.key != far.engine.backend.key  # type: ignore[attr-defined]
     here, told = xmi.load("organism-llm", device="cpu", dtype="float32"), ["France : Paris", "Italy :"]
     one, two = near.compare_base(here, told), far.compare_base(base, told)
     assert np.isfinite(one.moved).all() and np.isnan(two.moved).all()  # how far weights moved is not known of a host's

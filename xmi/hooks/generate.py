@@ -5,21 +5,15 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
 
 from xmi.errors import ModelError, PromptError
-from xmi.hooks.hooked import eager_if
-from xmi.kernels import generate_kernel
-from xmi.model import Engine, guard_of, guards_in
-from xmi.model.engine import first_line
+from xmi.model import Engine, guard_of
 from xmi.prompt import Batch, PromptLike, check_room, new_tokens
 from xmi.prompt.token_bytes import TokenBytes
 from xmi.session import Session
@@ -34,9 +28,6 @@ REFUSED = {
     "tokenizer": "the model's own is used",
 }
 """Options that transformers knows and xmi does not hand on, and why."""
-
-TRAVELS = (int, float, str, bool, list, tuple, dict, type(None), torch.Tensor)
-"""What an option may be for a host: everything else is code."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +81,7 @@ def _generated(engine: Engine, batch: Batch, max_new_tokens: int | None, options
     inputs = engine.forward(batch.inputs)
     for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
         inputs.pop(name, None)
-    if engine.host is not None:
-        [made] = engine.map(generate_kernel, [(inputs, asked)])
-    else:
-        if "assistant_tokenizer" in asked or asked.get("stop_strings") or _set(options, "stop_strings"):
-            asked["tokenizer"] = tokenizer
-        with _all_alone(engine, asked), eager_if(engine), torch.no_grad():
-            try:
-                made = engine.model.generate(**inputs, **asked)  # type: ignore[operator]
-            except (ValueError, TypeError, NotImplementedError) as error:
-                if not _of_options(error):
-                    raise
-                raise PromptError(
-                    f"{engine.checkpoint.name} does not generate with {_listed(asked)}: {first_line(error)}"
-                ) from error
+    made = engine.backend.generate(engine, inputs, asked)
     if not isinstance(made, torch.Tensor):
         raise PromptError(REFUSED["return_dict_in_generate"])
     ids = _continuations(engine, batch, made.cpu(), new)
@@ -154,8 +132,6 @@ def _options(engine: Engine, max_new_tokens: int | None, options: Mapping[str, A
             )
     if _set(options, "return_dict_in_generate"):
         raise PromptError(f"generate takes no return_dict_in_generate: {REFUSED['return_dict_in_generate']}.")
-    if engine.host is not None and (code := [n for n, value in options.items() if not isinstance(value, TRAVELS)]):
-        raise PromptError(f"{', '.join(code)}: objects do not travel to a host, which runs no code of yours.")
     if max_new_tokens is None:
         max_new_tokens = _set(options, "max_new_tokens") or DEFAULT
     asked: dict[str, Any] = {"max_new_tokens": new_tokens(max_new_tokens), **options}
@@ -172,27 +148,3 @@ def _options(engine: Engine, max_new_tokens: int | None, options: Mapping[str, A
 def _set(options: Mapping[str, Any], name: str) -> Any:
     """What a generation configuration among the options says."""
     return getattr(options.get("generation_config"), name, None)
-
-
-def _of_options(error: Exception) -> bool:
-    """Whether transformers says of options that they do not go together; other errors are the model's or a hook's."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return "transformers/generation/" in Path(last.filename).as_posix()
-
-
-def _listed(asked: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}"[:80] for name, value in asked.items() if name != "tokenizer")
-
-
-@contextmanager
-def _all_alone(engine: Engine, asked: Mapping[str, Any]) -> Iterator[None]:
-    """The model alone, and with it a model that assists it; guards of several models are taken in one order."""
-    assistant = asked.get("assistant_model")
-    guards = {engine.guard, *(guards_in(assistant) if isinstance(assistant, torch.nn.Module) else ())}
-    with ExitStack() as stack:
-        for guard in sorted(guards, key=id):
-            stack.enter_context(guard)
-        stack.enter_context(engine.alone())
-        if "tokenizer" in asked:  # looks for the strings to stop at in its vocabulary
-            stack.enter_context(guard_of(asked["tokenizer"]))
-        yield

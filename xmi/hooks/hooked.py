@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import torch
 
 from xmi.arguments import LEFT
 from xmi.errors import HookError
-from xmi.model import Anatomy, Block, Engine, attention, open_blocks, select
+from xmi.model import Anatomy, Block, Engine, select
+from xmi.model.modes import eager_if, warn_of_eager
 from xmi.session import Session
 
 Names = Annotated[str | Sequence[str] | Callable[[str], bool], LEFT]
@@ -75,11 +75,7 @@ def hooked(engine: Engine, anatomy: Anatomy, fwd_hooks: Hooks, bwd_hooks: Hooks 
     """Every forward of this context runs with the hooks while the block is open; see `VLM.hooks`."""
     forward = read_hooks("fwd_hooks", fwd_hooks, anatomy)
     backward = read_hooks("bwd_hooks", bwd_hooks, anatomy)
-    if engine.host is not None:
-        raise HookError(
-            "Hook functions run where the model does, and a host runs no code of yours but in a trace: write with "
-            "vlm.trace(...), or load the model here."
-        )
+    engine.backend.require("hooks", engine.checkpoint.name)
     block = Block(engine.guard, patterns=any(anatomy.points[name].pattern for name, _ in (*forward, *backward)))
     attached = ExitStack()
     try:
@@ -239,30 +235,6 @@ def check_finite(found: dict[str, torch.Tensor], real: torch.Tensor | None = Non
 
 def _dtype(value: torch.Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
-
-
-def warn_of_eager(engine: Engine) -> None:
-    """Says that attention is switched, if it is, where the user called xmi."""
-    if engine.attention != "eager":
-        level, frame = 1, inspect.currentframe()
-        while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("xmi", "contextlib"):
-            level, frame = level + 1, frame.f_back
-        warnings.warn(
-            f"Attention patterns exist only in eager attention: this call runs with it in place of {engine.attention}, "
-            "which changes numbers within rounding.",
-            stacklevel=level,
-        )
-
-
-@contextmanager
-def eager_if(engine: Engine, patterns: bool = False) -> Iterator[None]:
-    """Eager attention, if patterns are wanted here or by a block of hooks that is open; the guard must be held."""
-    wanted = patterns or any(block.patterns for block in open_blocks(engine.guard))
-    if wanted and engine.attention != "eager":
-        with attention(engine.model, engine.backbone, "eager"):
-            yield
-    else:
-        yield
 
 
 def _attach_root(engine: Engine, block: Block) -> Callable[[], None]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 
-from xmi.errors import HookError, ModelError, PromptError
+from xmi.errors import HookError, PromptError
 from xmi.hooks.cache import ActivationCache
-from xmi.hooks.hooked import Hooks, Names, check_finite, eager_if, hooked, warn_of_eager
-from xmi.kernels import cache_kernel
-from xmi.model import Block, Engine, select
+from xmi.hooks.hooked import Hooks, Names, check_finite, hooked
+from xmi.model import Engine, select
+from xmi.model.modes import eager_if, gradients
 from xmi.prompt import Batch, PromptLike
 from xmi.session import Session
 
@@ -115,36 +114,19 @@ def _kept(
     length = batch.inputs["input_ids"].shape[1]
     slots = None if positions is None else _columns(batch, positions) - length
     keep = length if slots is None else -int(slots.min())
-    if engine.host is not None:
-        if grad:
-            raise ModelError("Gradients stay where the model is: load it here, or take them in vlm.trace(...).")
-        places = [[anatomy.points[n].module, anatomy.points[n].side] for n in chosen]
-        [(logits, values)] = engine.map(cache_kernel, [(engine.forward(batch.inputs, keep=keep), places, slots)])
-        kept = {n: value.to(device) if device is not None else value for n, value in zip(chosen, values, strict=True)}
-        check_finite(kept, batch.inputs["attention_mask"].bool() if slots is None else None)
-        return logits, ActivationCache(kept, {**card, "attention": str(engine.host.facts.get("attention", ""))})
-    shelf = _Shelf(slots, whole=grad)
-    patterns, block = any(anatomy.points[n].pattern for n in chosen), Block(engine.guard)
-    with engine.alone(), ExitStack() as stack:
-        if patterns:
-            warn_of_eager(engine)
-        stack.enter_context(eager_if(engine, patterns))
-        for name in chosen:
-            point = anatomy.points[name]
-            keeper = shelf.keeper(block, name, point.pattern, device)
-            stack.callback(point.attach(engine.model, keeper).remove)
-        with block.opened(), gradients(grad):
-            logits = engine.model(**engine.forward(batch.inputs, keep=keep)).logits
-        used = engine.attention
-    lacking = [n for n in chosen if n not in shelf.kept]
+    if grad:
+        engine.backend.require("gradients", session.name)
+    points = {name: anatomy.points[name] for name in chosen}
+    inputs = engine.forward(batch.inputs, keep=keep)
+    logits, kept, attention = engine.backend.cache(engine, inputs, points, slots, device=device, grad=grad)
+    lacking = [n for n in chosen if n not in kept]
     if lacking and names is not None:
         raise HookError(
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''} did not run for these prompts: the model "
             "skips that part without an image. Give every prompt an image, or leave these names out."
         )
-    kept = {n: shelf.kept[n] for n in chosen if n in shelf.kept}
     check_finite(kept, batch.inputs["attention_mask"].bool() if slots is None else None)
-    return shelf.cut(logits), ActivationCache(kept, {**card, "attention": used})
+    return logits, ActivationCache(kept, {**card, "attention": attention})
 
 
 def run(engine: Engine, batch: Batch, *, grad: bool = False) -> Float[torch.Tensor, "batch position vocab"]:
@@ -164,19 +146,6 @@ def run(engine: Engine, batch: Batch, *, grad: bool = False) -> Float[torch.Tens
     return logits
 
 
-@contextmanager
-def gradients(wanted: bool) -> Iterator[None]:
-    """Runs with or without gradients, whatever the surroundings are.
-
-    Raises:
-        HookError: They are wanted where torch records none.
-    """
-    if wanted and torch.is_inference_mode_enabled():
-        raise HookError("grad=True has no effect inside torch.inference_mode(): leave that out.")
-    with torch.set_grad_enabled(wanted):
-        yield
-
-
 def _columns(batch: Batch, positions: str | Sequence[str]) -> Int[torch.Tensor, "row slot"]:
     names = [positions] if isinstance(positions, str) else positions
     if not isinstance(names, (list, tuple)) or not names or not all(type(n) is str for n in names):
@@ -185,64 +154,3 @@ def _columns(batch: Batch, positions: str | Sequence[str]) -> Int[torch.Tensor, 
             "mean different tokens in rows of different length."
         )
     return torch.stack([batch.columns(n) for n in names], 1)
-
-
-def _unplaced(name: str) -> bool:
-    """Whether an activation has no position axis of the prompt's: image features before they enter the prompt."""
-    return name in ("vision.hook_out", "projector.hook_out")
-
-
-class _Shelf:
-    """Activations of one forward, cut to the slots that are wanted.
-
-    Attributes:
-        kept: By hook name.
-    """
-
-    def __init__(self, slots: Int[torch.Tensor, "row slot"] | None, *, whole: bool = False) -> None:
-        """Takes what is wanted.
-
-        Args:
-            slots: The slots' columns, counted from the end, or None for all positions.
-            whole: Without slots, keep the very tensors that the forward goes on with, so that there are gradients with
-                respect to them.
-        """
-        self.kept: dict[str, torch.Tensor] = {}
-        self.slots = slots
-        self.whole = whole and slots is None
-        # With left padding the last token stands in one column; a slice of it is cheaper than an index.
-        shared = slots is not None and slots.shape[1] == 1 and bool((slots == slots[0]).all())
-        self.column = int(slots[0, 0]) if slots is not None and shared else None
-        self.placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def keeper(
-        self, block: Block, name: str, pattern: bool, device: str | torch.device | None
-    ) -> Callable[[torch.Tensor], torch.Tensor | None]:
-        """What keeps one activation when it is handed it, in the forward that the block is open for."""
-
-        def keep(value: torch.Tensor) -> torch.Tensor | None:
-            if not block.acts:
-                return None
-            part = value if _unplaced(name) else self.cut(value, 2 if pattern else 1)
-            part = part.to(device) if device is not None else part
-            if not self.whole:  # a view would hold the whole
-                same = part.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
-                part = part.clone() if same else part
-            # A tower may look at tiles one by one.
-            again = name in self.kept and _unplaced(name)
-            self.kept[name] = torch.cat([self.kept[name], part]) if again else part
-            return value if self.whole else None
-
-        return keep
-
-    def cut(self, value: torch.Tensor, axis: int = 1) -> torch.Tensor:
-        """The slots' part of something [row, position, ...], or with axis 2 [row, head, position, ...]."""
-        if self.slots is None:
-            return value
-        if self.column is not None:
-            return value.narrow(axis, value.shape[axis] + self.column, 1)
-        if value.device not in self.placed:
-            rows = torch.arange(len(self.slots), device=value.device)[:, None]
-            self.placed[value.device] = (rows, self.slots.to(value.device))
-        rows, columns = self.placed[value.device]
-        return value[rows, columns] if axis == 1 else value[rows, :, columns].transpose(1, 2)

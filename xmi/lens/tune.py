@@ -71,11 +71,7 @@ def tune_lens(
     given: Sequence[Any] = prompts if apart else [prompts]  # type: ignore[assignment]
     with ExitStack() as stack:
         pairs = [stack.enter_context(session.prepared(some, "reading residuals")) for some in given]
-        if engine.host is not None:
-            raise ModelError(
-                f"{session.name} is on a host, and a lens is trained through the model's own unembedding: train "
-                "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here."
-            )
+        engine.backend.require("training", session.name)
         sets = [several for several, _ in pairs]
         every = [p for several in sets for p in several]
         aside = hold_out([item(p) for p in every], held_out, seed)

@@ -5,8 +5,7 @@ from xmi.model.anatomy import Anatomy
 from xmi.model.attention import attention
 from xmi.model.backbone import Backbone, find_backbone
 from xmi.model.check import CheckReport, Probes, check_model
-from xmi.model.engine import Engine, Host
-from xmi.model.gather import Call
+from xmi.model.engine import Engine
 from xmi.model.guard import LOADING, Block, Guard, guard_of, guarded, guards_in, once, open_blocks
 from xmi.model.hook_points import Point, from_end, full_name, select
 from xmi.model.load import Checkpoint, load_checkpoint
@@ -16,12 +15,10 @@ __all__ = [
     "Anatomy",
     "Backbone",
     "Block",
-    "Call",
     "CheckReport",
     "Checkpoint",
     "Engine",
     "Guard",
-    "Host",
     "Point",
     "Probes",
     "attention",

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from threading import get_ident
-from types import CodeType
-from typing import Any, NoReturn, Protocol, TypeVar
-from weakref import WeakSet
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
-from nnsight import TransformersModel
-from nnsight.intervention.interleaver import Interleaver
-from nnsight.intervention.tracer import InterleavingTracer
-from nnsight.modeling.tp import TPFragments
 
 from xmi.errors import HookError, ModelError, PromptError
-from xmi.kernels import cache_kernel
 from xmi.model.backbone import Backbone, find_backbone
-from xmi.model.check import CheckReport, Inputs, Probes, check_model, text_probe
-from xmi.model.check_cache import remembered
+from xmi.model.check import CheckReport, Inputs, text_probe
+from xmi.model.context_length import context_length
 from xmi.model.finite import ADVICE, holds_nan, overflow
-from xmi.model.gather import Call, request, together
-from xmi.model.guard import LOADING, Guard, Inside, guard_of, no_hooks, once, open_blocks
-from xmi.model.hosted import check_hosted, prove
+from xmi.model.guard import Guard, guard_of, once, open_blocks
 from xmi.model.load import Checkpoint
+
+if TYPE_CHECKING:
+    from xmi.backend import Backend
 
 T = TypeVar("T")
 
@@ -40,105 +33,6 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def context_length(config: Any) -> int | None:
-    """The longest sequence that a text configuration allows, or None if it does not say.
-
-    That is `max_position_embeddings`, under whichever name (`n_positions`, `max_seq_len`). Rotary positions may be
-    stretched beyond it: YaRN and dynamic scaling are set up by the length trained on and a factor. A sliding window
-    limits what a token sees, not how many there are.
-    """
-    names = ("max_position_embeddings", "n_positions", "max_seq_len")
-    given = next((found for name in names if (found := getattr(config, name, None))), None)
-    if not isinstance(given, int) or given < 1:
-        return None
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kinds = [rope, *rope.values()] if isinstance(rope, Mapping) else []  # one for each type of layer, or for all
-    reach = []
-    for kind in (k for k in kinds if isinstance(k, Mapping) and (k.get("rope_type") or k.get("type"))):
-        if (kind.get("rope_type") or kind.get("type")) in ("yarn", "dynamic") and (factor := kind.get("factor")):
-            reach.append(max(given, int(float(factor) * (kind.get("original_max_position_embeddings") or given))))
-        else:
-            reach.append(given)
-    return min(reach, default=given)
-
-
-class Host(Protocol):
-    """Where kernels run, if not in this process."""
-
-    envoy: Any
-    """The nnsight model, without weights."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the host says of itself: `dtype` of the model, versions, ..."""
-
-    def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Runs kernels, given with their arguments after the model, in one request."""
-
-    def about(self, label: str) -> AbstractContextManager[None]:
-        """Names what the requests inside are for."""
-
-
-def wrap(tool: Checkpoint) -> Any:
-    """The nnsight model around a checkpoint, with its weights or without."""
-    model: Any = tool.model
-    # nnsight 0.8.1 makes a pipeline around a module, which moves it to a device; without weights that fails, so it is
-    # given the id and makes a module of its own. It must be handed the processor: by itself it looks for one in a way
-    # that fails under transformers 5.23 ("Impossible to guess which processor to use").
-    bare = next(model.parameters()).is_meta
-    source = model.name_or_path if bare else model
-    given: dict[str, Any] = {"tokenizer": tool.tokenizer, "task": "text-generation"}
-    if tool.processor is not None:
-        given = {"processor": tool.processor, "task": "image-text-to-text"}
-    if not bare:  # one for a host travels with every job, and nothing of xmi's is there
-        given["interleaver"] = _OwnThread(fragments=TPFragments())
-    with LOADING:
-        envoy = TransformersModel(source, **given)
-    if bare:
-        _BARE.add(envoy)
-    return envoy
-
-
-class _OwnThread(Interleaver):  # type: ignore[misc]
-    """An interleaver of traces that sees the forwards of the tracing thread alone.
-
-    nnsight's flag is one for all threads: the model, called by another one meanwhile, would serve its activations to
-    the trace.
-    """
-
-    _tracing: int | None = None
-
-    @property
-    def interleaving(self) -> bool:
-        """Whether this thread runs a trace."""
-        return self._tracing is not None and self._tracing == get_ident()
-
-    @interleaving.setter
-    def interleaving(self, runs: bool) -> None:
-        self._tracing = get_ident() if runs else None
-
-
-_BARE: WeakSet[Any] = WeakSet()
-"""nnsight models that must stay without weights."""
-_dispatch = TransformersModel.dispatch
-
-
-def _refuse_weights(envoy: Any) -> None:
-    """Stands before nnsight 0.8.1's `dispatch`, by which a trace that is sent nowhere loads the weights unasked.
-
-    On the class, because what stands on an instance would travel to a host with every job.
-    """
-    if envoy in _BARE:
-        raise ModelError(
-            f"{envoy.repo_id} was loaded without its weights, and this would load them here. Trace with "
-            "vlm.trace(...), which runs on the host, or load the model here (without remote= and device='meta')."
-        )
-    _dispatch(envoy)
-
-
-TransformersModel.dispatch = _refuse_weights
-
-
 @dataclass(frozen=True)
 class Engine:
     """A checkpoint with its backbone and its nnsight envoy.
@@ -146,21 +40,21 @@ class Engine:
     Attributes:
         checkpoint: Model, processor and identity.
         backbone: Where its language backbone is.
-        host: Where kernels run, if not here; the checkpoint has no weights then.
+        backend: Where it computes.
     """
 
     checkpoint: Checkpoint
     backbone: Backbone
-    host: Host | None = None
+    backend: Backend
 
     @classmethod
-    def start(cls, checkpoint: Checkpoint, host: Host | None = None) -> Engine:
+    def start(cls, checkpoint: Checkpoint, backend: Backend) -> Engine:
         """Finds the backbone.
 
         Raises:
             ModelError: The backbone cannot be found.
         """
-        return cls(checkpoint, find_backbone(checkpoint.model), host)
+        return cls(checkpoint, find_backbone(checkpoint.model), backend)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -171,6 +65,11 @@ class Engine:
     def dispatched(self) -> bool:
         """Whether the weights are there (not on the meta device)."""
         return self.device.type != "meta"
+
+    @property
+    def computes(self) -> bool:
+        """Whether it can compute: the weights are there, or need not be."""
+        return self.dispatched or not self.backend.needs_weights
 
     def examine(self, image: Callable[[], tuple[Inputs, Inputs]] | None, *, again: bool = False) -> CheckReport:
         """The self-check, or what an earlier one of the same files under the same versions found.
@@ -183,33 +82,20 @@ class Engine:
             ModelError: The check fails, or the weights are not there.
         """
 
-        def check() -> CheckReport:
-            pictures, why = None, ""
+        def look() -> tuple[tuple[Inputs, Inputs] | None, str]:
             try:
-                pictures = image() if image is not None else None
+                return (image() if image is not None else None), ""
             except PromptError as error:
-                why = str(error)
+                return None, str(error)
             except CRASHES as error:
                 raise ModelError(
                     f"{self.checkpoint.name}: its processor cannot encode an image ({type(error).__name__}: "
                     f"{first_line(error)}). Are its configuration files complete?"
                 ) from error
-            if self.host is not None:
-                return check_hosted(self, pictures, (why,) if why else ())
-            probes = Probes(text_probe(self.model, self.backbone, self._usable()), pictures, why)
-            try:
-                with no_hooks():
-                    return check_model(self.model, self.backbone, probes)
-            except CRASHES as error:
-                raise ModelError(
-                    f"{self.checkpoint.name}: the self-check could not run the model ({type(error).__name__}: "
-                    f"{first_line(error)}). Does a plain forward run? check=False puts the check off."
-                ) from error
 
         self.require_weights()
         with self.alone():
-            # A host may serve another build tomorrow: what it proved is not remembered.
-            return check() if self.host is not None else remembered(self.checkpoint, check, again=again)
+            return self.backend.examine(self, look, again=again)
 
     @cached_property
     def guard(self) -> Guard:
@@ -248,22 +134,21 @@ class Engine:
             "once, not per call) and pass on what it takes and gives: prompts, task vectors and results can be pickled."
         )
 
-    @once
-    def proof(self) -> dict[str, float]:
-        """What a host proved of its model on two texts; see `proof_kernel`."""
-        return prove(self, *text_probe(self.model, self.backbone, self._usable()))
-
     def require_weights(self) -> None:
         """Refuses to compute with a model whose weights were never loaded, and are on no host either.
 
         Raises:
             ModelError: The model is on the meta device.
         """
-        if not self.dispatched and self.host is None:
+        if not self.computes:
             raise ModelError(
                 f"{self.checkpoint.name} was loaded without its weights (device='meta'): it can be looked at and "
                 "prompts can be encoded, but nothing can be computed. Load it on a real device."
             )
+
+    def probe(self) -> tuple[Inputs, Inputs]:
+        """Two text inputs of ordinary words that differ in the last token."""
+        return text_probe(self.model, self.backbone, self._usable())
 
     def _usable(self) -> list[int]:
         """Ids of ordinary words: no special tokens, no image placeholders."""
@@ -293,12 +178,7 @@ class Engine:
     @property
     def dtype(self) -> torch.dtype:
         """The precision the model computes in (the weights of a quantised model are stored in another)."""
-        if self.host is not None:
-            named: torch.dtype = getattr(torch, str(self.host.facts["dtype"]))
-            return named
-        model: Any = self.model
-        found: torch.dtype = model.dtype
-        return found
+        return self.backend.dtype(self)
 
     @property
     def exact(self) -> bool:
@@ -340,17 +220,11 @@ class Engine:
         Raises:
             HookError: Hooks on the model are active in this context.
         """
-        envoy = self.envoy
-        if self.host is not None or arguments.get("remote"):  # the tracer travels; who runs it guards it
-            return envoy.trace(**arguments)
-        if arguments.get("trace", True):
-            return envoy.trace(**{"tracer_cls": partial(_Alone, self), **arguments})
-        with self.alone():
-            return envoy.trace(**arguments)
+        return self.backend.trace(self, arguments)
 
     @once
     def _envoy(self) -> Any:
-        return self.host.envoy if self.host is not None else wrap(self.checkpoint)
+        return self.backend.envoy(self)
 
     @cached_property
     def paths(self) -> dict[str, Any]:
@@ -391,18 +265,7 @@ class Engine:
         own = any(hasattr(m, "get_rope_index") for m in (model, getattr(model, "model", None)))
         if own or "position_ids" not in self.arguments:
             return False
-        if self.host is not None:
-            return bool(self.proof["positions"])
-        if not self.dispatched:
-            return True
-        inputs = text_probe(model, self.backbone, self._usable())[0]
-        positions = torch.arange(inputs["input_ids"].shape[1], device=self.device)[None]
-        try:
-            with self.alone(), no_hooks(), torch.no_grad():
-                one, two = (model(**inputs, **p, use_cache=False).logits for p in ({}, {"position_ids": positions}))
-        except CRASHES:  # it needs an image
-            return False
-        return torch.equal(one, two)
+        return self.backend.takes_positions(self)
 
     @cached_property
     def arguments(self) -> frozenset[str]:
@@ -422,11 +285,7 @@ class Engine:
         Raises:
             ModelError: It gave NaN; the error says where in the model that begins.
         """
-        if self.host is None:
-            return [self._run(kernel, given) for given in arguments]
-        found = request(self.host.run, [(kernel, given) for given in arguments])
-        # Activations of whole prompts may hold anything at padding; who asks for them looks at the rest.
-        return found if kernel is cache_kernel else [self.numbers(one, ()) for one in found]
+        return self.backend.map(self, kernel, arguments)
 
     def numbers(self, found: T, given: tuple[Any, ...]) -> T:
         """What a kernel, or a forward, gave: an argmax over NaN would look like an answer.
@@ -458,10 +317,6 @@ class Engine:
         mask = inputs.get("attention_mask")
         return overflow(kept, mask.bool() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None)
 
-    def _run(self, kernel: Callable[..., T], given: tuple[Any, ...]) -> T:
-        with self.alone():
-            return self.numbers(kernel(self.envoy, *given), given)
-
     def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Does several things that do not need one another's results; on a host they share requests.
 
@@ -472,17 +327,11 @@ class Engine:
         Returns:
             What they return.
         """
-        return [task() for task in tasks] if self.host is None else together(tasks, apart=apart)
+        return self.backend.together(tasks, apart=apart)
 
     def place(self, inputs: Inputs) -> Inputs:
         """An encoded batch on the model's device and in its precision; on a host, kernels see to that."""
-        if self.host is not None:
-            return inputs
-        dtype = self.dtype
-        return {
-            name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in inputs.items()
-        }
+        return self.backend.place(self, inputs)
 
     def forward(self, inputs: Inputs, keep: int = 1) -> dict[str, Any]:
         """An encoded batch as arguments of one forward that keeps the logits of the last `keep` tokens.
@@ -501,17 +350,3 @@ class Engine:
         """
         back = columns - inputs["input_ids"].shape[1]
         return self.forward(inputs, keep=-int(back.min())), back
-
-
-class _Alone(InterleavingTracer):  # type: ignore[misc]
-    """A trace that runs alone."""
-
-    def __init__(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.engine: Any = engine
-
-    def execute(self, code: CodeType) -> None:
-        """Runs the block along with the model's forward."""
-        engine, self.engine = self.engine, None  # a tracer that is kept must not keep the weights
-        with engine.alone(), engine.guard.around(Inside("the block of a trace")):
-            super().execute(code)

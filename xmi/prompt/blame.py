@@ -45,7 +45,7 @@ def images_named(engine: Engine, encoder: Encoder, prompts: Sequence[Prompt]) ->
 
 
 def _blamed(engine: Engine, encoder: Encoder, prompts: Sequence[Prompt]) -> str | None:
-    if engine.host is not None or any(isinstance(prompt, EncodedPrompt) for prompt in prompts):
+    if any(isinstance(prompt, EncodedPrompt) for prompt in prompts):
         return None
     images = list(lone_images(prompts))
     ordinary = free_prompt("<image>is", Image.effect_noise((224, 224), 50.0))[0]
@@ -56,6 +56,7 @@ def _blamed(engine: Engine, encoder: Encoder, prompts: Sequence[Prompt]) -> str 
 
 def _fails(engine: Engine, encoder: Encoder, prompt: Prompt) -> bool:
     try:
+        engine.backend.require("hooks", engine.checkpoint.name)  # the model itself, here
         with engine.alone(), torch.no_grad():
             engine.model(**engine.forward(encoder.encode([prompt]).inputs))
     except Exception:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from xmi.backend import Call
 from xmi.errors import RemoteError
 from xmi.kernels import (
     cache_kernel,
@@ -25,7 +26,6 @@ from xmi.kernels import (
     stream_kernel,
     sweep_kernel,
 )
-from xmi.model import Call
 from xmi.remote.on_host import facts_kernel
 
 SPARE = 2**20

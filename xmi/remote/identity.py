@@ -14,8 +14,8 @@ import httpx
 import torch
 from nnsight.modeling.huggingface import _ID_CACHE
 
+from xmi.backend import Call
 from xmi.errors import RemoteError
-from xmi.model import Call
 from xmi.remote.pytree import raw, split
 
 

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from nnsight.schema.response import Status
 
+from xmi.backend import Call
 from xmi.errors import JobError, RemoteError
-from xmi.model import Call
 from xmi.remote.expected import SPARE, check, expected, largest, sizes
 from xmi.remote.host import Away, Host, Refused
 from xmi.remote.identity import fingerprint

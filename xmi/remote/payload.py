@@ -17,8 +17,8 @@ from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
+from xmi.backend import Call
 from xmi.errors import RemoteError
-from xmi.model import Call
 from xmi.remote.on_host import run_calls
 from xmi.remote.pytree import raw, split
 

@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from xmi.backend import ON_HOST
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
 from xmi.model.options import find_device
@@ -16,7 +17,7 @@ from xmi.study.grid import subjects
 from xmi.study.plan import FOLDER, LOADING, Loading, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.prompts import asks, follows, reads, sweeps
 from xmi.vector.base_comparison import check_shapes
-from xmi.vlm import ON_HOST, VLM, load
+from xmi.vlm import VLM, load
 
 WAITING = ("remote", "wait", "resubmit")
 """Options of `xmi.load` that are about a host."""

@@ -159,22 +159,20 @@ def _complete(
         models = _load_models(subjects, store.identity, options, tell)
         if store.begun and (moved := _moved(store.begun_with())):
             tell(f"Versions changed since this run was begun: {moved}. Each cell records its own.")
-        hosts = {name: vlm.served.said for name, vlm in models.items() if vlm.served is not None}
+        hosts = {name: found for name, vlm in models.items() if (found := vlm.engine.backend.provenance)}
         facts = {name: _facts(vlm, subjects[name], store.identity) for name, vlm in models.items()}
         store.begin(facts, _provenance(tasks, store.identity, options, hosts))
         count = count_workers(workers, [vlm.model for vlm in models.values()])
         with ExitStack() as stack:
             for vlm in models.values():
-                if vlm.served is not None:
-                    stack.enter_context(vlm.served.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
+                stack.enter_context(vlm.engine.backend.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
             work = _Work(store, cells, tasks, subjects, models)
             for _ in range(ROUNDS):
                 work.run(lacking, tell, count)
                 if not (lacking := _lacking(store, cells)):
                     break
             for vlm in models.values():
-                if vlm.served is not None:
-                    vlm.served.jobs.release(PROOF)
+                vlm.engine.backend.release(PROOF)
         if lacking:
             raise RunError(
                 f"{next(iter(lacking.values()))}, though it was just computed: does something else write there?"
@@ -229,16 +227,15 @@ class _Work:
 
         def do(cell: Cell) -> float:
             start = time.perf_counter()
-            served = [vlm.served for vlm in self.models.values() if vlm.served is not None]
+            backends = [vlm.engine.backend for vlm in self.models.values()]
             with ExitStack() as stack:
-                for host in served:
-                    stack.enter_context(host.about(cell.key))
-                # On a host a cell's requests must not depend on what this process asked before: the next process picks
-                # them up by their content.
-                result = self.compute(cell, Memory() if served else memory)
+                for backend in backends:
+                    stack.enter_context(backend.about(cell.key))
+                own = any(backend.keeps_requests for backend in backends)
+                result = self.compute(cell, Memory() if own else memory)
                 self.store.put(cell, result, needs_of(cell, self.cells), made_with(self.models[cell.model]))
-            for host in served:
-                host.jobs.release(cell.key)
+            for backend in backends:
+                backend.release(cell.key)
             return time.perf_counter() - start
 
         before = [cell for cell in self.cells if cell not in lacking]
@@ -261,20 +258,8 @@ class _Work:
 def made_with(vlm: VLM) -> dict[str, str]:
     """Versions of what a cell's numbers depend on, precision and kind of device; a host's, if they come from there."""
     here = {"python": platform.python_version(), **versions(), "dtype": str(vlm.engine.dtype).removeprefix("torch.")}
-    here["device"] = _device(vlm)
-    if vlm.served is None:
-        return here
-    return here | {f"host's {name}": str(value) for name, value in vlm.served.said.items() if name in _ON_HOST}
-
-
-def _device(vlm: VLM) -> str:
-    """The kind of device that a model is on, or that the host says it is on."""
-    if vlm.served is None:
-        return str(vlm.engine.device.type)
-    return str(vlm.served.said.get("device", "unknown")).partition(":")[0]
-
-
-_ON_HOST = ("nnsight", "torch", "transformers", "python", "accelerator")
+    here["device"] = vlm.engine.backend.device(vlm.engine)
+    return here | vlm.engine.backend.versions
 
 
 def _load_models(
@@ -299,7 +284,7 @@ def _facts(vlm: VLM, subject: Subject, identity: Identity) -> dict[str, Any]:
         **({"weights": vlm.revision} if subject.role == "untrained" else {}),
         "class": type(vlm.model).__name__,
         "dtype": str(vlm.engine.dtype).removeprefix("torch."),
-        "device": _device(vlm),
+        "device": vlm.engine.backend.device(vlm.engine),
         "layers": b.n_layers,
         "width": b.d_model,
     }

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from xmi.arguments import outside
+from xmi.backend.base import Rows
 from xmi.errors import JobError, RemoteError, VectorError
-from xmi.kernels import blend, rows_kernel, score, sweep_kernel
-from xmi.model import Block, Engine, attention
+from xmi.kernels import sweep_kernel
+from xmi.model import Engine
 from xmi.model.engine import CRASHES, first_line
 from xmi.prompt import Batch, Encoder, Prompt
 
@@ -98,11 +97,8 @@ def sweep(
     """
     if patch.mode not in MODES:
         raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
-    if engine.host is None:
-        engine.require_no_hooks()
-        with engine.alone():  # how a kind of sweep is done is found once
-            return _swept(engine, encoder, batch, patch, targets, new)
-    return _swept(engine, encoder, batch, patch, targets, new)
+    with engine.backend.hold(engine):  # how a kind of sweep is done is found once
+        return _swept(engine, encoder, batch, patch, targets, new)
 
 
 def _swept(
@@ -162,12 +158,12 @@ def _prove(
     )
     bound = TOLERANCE.get(engine.dtype, 0.3) if engine.exact else 0.3
     plain = partial(_rows, engine, encoder, batch, few, targets, new)
-    expected = plain() if engine.host is None else None
+    expected = engine.backend.ahead(plain)
     why = ""
     for way in WAYS[:-1]:
         packed = partial(_packed, engine, batch, few, targets, new, way)
         try:
-            with nullcontext() if engine.host is None else engine.host.about(PROOF):
+            with engine.backend.about(PROOF):
                 found, *again = engine.together([packed, *([plain] if expected is None else [])], apart=True)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -204,7 +200,7 @@ def _packed(
             for s in range(0, sets, groups)
         ]
         try:
-            with _masked(engine):
+            with engine.backend.masked(engine):
                 found = engine.map(
                     sweep_kernel,
                     ((inputs, engine.paths, p.vectors, list(p.layers), back, *fixed) for row in rows for p in row),
@@ -233,25 +229,6 @@ def _joined(parts: Sequence[torch.Tensor], across: int, some: int) -> torch.Tens
         sets = row[0].shape[1] // some
         groups.append(torch.cat([part.reshape(len(part), sets, -1, *part.shape[2:]) for part in row], 2))
     return torch.cat([clean, torch.cat(groups, 1).flatten(1, 2)], 1)
-
-
-@contextmanager
-def _masked(engine: Engine) -> Iterator[None]:
-    """Attention that takes a mask: FlashAttention and its like know causal masks only."""
-    used = engine.attention
-    if engine.host is not None:  # the attention there is the host's
-        yield
-        return
-    if used in ("sdpa", "eager"):
-        yield
-        return
-    if "attention" not in engine.ways:
-        engine.ways["attention"] = "sdpa"
-        warnings.warn(
-            f"Packed runs need a mask, which {used} does not take: sweeps run with sdpa.", stacklevel=outside()
-        )
-    with attention(engine.model, engine.backbone, "sdpa"):
-        yield
 
 
 def _rows(
@@ -290,53 +267,14 @@ def _run_rows(
     batch = encoder.encode([prompt] * len(entries))
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
     inputs = engine.forward(batch.inputs, keep=-int(back.min()))
-    if engine.host is not None:
-        given = list(patch.layers), [list(entry or ()) for entry in entries], back, target.expand(len(entries))
-        [found] = engine.map(
-            rows_kernel, [(inputs, engine.paths, patch.vectors, *given, patch.mode, patch.strength, new)]
-        )
-        return Swept(*found)
-    with _patched(engine, patch, entries, back), torch.no_grad():
-        if new == 1:
-            logits = engine.model(**inputs).logits[:, -1:]
-            ids = logits.argmax(-1).cpu()
-        else:
-            for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
-                inputs.pop(name, None)
-            options = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None}
-            pad = encoder.tokenizer.pad_token_id
-            made = engine.model.generate(**inputs, **options, max_new_tokens=new, pad_token_id=pad)  # type: ignore[operator]
-            logits, ids = made.logits[0][:, None], torch.stack([step.argmax(-1) for step in made.logits], 1).cpu()
-    _, log_probability, rank = score(engine.numbers(logits, (inputs,)), target.expand(len(entries)), 1)
-    return Swept(ids, log_probability[:, 0], rank[:, 0])
-
-
-@contextmanager
-def _patched(
-    engine: Engine, patch: Patch, entries: Sequence[tuple[int, int] | None], back: Int[torch.Tensor, " row"]
-) -> Iterator[None]:
-    """Writes each row's vector after its layer, in the first forward (a cache keeps what it did)."""
-    done: set[int] = set()
-    block = Block(engine.guard)
-
-    def hook(place: int) -> Callable[..., Any]:
-        rows = [r for r, entry in enumerate(entries) if entry is not None and entry[1] == place]
-        values = [patch.vectors[entries[r][0], place] for r in rows]  # type: ignore[index]
-
-        def write(_module: Any, _args: Any, output: Any) -> Any:
-            if place in done or not rows or not block.acts:
-                return output
-            done.add(place)
-            state = (output[0] if isinstance(output, tuple) else output).clone()
-            old = state[rows, back[rows]]
-            state[rows, back[rows]] = blend(old, torch.stack(values).to(old), patch.mode, patch.strength)
-            return (state, *output[1:]) if isinstance(output, tuple) else state
-
-        return write
-
-    with ExitStack() as stack:
-        for place, layer in enumerate(patch.layers):
-            module = engine.model.get_submodule(f"{engine.backbone.layers}.{layer}")
-            stack.callback(module.register_forward_hook(hook(place)).remove)
-        stack.enter_context(block.opened())
-        yield
+    patched = Rows(
+        patch.vectors,
+        list(patch.layers),
+        [list(entry or ()) for entry in entries],
+        back,
+        target.expand(len(entries)),
+        patch.mode,
+        patch.strength,
+        new,
+    )
+    return Swept(*engine.backend.rows(engine, inputs, patched))

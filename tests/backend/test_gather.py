@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmi.model.gather import Call, request, together
+from xmi.backend.gather import Call, request, together
 
 
 class Server:

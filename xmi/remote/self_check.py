@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xmi.errors import ModelError
 from xmi.kernels import proof_kernel, sight_kernel
 from xmi.model.anatomy import Anatomy
 from xmi.model.check import TOLERANCE, CheckReport, Inputs
+from xmi.model.engine import Engine
 from xmi.model.hook_points import BLOCK_HOOKS, OUTER, Point
-
-if TYPE_CHECKING:
-    from xmi.model.engine import Engine
 
 WHY = "on a host xmi reads the residual stream and the final norm; parts of blocks cannot be proven from here"
 
 
-def prove(engine: Engine, one: Inputs, two: Inputs) -> dict[str, float]:
+def prove(engine: Engine) -> dict[str, float]:
     """What `proof_kernel` finds on two texts; see there."""
-    b = engine.backbone
+    b, (one, two) = engine.backbone, engine.probe()
     given = engine.forward(one), engine.forward(two), engine.paths, b.scale, b.softcap
     [found] = engine.map(proof_kernel, [(*given, "position_ids" in engine.arguments)])
     return dict(found)
 
 
-def check_hosted(engine: Engine, pictures: tuple[Inputs, Inputs] | None, remarks: tuple[str, ...]) -> CheckReport:
+def check_hosted(
+    engine: Engine, proof: dict[str, float], pictures: tuple[Inputs, Inputs] | None, remarks: tuple[str, ...]
+) -> CheckReport:
     """The report on a hosted model.
 
     Args:
         engine: The model.
+        proof: What the host proved on two texts.
         pictures: Two encodings of one prompt, with a picture and with a blank one.
         remarks: What could not be checked.
 
     Raises:
         ModelError: The readout differs from the model's logits, a block's residual is dead, or images have no effect.
     """
-    name, proof = engine.checkpoint.name, engine.proof
+    name = engine.checkpoint.name
     bound = TOLERANCE.get(engine.dtype, 5e-2)
     if not proof["readout"] <= bound:
         raise ModelError(

@@ -1,0 +1,64 @@
+"""A new place where models compute is a class and a line of the registry: nothing else knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+
+import xmi
+from xmi.backend import BACKENDS, backend_for
+from xmi.backend.local import LocalBackend
+from xmi.remote import RemoteBackend
+
+PROMPTS = ["Q:Greece\nA:", "Q:a red apple\nA:"]
+
+
+class Elsewhere(LocalBackend):
+    """A place that counts what it is asked, and lets nobody write into its models."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @classmethod
+    def open(cls, remote: bool | str, checkpoint: Any, **_: Any) -> Elsewhere:
+        return cls()
+
+    def map(self, engine: Any, kernel: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        self.asked.append(kernel.__name__)
+        return super().map(engine, kernel, arguments)
+
+    def require(self, need: str, name: str) -> None:
+        if need == "hooks":
+            raise xmi.HookError(f"no hooks on {name}")
+
+    def lines(self) -> list[str]:
+        return ["runs elsewhere"]
+
+
+def test_the_address_chooses_the_place() -> None:
+    assert backend_for(False) is LocalBackend
+    for remote in (True, "https://api.ndif.us", "http://127.0.0.1:9", "HTTPS://x", "no address", "ftp://x"):
+        assert backend_for(remote) is RemoteBackend, remote
+
+
+def test_a_place_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "elsewhere", f"{__name__}:Elsewhere")
+    near, far = xmi.load("organism"), xmi.load("organism", remote="elsewhere://rack")
+    assert "runs elsewhere" in far.describe() and "runs elsewhere" not in near.describe()
+    asked = far.engine.backend.asked  # type: ignore[attr-defined]
+    assert torch.equal(far.residuals(PROMPTS).values, near.residuals(PROMPTS).values)
+    assert asked == ["residual_kernel"]
+    assert far.generate(PROMPTS, max_new_tokens=2).texts == near.generate(PROMPTS, max_new_tokens=2).texts
+    with pytest.raises(xmi.HookError, match="no hooks on"):
+        far.run_with_hooks(PROMPTS, fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: value)])
+
+
+def test_a_model_without_weights_refuses_to_load_them_in_a_trace() -> None:
+    bare = xmi.load("organism", device="meta")
+    with pytest.raises(xmi.ModelError, match="can be looked at"):
+        bare.residuals(PROMPTS)
+    with pytest.raises(xmi.ModelError, match="would load them here"), bare.engine.envoy.trace("France :"):
+        bare.engine.envoy.output.save()
