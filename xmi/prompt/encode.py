@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import chain, groupby, islice, pairwise
+from itertools import pairwise
 from typing import Any
 from unicodedata import normalize
 
@@ -15,10 +14,11 @@ from jaxtyping import Int
 from xmi.byte_text import shown
 from xmi.errors import PromptError
 from xmi.model import guard_of, guarded
+from xmi.prompt.acceptable import acceptable
 from xmi.prompt.batch import Batch, Side, arrange
 from xmi.prompt.chat import chat_prompt
 from xmi.prompt.encoded import EncodedPrompt, as_tensors, rows_of
-from xmi.prompt.image_grid import Size, image_grids, image_runs, likely_image_id, places, tile_shapes, tile_side
+from xmi.prompt.image_places import image_places
 from xmi.prompt.processor import Feeder, token_text
 from xmi.prompt.prompt import Prompt, Segment, Template
 from xmi.prompt.token_bytes import TokenBytes
@@ -94,7 +94,7 @@ class Encoder:
             raise PromptError("There are no prompts to encode.")
         if encoded := [p for p in prompts if isinstance(p, EncodedPrompt)]:
             return self._again(encoded, len(prompts), padding_side)
-        prompts = [self._own(prompt) for prompt in prompts]
+        prompts = [acceptable(prompt, self._feeder.marks, self.placeholder) for prompt in prompts]
         inputs, recorder = self._feeder.give(prompts, _side(padding_side))
         self._finish(inputs, prompts)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -111,7 +111,7 @@ class Encoder:
                     raise
                 first[row, real], last[row, real] = alone
         tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
-        return Batch(inputs, tuple(prompts), first, last, tokens, self._patches(prompts, inputs, first))
+        return Batch(inputs, tuple(prompts), first, last, tokens, self._places(prompts, inputs, first))
 
     @guarded
     def accept(self, given: Any, padding_side: Side = "left") -> Batch:
@@ -138,11 +138,10 @@ class Encoder:
                 "its own tokenizer."
             )
         arrange(inputs, _side(padding_side))
-        name = token_text(self.processor)
-        prompts, first = rows_of(inputs, self.tokenizer, self.tokenizer.convert_tokens_to_ids(name) if name else None)
+        prompts, first = rows_of(inputs, self.tokenizer, self._image_id())
         self._finish(inputs, prompts)
         tokens = tuple(tuple(self._feeder.spell(row)) for row in inputs["input_ids"].tolist())
-        return Batch(inputs, prompts, first, first.copy(), tokens, self._patches(prompts, inputs, first))
+        return Batch(inputs, prompts, first, first.copy(), tokens, self._places(prompts, inputs, first))
 
     @guarded
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
@@ -271,54 +270,6 @@ class Encoder:
                     found.append(token)
         return tuple(dict.fromkeys(found))
 
-    def _own(self, prompt: Prompt) -> Prompt:
-        """A prompt as this model can be given it: without what it puts around an image by itself.
-
-        Raises:
-            PromptError: The prompt is empty, is not text that can be encoded, or means an image by text.
-        """
-        prompt = self._unframed(prompt)
-        if not any(segment.text or segment.image is not None for segment in prompt.segments):
-            raise PromptError("The prompt is empty.")
-        for image, run in groupby(prompt.segments, lambda s: s.image is not None):
-            text = "" if image else "".join(segment.text for segment in run)
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise PromptError(
-                    f"The text {text[:80]!r} holds half of a character (a lone surrogate, {text[error.start]!r}) at "
-                    f"place {error.start}: remove it, or decode the text anew."
-                ) from error
-            if mark := min((mark for mark in self._feeder.marks if mark in text), key=len, default=""):
-                raise PromptError(
-                    f"The text {text[:80]!r} contains the image placeholder {mark!r} of this model: pass images as "
-                    f"images, not as text: xmi.free_prompt(text, [image], marker={mark!r})."
-                )
-        return prompt
-
-    def _unframed(self, prompt: Prompt) -> Prompt:
-        """A prompt without the tokens around an image that come with the model's placeholder as well."""
-        mark = min(self._feeder.marks, key=len, default="")
-        head, _, tail = (self.placeholder or "").partition(mark) if mark else ("", "", "")
-        if not head and not tail:
-            return prompt
-        segments = list(prompt.segments)
-        for i in (i for i, segment in enumerate(segments) if segment.image is not None):
-            before = segments[i - 1] if i else Segment("text")
-            after = segments[i + 1] if i + 1 < len(segments) else Segment("text")
-            ends = before.text.endswith(head), after.text.startswith(tail)
-            if all(ends):
-                if head:
-                    segments[i - 1] = replace(before, text=before.text.removesuffix(head))
-                if tail:
-                    segments[i + 1] = replace(after, text=after.text.removeprefix(tail))
-            elif (ends[0] and head) or (ends[1] and tail):
-                raise PromptError(
-                    f"An image is framed on one side only, in {prompt.text[:120]!r}: write {head!r} before and "
-                    f"{tail!r} after it, or neither."
-                )
-        return replace(prompt, segments=tuple(segments))
-
     def _check_mixture(self, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> None:
         """Refuses a processor that makes something else of a text because an image stands in another prompt."""
         plain = [row for row, prompt in enumerate(prompts) if not prompt.images]
@@ -351,6 +302,17 @@ class Encoder:
         alone = given["input_ids"][0, given["attention_mask"][0] > 0].tolist()
         return self._trace(prompt, ids, recorder.pieces(0, 1)) if alone == list(ids) else None
 
+    def _image_id(self) -> int | None:
+        """The id of the token by which the processor means an image, if it names one."""
+        name = token_text(self.processor)
+        found: int | None = self.tokenizer.convert_tokens_to_ids(name) if name else None
+        return found
+
+    def _places(
+        self, prompts: Sequence[Prompt], inputs: dict[str, torch.Tensor], first: Int[np.ndarray, "row column"]
+    ) -> Int[np.ndarray, "row column 3"]:
+        return image_places(prompts, inputs, first, image_id=self._image_id(), patch_grid=self.patch_grid)
+
     def _expansions(self, prompt: Prompt) -> dict[int, list[int]]:
         """The tokens of each image, seen in a copy of the prompt in which no two images stand side by side."""
         segments: list[Segment] = []
@@ -366,39 +328,6 @@ class Encoder:
         ids = apart.inputs["input_ids"][0].numpy()
         images = [i for i, segment in enumerate(segments) if segment.image is not None]
         return {number[i]: ids[apart.first[0] == i].tolist() for i in images}
-
-    def _image_id(self, regions: Sequence[Sequence[int]]) -> int | None:
-        """The id that stands for pieces of a prompt's images."""
-        found = likely_image_id(regions)
-        name = token_text(self.processor)
-        return int(self.tokenizer.convert_tokens_to_ids(name)) if found is None and name else found
-
-    def _patches(
-        self, prompts: Sequence[Prompt], inputs: dict[str, torch.Tensor], first: Int[np.ndarray, "row column"]
-    ) -> Int[np.ndarray, "row column 3"]:
-        ids = inputs["input_ids"].numpy()
-        where = [
-            (row, np.flatnonzero(first[row] == i))
-            for row, prompt in enumerate(prompts)
-            for i, segment in enumerate(prompt.segments)
-            if segment.image is not None
-        ]
-        regions = [ids[row, columns].tolist() for row, columns in where]
-        image_ids = {
-            row: self._image_id([r for r, (i, _) in zip(regions, where, strict=True) if i == row]) for row, _ in where
-        }
-        sizes: Sequence[Size | None] = image_grids(inputs, len(regions)) or [None] * len(regions)
-        lengths = [
-            [len(run) for run in image_runs(region, image_ids[row])]
-            for region, (row, _) in zip(regions, where, strict=True)
-        ]
-        every = list(chain.from_iterable(lengths))
-        side, shapes = tile_side(inputs, every, self.patch_grid), iter(tile_shapes(inputs, every))
-        found = np.full((*ids.shape, 3), -1)
-        for (row, columns), region, size, runs in zip(where, regions, sizes, lengths, strict=True):
-            mine = list(islice(shapes, len(runs)))
-            found[row, columns] = places(region, image_ids[row], size, side, self.patch_grid, mine)
-        return found
 
 
 def _side(side: Side) -> Side:
