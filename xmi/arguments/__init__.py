@@ -8,8 +8,8 @@ No library does this: pydantic's `validate_call` copies what it is given and can
 list for a tuple and no number of numpy's for a number.
 """
 
-from xmi.arguments.bounds import LEFT, Bounds
+from xmi.arguments.bounds import LEFT
 from xmi.arguments.callers import forwarding, outside
 from xmi.arguments.calls import check_calls
 
-__all__ = ["LEFT", "Bounds", "check_calls", "forwarding", "outside"]
+__all__ = ["LEFT", "check_calls", "forwarding", "outside"]

@@ -12,7 +12,7 @@ from xmi.arguments.annotations import ArrayLike
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a number must lie between, both ends included; stands in `Annotated[int, Bounds(1)]`.
+    """What a number must lie between, both ends included.
 
     Attributes:
         low: The least.

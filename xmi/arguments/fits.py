@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from xmi.arguments.annotations import MAPPINGS, SEQUENCES, SEVERAL, ArrayLike
-from xmi.arguments.bounds import Bounds
 from xmi.arguments.words import told
 
 
@@ -34,11 +33,7 @@ def fit(value: Any, kind: Any) -> Any:
         return value
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        value = fit(value, inner[0])
-        for bounds in inner[1:]:
-            if isinstance(bounds, Bounds) and not bounds.low <= value <= bounds.high:
-                raise Misfit
-        return value
+        return fit(value, inner[0])
     if origin in (Union, types.UnionType):
         return _fit_one(value, inner)
     if kind is None or kind is type(None):

@@ -9,7 +9,6 @@ import typing
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from xmi.arguments.annotations import MAPPINGS, SEQUENCES, SEVERAL, ArrayLike
-from xmi.arguments.bounds import Bounds
 
 _WORDS: dict[Any, str] = {
     ArrayLike: "an array",
@@ -24,8 +23,7 @@ def wanted(kind: Any) -> str:
     """An annotation in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        bounds = " ".join(str(part) for part in inner[1:] if isinstance(part, Bounds))
-        return f"{wanted(inner[0])} {bounds}".strip()
+        return wanted(inner[0])
     if origin in (Union, types.UnionType):
         words = list(dict.fromkeys(wanted(part) for part in inner))
         return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
