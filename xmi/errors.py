@@ -1,7 +1,26 @@
 """The exceptions of xmi.
 
 One base class, so that `except xmi.XmiError` catches everything xmi refuses on purpose, and one subclass for each
-kind of thing a user can get wrong. Every message names the thing, what was found and what to do.
+kind of thing a user can get wrong. Every message names the thing, what was found and what to do. docs/errors.md has an
+example of each.
+
+The hierarchy (in brackets what else a class is, so that `except ValueError` works as elsewhere):
+
+    XmiError
+    - ArgumentError (TypeError, ValueError)
+    - StorageError
+    - ModelError
+    - TaskError
+    - PromptError
+      - SlotError
+    - VectorError (ValueError)
+    - MeasureError (ValueError)
+    - NotMeasuredError (KeyError)
+    - HookError
+    - RunError
+    - RemoteError
+      - JobError
+    XmiWarning (UserWarning)
 """
 
 
