@@ -12,6 +12,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from tests.command import run_xmi
+from tests.shapes import check_shapes
 
 # Set before anything imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,6 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("XMI_CACHE", tempfile.mkdtemp(prefix="xmi-tests-"))
 # Tiny models gain nothing from threads, and on a busy machine threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+check_shapes()
 
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
 settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)

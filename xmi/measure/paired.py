@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from numpy.typing import ArrayLike
 from scipy.stats import false_discovery_control
 
@@ -42,7 +42,7 @@ class Paired:
 
 
 def paired(
-    differences: Float[np.ndarray, "item measure"],
+    differences: Num[np.ndarray, "item measure"],
     tasks: ArrayLike,
     *,
     confidence: float = CONFIDENCE,

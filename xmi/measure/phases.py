@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from xmi.errors import MeasureError
 from xmi.measure.boundaries import Boundaries, bootstrap_boundaries, mean_shares, resampled_means
@@ -45,7 +45,7 @@ class Phases(Result):
     label: str
     depth: tuple[str, ...]
     probability: Float[np.ndarray, "prompt depth 3"]
-    rank: Float[np.ndarray, "prompt depth 3"]
+    rank: Num[np.ndarray, "prompt depth 3"]
     top_tokens: tuple[tuple[tuple[str, float], ...], ...]
     units: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Phases(Result):
     model: str = ""
     slot: str = "last"
     other_labels: Float[np.ndarray, "prompt depth"] | None = None
-    other_labels_rank: Float[np.ndarray, "prompt depth"] | None = None
+    other_labels_rank: Num[np.ndarray, "prompt depth"] | None = None
     label_words: tuple[str, ...] = ()
 
     @property

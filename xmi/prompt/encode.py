@@ -213,7 +213,7 @@ class Encoder:
             if not prompt.answer:
                 raise PromptError(f"Prompt {number} has no answer to compare with: {prompt.text[-60:]!r}")
             found.append(self.first_token(template.delimiter, prompt.answer))
-        return torch.tensor(found)
+        return torch.tensor(found, dtype=torch.long)
 
     @guarded
     def first_tokens(self, before: str, labels: Sequence[str]) -> set[int]:

@@ -63,15 +63,17 @@ class Patch:
 class Swept:
     """What came out; entry 0 is the clean run, entry 1 + s * len(layers) + i is set s patched after layers[i].
 
+    There is an axis of rows, except in what is put together row by row.
+
     Attributes:
         ids: The greedy continuation.
         log_probability: Of the answer's first token, in nats.
         rank: Of it, 0 = top.
     """
 
-    ids: Int[torch.Tensor, "row entry new"]
-    log_probability: Float[torch.Tensor, "row entry"]
-    rank: Int[torch.Tensor, "row entry"]
+    ids: Int[torch.Tensor, "*row entry new"]
+    log_probability: Float[torch.Tensor, "*row entry"]
+    rank: Int[torch.Tensor, "*row entry"]
 
 
 def sweep(

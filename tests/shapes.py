@@ -1,0 +1,41 @@
+"""Shapes in annotations, checked at every call while tests run.
+
+jaxtyping's import hook decorates the functions and dataclasses of every module of xmi that writes shapes; axes of one
+name must have one length within a call. Left out is what hosts get as source text: `xmi.kernels` and `xmi.remote`.
+Only arrays are looked at: other arguments are the business of `xmi.arguments`, which knows what may stand for what.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from beartype import beartype
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
+AS_SOURCE = ("kernels", "remote")
+KINDS = ("Float[", "Int[", "Bool[", "Num[", "UInt8[", "Shaped[")
+
+
+def modules() -> list[str]:
+    """The modules that write shapes."""
+    rooms = [path for path in (ROOT / "xmi").iterdir() if path.stem not in AS_SOURCE]
+    files = [file for room in rooms for file in ([room] if room.suffix == ".py" else room.rglob("*.py"))]
+    writing = [file for file in files if "from jaxtyping import" in file.read_text(encoding="utf-8")]
+    return sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in writing)
+
+
+def arrays_only(function: Any) -> Any:
+    """The checker that jaxtyping applies: beartype, on the annotations that hold an array."""
+    notes = function.__annotations__
+    function.__annotations__ = {name: note for name, note in notes.items() if any(kind in str(note) for kind in KINDS)}
+    return beartype(function)
+
+
+def check_shapes() -> None:
+    """Checks from now on; to be called before anything imports xmi."""
+    install_import_hook(modules(), "tests.shapes.arrays_only")
+    from xmi import arguments
+
+    arguments._LIBRARIES.add("jaxtyping._decorator")  # its frames are not the user's
