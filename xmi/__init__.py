@@ -6,7 +6,11 @@ Example:
     >>> task = xmi.task("country-capital")
     >>> vector = vlm.task_vector(task.icl("text", shots=5))
     >>> sweep = vlm.transfer(vector, to=task.queries("image"))
-    >>> sweep.to_frame()
+    >>> sweep.to_frame()[["layer", "accuracy", "n"]].tail(3).round(2)
+       layer  accuracy   n
+    5      5      1.00  19
+    6      6      0.42  19
+    7      7      0.00  19
 """
 
 from __future__ import annotations

@@ -29,6 +29,13 @@ class ActivationCache(Mapping[str, torch.Tensor]):
     Attributes:
         activations: The tensors, in the order of execution.
         card: Where they came from: model, revision, dtype, attention implementation, prompts, tokens, slots, versions.
+
+    Example:
+        >>> logits, cache = vlm.run_with_cache("France :", names=["resid_post"])
+        >>> cache["blocks.5.hook_resid_post"].shape  # prompt, token, d_model
+        torch.Size([1, 4, 128])
+        >>> cache["blocks.5.hook_resid_post"] is cache["resid_post", 5]
+        True
     """
 
     activations: dict[str, torch.Tensor]

@@ -26,6 +26,11 @@ class Hook:
 
     Attributes:
         name: Full name of the hook.
+
+    Example:
+        >>> hook = xmi.Hook("blocks.3.hook_resid_post")
+        >>> hook.name, hook.layer()
+        ('blocks.3.hook_resid_post', 3)
     """
 
     name: str

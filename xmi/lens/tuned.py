@@ -74,6 +74,13 @@ class TunedLens:
         weight: What is added to the identity at each depth but the last, float32.
         bias: What is added to the residual.
         card: What it was trained on.
+
+    Example:
+        >>> lens = vlm.tune_lens(task.icl("text", n=8), steps=2)
+        >>> lens.weight.shape  # layer, d_model, d_model
+        torch.Size([8, 128, 128])
+        >>> vlm.lens(task.queries("text", n=2), lens=lens).probabilities.shape  # prompt, depth, k
+        (2, 9, 5)
     """
 
     weight: Float[torch.Tensor, "depth d_model d_model"]

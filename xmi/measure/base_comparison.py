@@ -140,6 +140,14 @@ def similarity_to_base(
         MeasureError: Different shapes, not one task per vector, or fewer than two tasks to centre.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4 (LLM to VLM).
+
+    Example:
+        >>> own = np.random.default_rng(0).normal(size=(2, 3, 4))  # task, layer, d_model
+        >>> found = measure.similarity_to_base(own, own, ["capital", "currency"])
+        >>> found.same.round(2)
+        array([[1., 1.],
+               [1., 1.],
+               [1., 1.]])
     """
     left, right = (np.asarray(v, dtype=np.float64) for v in (own, base))
     if left.ndim != 3 or left.shape != right.shape or len(tasks) != len(left) or len(set(tasks)) < len(left):

@@ -141,6 +141,13 @@ def compare(
 
     Raises:
         MeasureError: An item was asked of one method only, there are no items, or the score is unknown.
+
+    Example:
+        >>> bare = vlm.answers(task.queries("text"))
+        >>> shown = vlm.answers(task.icl("text", split="test", n=None))
+        >>> found = xmi.compare(shown, bare, names=("5 examples", "no context"))
+        >>> round(found.accuracy_a, 2), round(found.accuracy_b, 2), round(found.p, 4)
+        (1.0, 0.0, 0.0001)
     """
     return compare_all([(a, b, names)], score=score, confidence=confidence, resamples=resamples, seed=seed)[0]
 
@@ -167,6 +174,13 @@ def compare_all(
 
     Raises:
         MeasureError: As in `compare`.
+
+    Example:
+        >>> bare = vlm.answers(task.queries("text"))
+        >>> asked = {kind: vlm.answers(task.icl(kind, split="test", n=None)) for kind in ("text", "image")}
+        >>> pairs = [(found, bare, (kind, "no context")) for kind, found in asked.items()]
+        >>> [(found.a, found.p < 0.05) for found in measure.compare_all(pairs)]
+        [('text', True), ('image', True)]
     """
     # One side often stands in many pairs (a patch against each control).
     known = {id(side): _by_item(side, score) for a, b, _ in pairs for side in (a, b)}
@@ -222,6 +236,12 @@ def layerwise(
     Raises:
         NotMeasuredError: Unknown source.
         MeasureError: An item was asked on one side only, there are no items, or the score is unknown.
+
+    Example:
+        >>> sweep = vlm.transfer(vlm.task_vector(task.icl("text")), to=task.queries("text"))
+        >>> found = measure.layerwise(sweep, baseline=sweep.clean)
+        >>> found.to_frame().shape
+        (8, 9)
     """
     transfer = only_labelled(transfer)
     chosen = transfer.sources[0] if source is None and len(transfer.sources) == 1 else source
@@ -253,6 +273,12 @@ def answers_at(transfer: Transfer, source: str, layer: int) -> Answers:
 
     Raises:
         NotMeasuredError: Unknown source or layer.
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text"))
+        >>> sweep = vlm.transfer({"text": vector}, to=task.queries("text"))
+        >>> measure.answers_at(sweep, "text", layer=sweep.best_layer).accuracy().mean
+        1.0
     """
     s = _index(transfer, source)
     if layer not in transfer.layers:
@@ -284,6 +310,12 @@ def majority_answers(asked: Answers | Transfer, training: Mapping[str, Sequence[
 
     Raises:
         MeasureError: A task has no training labels.
+
+    Example:
+        >>> asked = vlm.answers(task.queries("text"))
+        >>> training = {task.name: [item.output for item in task.split("train")]}
+        >>> measure.majority_answers(asked, training).accuracy().mean
+        0.0
     """
     prompts = only_labelled(asked.clean if isinstance(asked, Transfer) else asked)
     lacking = [t for t in dict.fromkeys(prompts.tasks) if not training.get(t)]

@@ -122,6 +122,15 @@ def comparisons(
 
     Raises:
         MeasureError: The sides of a contrast were asked different items, or the score is unknown.
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text"))
+        >>> vectors = {"text ICL": vector, "control: random": xmi.random_like(vector)}
+        >>> splits = {kind: task.queries("text", split=kind) for kind in ("validation", "test")}
+        >>> sweeps = {f"text.{kind}": vlm.transfer(vectors, to=queries) for kind, queries in splits.items()}
+        >>> measure.comparisons({}, sweeps)[["contrast", "a", "b"]]
+                   contrast                a                       b
+        0  patch vs control  text ICL: patch  control: random: patch
     """
     found = [
         (contrast, target.modality, a, b)

@@ -108,6 +108,12 @@ def project(
 
     Raises:
         MeasureError: Unknown method, fewer than 3 points, or points of fewer than 2 dimensions.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(8, 2, 5))  # point, layer, d_model
+        >>> tasks, modalities = ["capital", "currency"] * 4, ["text"] * 4 + ["image"] * 4
+        >>> measure.project(points, tasks, modalities).points.shape  # layer, point, 2
+        (2, 8, 2)
     """
     values = checked(points, tasks, modalities, least=3)
     if values.shape[2] < 2:
@@ -154,6 +160,12 @@ def silhouette(
         points are one, and at layers where a point is zero, which then has no direction (with a warning).
 
     Source: P. J. Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 1987; scikit-learn's `silhouette_score`.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(8, 2, 5))  # point, layer, d_model
+        >>> tasks, modalities = ["capital", "currency"] * 4, ["text"] * 4 + ["image"] * 4
+        >>> measure.silhouette(points, tasks, modalities, permutations=99).by_task.round(2)
+        array([-0.04,  0.07])
     """
     values = checked(points, tasks, modalities, least=3)
     layers = range(values.shape[1])

@@ -156,6 +156,10 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " test"]:
         MeasureError: Values outside [0, 1].
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979.
+
+    Example:
+        >>> measure.holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
     """
     values = _checked(p)
     order = np.argsort(values, kind="stable")
@@ -179,6 +183,10 @@ def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, " test"]:
 
     Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", JRSS B 1995; scipy's
     `false_discovery_control`.
+
+    Example:
+        >>> measure.benjamini_hochberg([0.01, 0.04, 0.03])
+        array([0.03, 0.04, 0.04])
     """
     values = _checked(p)
     return np.asarray(false_discovery_control(values), dtype=float) if len(values) else values

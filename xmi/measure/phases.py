@@ -224,6 +224,11 @@ def boundaries(
 
     Raises:
         MeasureError: No measurement, or as `Phases.boundaries`.
+
+    Example:
+        >>> text = vlm.phases(task.icl("text", n=10))
+        >>> measure.boundaries({"text ICL": text}, resamples=100).layer.shape  # measurement, boundary
+        (1, 2)
     """
     several = [measured] if isinstance(measured, Phases) else measured
     found = list(several.values()) if isinstance(several, Mapping) else list(several)
@@ -237,6 +242,11 @@ def merge(label: str, parts: list[Phases]) -> Phases:
 
     Raises:
         MeasureError: No parts, or parts of different depth, or read by different lenses or at different slots.
+
+    Example:
+        >>> parts = [vlm.phases(xmi.task(name).icl("text", n=2)) for name in ("country-capital", "food-color")]
+        >>> measure.merge("text ICL", parts).probability.shape  # prompt, depth, phase
+        (4, 9, 3)
     """
     if not parts or any(p.depth != parts[0].depth for p in parts):
         raise MeasureError("merge needs at least one Phases, all of the same depth.")

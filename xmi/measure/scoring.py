@@ -38,6 +38,10 @@ def paper_hit(predicted: str, answer: str | Sequence[str], *, ignore_case: bool 
 
     Returns:
         Whether one is a prefix of the other, both non-empty after stripping.
+
+    Example:
+        >>> measure.paper_hit(" Par", "Paris"), measure.paper_hit(" London", "Paris")
+        (True, False)
     """
     if not isinstance(answer, str):
         return any(paper_hit(predicted, label, ignore_case=ignore_case) for label in answer)
@@ -53,7 +57,12 @@ def _forms(text: str, ignore_case: bool) -> tuple[bytes, bytes]:
 
 
 def strict_hit(predicted_id: int, answer_id: int | Collection[int]) -> bool:
-    """Whether the predicted token is a label's first token as it is tokenised in the prompt."""
+    """Whether the predicted token is a label's first token as it is tokenised in the prompt.
+
+    Example:
+        >>> measure.strict_hit(7, 7), measure.strict_hit(7, {8, 9})
+        (True, False)
+    """
     return predicted_id == answer_id if isinstance(answer_id, int) else predicted_id in answer_id
 
 

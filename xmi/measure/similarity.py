@@ -83,6 +83,11 @@ def cosine_per_layer(
     Raises:
         MeasureError: The vectors have another shape, or not one label and group each.
         VectorError: NaN or infinite values; the vectors and layers are named.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(3, 2, 8))  # vector, layer, d_model
+        >>> measure.cosine_per_layer(points, ["a", "b", "c"]).values.shape  # layer, vector, vector
+        (2, 3, 3)
     """
     points = np.asarray(vectors, dtype=np.float64)
     if points.ndim != 3 or len(labels) != points.shape[0]:

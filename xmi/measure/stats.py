@@ -54,6 +54,11 @@ def wilson(mean: float, n: int, confidence: float = 0.95) -> Proportion:
         MeasureError: `mean` lies outside [0, 1] or `n` is negative.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+    Example:
+        >>> found = measure.wilson(0.5, n=20)
+        >>> round(found.low, 3), round(found.high, 3)
+        (0.299, 0.701)
     """
     if n < 0 or (n > 0 and not 0.0 <= mean <= 1.0) or not 0 < confidence < 1:
         raise MeasureError(
@@ -91,6 +96,11 @@ def accuracy(
 
     Raises:
         MeasureError: The arguments differ in length, or a hit is NaN or not in [0, 1].
+
+    Example:
+        >>> found = measure.accuracy([True, True, False, True], units=["a", "a", "b", "c"])
+        >>> found.n, round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+        (3, 0.667, 0.208, 0.939)
     """
     values: NDArray[Any] = np.asarray(hits, dtype=float)
     names: NDArray[Any] = np.asarray(units)

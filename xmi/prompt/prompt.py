@@ -25,12 +25,17 @@ ImageLike = str | Path | Image.Image
 
 @dataclass(frozen=True)
 class Template:
-    """How examples and queries are written; the default is that of Luo, Darrell and Bar (ICML 2025).
+    r"""How examples and queries are written; the default is that of Luo, Darrell and Bar (ICML 2025).
 
     Attributes:
         prefix: Before every input.
         delimiter: Between input and answer; its last token is where task vectors are read and patched.
         separator: After every example, and between an instruction and a query.
+
+    Example:
+        >>> plain = xmi.Template(prefix="", delimiter=" ->", separator="\n")
+        >>> xmi.task("country-capital", template=plain).icl("text", shots=1, n=1)[0].text
+        'Sudan ->Khartoum\nRwanda ->'
     """
 
     prefix: str = "Q:"
@@ -164,7 +169,7 @@ class Prompts(Sequence[Prompt]):
 
 
 def free_prompt(text: str, images: ImageLike | Sequence[ImageLike] = (), *, marker: str = "<image>") -> Prompts:
-    """A prompt of the user's own, with a marker in the place of every image.
+    r"""A prompt of the user's own, with a marker in the place of every image.
 
     Args:
         text: The text.
@@ -178,6 +183,11 @@ def free_prompt(text: str, images: ImageLike | Sequence[ImageLike] = (), *, mark
     Raises:
         PromptError: The numbers of markers and images differ, the prompt is empty, or something is not what its name
             says.
+
+    Example:
+        >>> prompt = xmi.free_prompt("Q: What is the capital of France?\nA:")
+        >>> vlm.encode(prompt).inputs["input_ids"].shape  # prompt, token
+        torch.Size([1, 14])
     """
     if not all(isinstance(given, str) for given in (text, marker)) or not marker:
         raise PromptError(

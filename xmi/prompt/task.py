@@ -110,6 +110,10 @@ class Task:
 
         Raises:
             TaskError: Unknown or empty split.
+
+        Example:
+            >>> [len(task.split(name)) for name in ("train", "validation", "test")]
+            [65, 11, 19]
         """
         if name not in SPLITS:
             raise TaskError(f"Unknown split {short(repr(name))}; the splits are {', '.join(SPLITS)}.")
@@ -128,7 +132,7 @@ class Task:
         split: str = "train",
         query: str | None = None,
     ) -> Prompts:
-        """In-context-learning prompts: `shots` examples, then a query.
+        r"""In-context-learning prompts: `shots` examples, then a query.
 
         Examples are drawn from the training items (or the split that `examples` names) without replacement and never
         hold the query's own item.
@@ -148,6 +152,13 @@ class Task:
 
         Raises:
             TaskError: Unknown modality or split, too few items, or an item without an image.
+
+        Example:
+            >>> prompts = task.icl("text", shots=2, n=3)
+            >>> len(prompts)
+            3
+            >>> prompts[0].text, prompts[0].answer
+            ('Q:France\nA:Paris\n\nQ:Philippines\nA:Manila\n\nQ:Portugal\nA:', 'Lisbon')
         """
         target = query or modality
         self._check_modality(modality, target)
@@ -173,6 +184,10 @@ class Task:
 
         Raises:
             TaskError: The task has no instruction.
+
+        Example:
+            >>> [prompt.text for prompt in task.instruction()][:1]
+            ['The capital city of the country:']
         """
         if not self.instructions:
             raise TaskError(f"Task {self.name} has no instruction: put one into its file.")
@@ -188,7 +203,7 @@ class Task:
         seed: int = 0,
         instruction: bool = False,
     ) -> Prompts:
-        """Context-free queries, the targets of a transfer.
+        r"""Context-free queries, the targets of a transfer.
 
         Args:
             modality: `text` or `image`.
@@ -202,6 +217,11 @@ class Task:
 
         Raises:
             TaskError: Unknown modality or split, or an item without an image.
+
+        Example:
+            >>> queries = task.queries("image")
+            >>> len(queries), queries[0].text, queries[0].answer
+            (19, 'Q:<image>\nA:', 'Rome')
         """
         self._check_modality(modality)
         _check_numbers(n=n, seed=seed)
@@ -264,6 +284,15 @@ def check_task(
 
     Raises:
         TaskError: Something is lacking; all faults of all tasks are listed.
+
+    Example:
+        >>> xmi.check_task(task, shots=5)  # nothing is wrong
+        >>> try:
+        ...     xmi.check_task(task, shots=500)
+        ... except xmi.TaskError as error:
+        ...     print(str(error)[:60])
+        The tasks have 1 fault(s):
+          country-capital: 65 train item(
     """
     _check_numbers(shots=shots)
     for task in tasks:

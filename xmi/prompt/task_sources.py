@@ -31,7 +31,12 @@ class _TaskFile(Wording):
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns the names of the tasks that come with xmi."""
+    """Returns the names of the tasks that come with xmi.
+
+    Example:
+        >>> xmi.task_names()
+        ('animal-latin', 'animal-young', 'country-capital', 'country-currency', 'food-color', 'food-flavor')
+    """
     return tuple(sorted(p.name.removesuffix(".json") for p in _home().iterdir() if p.name.endswith(".json")))
 
 
@@ -67,6 +72,11 @@ def load_task(
 
     Raises:
         TaskError: Unknown name, unreadable file, or faulty items; all faults are listed at once, with their places.
+
+    Example:
+        >>> task = xmi.task("country-capital")
+        >>> task.name, len(task.items), task.items[0].input, task.items[0].output
+        ('country-capital', 95, 'France', 'Paris')
     """
     if columns is not None:
         if not isinstance(columns, Mapping):

@@ -110,6 +110,15 @@ def run_study(
     Raises:
         TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder or plan that cannot be
         used, or a folder that another process is at work in. All of these are raised before anything is computed.
+
+    Example:
+        >>> small = {"tasks": ["country-capital"], "sources": ["text ICL"], "targets": ["text"], "prompts": 4}
+        >>> small |= {"seeds": [0], "controls": [], "experiments": [], "say": lambda line: None}
+        >>> results = xmi.run("organism", **small, out="runs/small")
+        >>> results.models, results.tasks
+        (('organism',), ('country-capital',))
+        >>> xmi.StudyResults("runs/small").transfer("organism", "text").layers  # read again
+        (0, 1, 2, 3, 4, 5, 6, 7)
     """
     given = prepare(
         plan, model=model, out=out, preset=preset, base=base, control=control, untrained=untrained,

@@ -26,6 +26,12 @@ def ensemble(*vectors: TaskVector | Iterable[TaskVector]) -> TaskVector:
     Raises:
         VectorError: Fewer than two vectors, something else than vectors, vectors of different tasks, shapes or
             templates, or with NaN.
+
+    Example:
+        >>> text, image = (vlm.task_vector(task.icl(kind)) for kind in ("text", "image"))
+        >>> both = xmi.ensemble(text, image)
+        >>> both.name, both.values.shape
+        ('country-capital · text ICL + image ICL', torch.Size([8, 128]))
     """
     found = several(vectors, "ensemble")
     if len(found) < 2:
@@ -67,6 +73,14 @@ def similarity(
 
     Raises:
         VectorError: Fewer than two vectors, something else than vectors, different shapes, or NaN or infinite values.
+
+    Example:
+        >>> text, image = (vlm.task_vector(task.icl(kind)) for kind in ("text", "image"))
+        >>> found = xmi.similarity(text, image)
+        >>> found.values.shape  # layer, vector, vector
+        (8, 2, 2)
+        >>> found.values[4, 0, 1].round(2)
+        np.float64(0.99)
     """
     names: list[str] | None = None
     if len(vectors) == 1 and isinstance(vectors[0], Mapping):

@@ -56,6 +56,14 @@ class TaskVector:
     Attributes:
         values: Residual after each block, float32.
         card: Where it came from.
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text", n=10))
+        >>> vector.name, vector.card.n, vector.values.shape  # layer, d_model
+        ('country-capital · text ICL', 10, torch.Size([8, 128]))
+        >>> path = vector.save("capital.safetensors")
+        >>> bool((xmi.TaskVector.load(path).values == vector.values).all())
+        True
     """
 
     values: Float[torch.Tensor, "layer d_model"]
@@ -137,6 +145,12 @@ def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
 
     Raises:
         VectorError: Not one task vector, or one with values that are not finite.
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text"))
+        >>> control = xmi.random_like(vector, seed=0)
+        >>> bool(np.allclose(control.values.norm(dim=-1), vector.values.norm(dim=-1)))
+        True
     """
     if not isinstance(vector, TaskVector):
         raise VectorError(f"random_like takes one task vector; found {type(vector).__name__}: {vector!r:.60}.")
