@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from xmi.hooks import ActivationCache, Hook
     from xmi.lens import TunedLens
-    from xmi.measure import compare
+    from xmi.measure.compare import compare
     from xmi.prompt import Template, check_task, free_prompt, task_names
     from xmi.prompt import load_task as task
     from xmi.study import StudyResults
