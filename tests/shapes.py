@@ -36,6 +36,6 @@ def arrays_only(function: Any) -> Any:
 def check_shapes() -> None:
     """Checks from now on; to be called before anything imports xmi."""
     install_import_hook(modules(), "tests.shapes.arrays_only")
-    from xmi import arguments
+    from xmi.arguments.callers import LIBRARIES
 
-    arguments._LIBRARIES.add("jaxtyping._decorator")  # its frames are not the user's
+    LIBRARIES.add("jaxtyping._decorator")  # its frames are not the user's

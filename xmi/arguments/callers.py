@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
-_LIBRARIES = {"functools", "dataclasses", "copy", "contextlib"}
+LIBRARIES = {"functools", "dataclasses", "copy", "contextlib"}
 """Modules that call on behalf of another."""
 _FORWARDING: set[types.CodeType] = set()
 """Functions of xmi that do."""
@@ -34,14 +34,14 @@ def from_outside(frame: Any) -> bool:
     """Whether a frame is of code that is not xmi's, nor of a library that calls on behalf of xmi."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
-        if name not in _LIBRARIES and name != _CALLS and frame.f_code not in _FORWARDING:
+        if name not in LIBRARIES and name != _CALLS and frame.f_code not in _FORWARDING:
             return not _is_inner(name)
         frame = frame.f_back
     return False  # only xmi begins greenlets with its own functions; threads begin with one of threading
 
 
 def _is_inner(module: str) -> bool:
-    return module in _LIBRARIES or module == "xmi" or module.startswith("xmi.")
+    return module in LIBRARIES or module == "xmi" or module.startswith("xmi.")
 
 
 def outside() -> int:
