@@ -38,19 +38,20 @@ if TYPE_CHECKING:
     )
     from xmi.hooks import ActivationCache, Hook
     from xmi.lens import TunedLens
+    from xmi.loading import load
     from xmi.measure.compare import compare
     from xmi.prompt import Template, check_task, free_prompt, task_names
     from xmi.prompt import load_task as task
     from xmi.study import StudyResults
     from xmi.study import run_study as run
     from xmi.vector import TaskVector, ensemble, random_like, similarity
-    from xmi.vlm import VLM, load
+    from xmi.vlm import VLM
 
 __version__ = "0.1.0"
 
 # Nothing heavy is imported before it is used: `import xmi` and `xmi --help` must not wait for torch.
 _HOME = {
-    "load": ("xmi.vlm", "load"),
+    "load": ("xmi.loading", "load"),
     "VLM": ("xmi.vlm", "VLM"),
     "ActivationCache": ("xmi.hooks", "ActivationCache"),
     "Hook": ("xmi.hooks", "Hook"),

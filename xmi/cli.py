@@ -19,9 +19,10 @@ import typer
 from pydantic import BaseModel
 
 from xmi.errors import XmiError
+from xmi.load_options import Loading
 from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
-from xmi.study.plan import Loading, Plan
+from xmi.study.plan import Plan
 from xmi.terminal import close_streams, open_streams, put, put_table, say
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ import xmi
 from tests.remote.compare import TOLERANCE, differences
 from tests.remote.loopback import EMBEDDED, KEY, Loopback
 from xmi.lens import TunedLens
+from xmi.loading import untrained
 from xmi.remote import host as host_module
 from xmi.vector import shared_pairs
 from xmi.vector import sweep as sweep_module
-from xmi.vlm import VLM, untrained
+from xmi.vlm import VLM
 
 CAPITAL, CURRENCY = xmi.task("country-capital"), xmi.task("country-currency")
 TEXT, IMAGE = CAPITAL.icl("text", shots=3, n=20), CAPITAL.icl("image", shots=2, n=3)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import xmi
 from tests.study.test_study import run
 from tests.zoo.world import make_world
+from xmi.loading import untrained
 from xmi.prompt import load_task
 from xmi.study import CONTROLS, SOURCES, dry_run
 from xmi.study.controls import BEFORE, derangement, shuffled
@@ -26,7 +27,6 @@ from xmi.study.grid import Cell
 from xmi.study.plan import make_plan, read_plan
 from xmi.study.prepare import prepare
 from xmi.study.prompts import reads
-from xmi.vlm import untrained
 
 
 @pytest.fixture(scope="module")

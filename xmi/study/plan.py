@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +22,8 @@ from pydantic import (
 from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
+from xmi.fields import MOST, Count, Number, Switch, Text
+from xmi.load_options import Loading
 from xmi.names import (
     IMAGE_ICL,
     INSTRUCTION,
@@ -78,9 +79,6 @@ equally good ones (Luo, Darrell and Bar, ICML 2025, section 3 and the published 
 FOLDER = "runs/study"
 """The run folder, unless another is named."""
 
-MOST = 10_000
-"""How many layers, seeds or tasks a plan may name, and the highest number that it may name."""
-
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -135,30 +133,7 @@ def _seeds(value: Any) -> Any:
     return _numbers(value)
 
 
-def _plain(value: Any) -> Any:
-    """Refuses what would be taken for a number though it is none: yes and no, and text."""
-    if isinstance(value, (bool, str)):
-        raise ValueError(f"expected a number, found {kind(value)}")
-    return value
-
-
-def _map(value: Any) -> Any:
-    if value is not None and not (isinstance(value, (str, dict)) and value):
-        raise ValueError(f"expected auto, or a device for each module, found {kind(value)}")
-    return value
-
-
-def _host(value: Any) -> Any:
-    if value is not None and not (isinstance(value, bool) or (isinstance(value, str) and value)):
-        raise ValueError(f"expected the address of a host, or true for the configured one, found {kind(value)}")
-    return value
-
-
-Number = Annotated[int, BeforeValidator(_plain), Field(ge=0, lt=MOST)]
-Count = Annotated[int, BeforeValidator(_plain), Field(le=MOST)]
-Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
-Switch = Annotated[bool, Field(strict=True)]
 
 
 class Plan(BaseModel):
@@ -256,26 +231,6 @@ class Running(BaseModel):
     preset: Literal["paper"] | None = Field(None, description="paper: the paper's protocol.")
     out: Text | None = Field(None, description=f"Run folder; an interrupted run continues there ({FOLDER}).")
     workers: Count | None = Field(None, ge=1, description="Processes on a CPU (as fits the model).")
-
-
-class Loading(BaseModel):
-    """Options of `xmi.load` that a plan file may hold; each is a flag, too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    device: Text | None = Field(None, description="Where the model goes: cpu, cuda, cuda:1 (a GPU if there is one).")
-    dtype: Text | None = Field(None, description="float32, bfloat16, float16, or auto (auto).")
-    batch_size: Count | None = Field(None, ge=1, description="Prompts per forward (16).")
-    device_map: Annotated[Any, AfterValidator(_map)] = Field(None, description="Spread the model over devices: auto.")
-    quantization: Literal["8bit", "4bit"] | None = Field(None, description="8bit or 4bit, by bitsandbytes.")
-    attn_implementation: Text | None = Field(None, description="Attention as transformers names it: sdpa, eager, ...")
-    trust_remote_code: Switch | None = Field(None, description="Run code that comes with the checkpoint.")
-    remote: Annotated[Any, AfterValidator(_host)] = Field(
-        None, description="NDIF host: its address, or ndif for the configured one."
-    )
-    wait: Annotated[float, BeforeValidator(_plain)] | None = Field(
-        None, ge=0, description="Seconds to wait for one job on the host (3600)."
-    )
-    resubmit: Switch | None = Field(None, description="Send anew, and pay anew for, jobs that failed or were lost.")
 
 
 LOADING = tuple(Loading.model_fields)

@@ -11,13 +11,15 @@ from typing import Any
 from xmi.backend import ON_HOST
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
+from xmi.load_options import Loading
+from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
 from xmi.study.grid import subjects
-from xmi.study.plan import FOLDER, LOADING, Loading, Plan, Running, blind_fields, check_options, make_plan, read_plan
+from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.prompts import asks, follows, reads, sweeps
 from xmi.vector.base_comparison import check_shapes
-from xmi.vlm import VLM, load
+from xmi.vlm import VLM
 
 WAITING = ("remote", "wait", "resubmit")
 """Options of `xmi.load` that are about a host."""

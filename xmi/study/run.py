@@ -14,6 +14,7 @@ import torch
 
 from xmi.arguments import check_calls
 from xmi.errors import RunError
+from xmi.loading import load, untrained
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
 from xmi.study.cell import CellResult, Memory
@@ -28,7 +29,7 @@ from xmi.study.store import MISSING, Store, locked
 from xmi.study.workers import count_workers, each
 from xmi.vector.sweep import PROOF
 from xmi.versions import versions
-from xmi.vlm import VLM, load, untrained
+from xmi.vlm import VLM
 
 Say = Callable[[str], None]
 
