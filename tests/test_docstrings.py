@@ -18,8 +18,10 @@ from xmi import measure
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-WITHOUT = {"VLM": "is what load returns", "load": "see xmi", "StudyResults": "see run", "study": "is a module"}
+WITHOUT = {"VLM": "is what load returns", "StudyResults": "see run", "study": "is a module"}
 """What needs no example, and why."""
+PLUMBING = {"accepted", "batches", "card", "each", "encoded", "prepared"}
+"""What verbs are made of; `xmi.session` shows how."""
 
 
 def examples() -> Iterator[doctest.DocTest]:
@@ -62,6 +64,10 @@ def public() -> Iterator[tuple[str, Any]]:
         value = getattr(xmi, name)
         if not (inspect.isclass(value) and issubclass(value, Exception)):
             yield name, value
+    for name in dir(xmi.VLM):
+        value = inspect.getattr_static(xmi.VLM, name)
+        if not name.startswith("_") and inspect.isfunction(value) and name not in PLUMBING:
+            yield f"VLM.{name}", value
     for name in measure.__all__:
         if inspect.isfunction(getattr(measure, name)):
             yield f"measure.{name}", getattr(measure, name)

@@ -31,6 +31,13 @@ def answers(session: Session, prompts: PromptLike, *, max_new_tokens: int | None
 
     Raises:
         PromptError: A label cannot be written with the model's tokens.
+
+    Example:
+        >>> answers = vlm.answers(task.icl("text", n=3))
+        >>> answers.predicted
+        ('Bridgetown', 'Algiers', 'Berlin')
+        >>> answers.accuracy().mean
+        1.0
     """
     with session.prepared(prompts, "answering") as (several, batches):
         new, encoder = how_many(max_new_tokens), session.encoder

@@ -67,6 +67,11 @@ def load(
         ModelError: It cannot be loaded, is no autoregressive decoder, or fails the self-check; or a host is asked for
             what only it decides (device, dtype, ...).
         RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
+
+    Example:
+        >>> vlm = xmi.load("organism")  # embedded; or a folder, or a Hub id
+        >>> vlm.name, vlm.backbone.n_layers, vlm.backbone.d_model
+        ('organism', 8, 128)
     """
     count("batch_size", batch_size)
     kind = backend_for(remote)

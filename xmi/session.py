@@ -139,6 +139,11 @@ class Session:
 
         Raises:
             ModelError: A check fails; it says which, where and by how much.
+
+        Example:
+            >>> report = vlm.check(again=False)
+            >>> print(report.lines()[0])
+            readout: equals the model's logits to 0.0e+00
         """
         look = self._pictures if self.encoder.processor is not None else None
         with self.guard:
@@ -170,6 +175,13 @@ class Session:
 
         Raises:
             PromptError: No prompt, or one that cannot be encoded.
+
+        Example:
+            >>> batch = vlm.encode(task.queries("image", n=2))
+            >>> batch.inputs["input_ids"].shape  # prompt, token
+            torch.Size([2, 15])
+            >>> batch.columns("last")
+            tensor([14, 14])
         """
         batch = self.accepted(prompt, padding_side)
         if batch is None:

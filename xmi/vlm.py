@@ -74,6 +74,13 @@ class VLM(Session):
         Raises:
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
             HookError: Hooks are active, or (when the block runs) the model is in the midst of a forward.
+
+        Example:
+            >>> resid = vlm.resid_post
+            >>> with vlm.trace("France :"):
+            ...     state = resid[3].save()
+            >>> state.shape  # prompt, token, d_model
+            torch.Size([1, 4, 128])
         """
         options = self.engine.backend.sent(options, trust_host=trust_host)
         inputs = self.engine.forward(self._require_alike(self.encode(prompt)).inputs)
@@ -86,7 +93,12 @@ class VLM(Session):
         return tuple(self.report.anatomy.points)
 
     def describe(self) -> str:
-        """Returns what xmi found in the model, one fact per line."""
+        """Returns what xmi found in the model, one fact per line.
+
+        Example:
+            >>> print(vlm.describe().splitlines()[1])
+            backbone model.language_model: 8 layers (model.language_model.layers), width 128
+        """
         b = self.backbone
         kind = "image-text-to-text" if self.encoder.processor is not None else "text only"
         lines = [

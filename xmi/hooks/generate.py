@@ -65,6 +65,13 @@ def generate(session: Session, prompt: PromptLike, *, max_new_tokens: int | None
     Raises:
         PromptError: An option that transformers does not know or that says something of the prompts, options that
             do not go together, or a prompt and new tokens that are longer than the model takes.
+
+    Example:
+        >>> made = vlm.generate(task.icl("text", n=2), max_new_tokens=1)
+        >>> made.texts
+        ('Bridgetown', 'Algiers')
+        >>> made.ids.shape  # row, new token
+        torch.Size([2, 1])
     """
     with session.encoded(prompt) as batch:
         return _generated(session.engine, batch, max_new_tokens, options)

@@ -70,6 +70,12 @@ def hooks(session: S, fwd_hooks: Hooks) -> Iterator[S]:
     Raises:
         HookError: As in `run_with_hooks`; also if something inside opens an nnsight trace (task vectors,
             transfers), because a trace reads a module's output before hooks on it have run.
+
+    Example:
+        >>> with vlm.hooks([("blocks.3.hook_mlp_out", lambda value, hook: 0 * value)]):
+        ...     made = vlm.generate(task.icl("text", n=1), max_new_tokens=1)
+        >>> made.texts  # 'Bridgetown' without the hook
+        ('Yerevan',)
     """
     with hooked(session.engine, session.report.anatomy, fwd_hooks):
         yield session

@@ -48,6 +48,13 @@ def run_with_cache(
     Raises:
         HookError: A name that the model does not have, or NaN in an activation.
         SlotError: A prompt lacks the slot.
+
+    Example:
+        >>> logits, cache = vlm.run_with_cache(task.queries("image", n=2), names=["resid_post", "pattern"])
+        >>> logits.shape  # prompt, token, vocabulary
+        torch.Size([2, 15, 1112])
+        >>> cache["pattern", 3].shape  # prompt, head, query token, key token
+        torch.Size([2, 4, 15, 15])
     """
     with session.encoded(prompt, padding_side=padding_side) as batch:
         card = session.card(
@@ -87,6 +94,14 @@ def run_with_hooks(
     Raises:
         HookError: What is not a list of such pairs, an unknown name, or a function that returns another shape or
             dtype, or NaN; or gradients are asked for and nothing has any.
+
+    Example:
+        >>> def silence(value, hook):
+        ...     return 0 * value
+        >>> clean = vlm.run_with_hooks("France :")
+        >>> ablated = vlm.run_with_hooks("France :", fwd_hooks=[("blocks.5.hook_attn_out", silence)])
+        >>> ablated.shape, bool((ablated == clean).all())  # prompt, token, vocabulary
+        (torch.Size([1, 4, 1112]), False)
     """
     engine, anatomy = session.engine, session.report.anatomy
     with session.encoded(prompt, padding_side=padding_side) as batch, hooked(engine, anatomy, fwd_hooks, bwd_hooks):

@@ -45,6 +45,13 @@ def lens(
 
     Raises:
         ModelError: The lens was trained on another model.
+
+    Example:
+        >>> reading = vlm.lens(task.icl("text", n=2))
+        >>> reading.probabilities.shape  # prompt, depth, k
+        (2, 9, 5)
+        >>> reading.tokens[0][-1][0]  # the first prompt, the last depth
+        'Bridgetown'
     """
     engine, encoder, chosen = session.engine, session.encoder, lens or LogitLens()
     with session.prepared(prompts, "reading the lens") as (_, batches):
@@ -85,6 +92,13 @@ def phases(
         ModelError: The lens was trained on another model.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4.
+
+    Example:
+        >>> found = vlm.phases(task.icl("text", n=5))
+        >>> found.probability.shape  # prompt, depth, phase
+        (5, 9, 3)
+        >>> found.to_frame().columns.tolist()[:5]
+        ['label', 'depth', 'phase', 'relative', 'probability']
     """
     return _phases(session, prompts, task_words, slot, lens)[1]
 
@@ -98,7 +112,13 @@ def phases_and_answers(
     lens: Lens | None = None,
     max_new_tokens: int | None = None,
 ) -> tuple[Phases, Answers]:
-    """What `phases` and `answers` return of the same prompts, read in the same forwards."""
+    """What `phases` and `answers` return of the same prompts, read in the same forwards.
+
+    Example:
+        >>> phases, answers = vlm.phases_and_answers(task.icl("text", n=5))
+        >>> phases.probability.shape, answers.accuracy().mean
+        ((5, 9, 3), 1.0)
+    """
     new = how_many(max_new_tokens)
     several, measured, said, wanted = _phases(session, prompts, task_words, slot, lens, new)
     return measured, score_answers(session.encoder, several, said, wanted, max_new_tokens)

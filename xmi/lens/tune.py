@@ -60,6 +60,11 @@ def tune_lens(
         SlotError: A prompt lacks the slot.
 
     Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, section 3.
+
+    Example:
+        >>> lens = vlm.tune_lens(task.icl("text", n=8), steps=2)
+        >>> lens.to_frame().shape, lens.card.prompts
+        ((8, 3), 6)
     """
     if steps < 0 or size < 1 or not 0 < held_out < 1:
         raise PromptError(

@@ -54,6 +54,12 @@ def find_task_words(
     Raises:
         PromptError: Fewer than two tasks.
         ModelError: The lens was trained on another model.
+
+    Example:
+        >>> prompts = [xmi.task(name).icl("text", n=5) for name in ("country-capital", "food-color")]
+        >>> words = vlm.find_task_words(prompts)
+        >>> words.to_frame().columns.tolist()
+        ['task', 'token', 'id', 'depth', 'mass', 'elsewhere', 'share']
     """
     encoder, chosen = session.encoder, lens or LogitLens()
     sets = prompts if isinstance(prompts, (list, tuple)) and prompts else [cast(PromptLike, prompts)]

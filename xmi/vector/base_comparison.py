@@ -48,6 +48,11 @@ def compare_base(session: Session, base: VLM, prompts: PromptLike | None = None)
         PromptError: A prompt that one of the models cannot encode.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4.
+
+    Example:
+        >>> found = vlm.compare_base(xmi.load("organism-llm"))
+        >>> found.related
+        True
     """
     if isinstance(prompts, Batch) or is_encoded(prompts):
         raise PromptError("Both models encode the prompts: give text, not what one of them encoded.")

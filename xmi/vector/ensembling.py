@@ -56,6 +56,15 @@ def ensembling(
         TaskError: A task lacks an instruction, items or images.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 5.
+
+    Example:
+        >>> curve = vlm.ensembling(task, prompts=(1, 3), seeds=(0,), layer=4, n=4)
+        >>> curve.to_frame()[["examples", "n"]]
+           examples  n
+        0         1  4
+        1         1  4
+        2         3  4
+        3         3  4
     """
     return ensembling_of(
         session, tasks, modality, queries=[query], prompts=prompts, shots=shots, seeds=seeds, layer=layer, n=n
@@ -80,6 +89,11 @@ def ensembling_of(
 
     `slot` is where examples are read (an instruction is read at its last token), `patch_slot` where queries are
     patched.
+
+    Example:
+        >>> curves = vlm.ensembling_of(task, queries=("text", "image"), prompts=(1, 3), seeds=(0,), layer=4, n=4)
+        >>> [curve.examples for curve in curves]
+        [(1, 3), (1, 3)]
     """
     every = [tasks] if isinstance(tasks, Task) else list(tasks)
     counts, together = tuple(prompts), session.engine.together

@@ -29,6 +29,10 @@ def residuals(session: Session, prompts: PromptLike, *, slot: str = "last") -> R
 
     Raises:
         SlotError: A prompt lacks the slot.
+
+    Example:
+        >>> vlm.residuals(task.icl("text", n=4)).values.shape  # prompt, layer, d_model
+        torch.Size([4, 8, 128])
     """
     return residuals_at(session, prompts, [slot])[slot]
 
@@ -45,6 +49,11 @@ def residuals_at(session: Session, prompts: PromptLike, slots: Sequence[str]) ->
 
     Raises:
         SlotError: A prompt lacks a slot.
+
+    Example:
+        >>> found = vlm.residuals_at(task.icl("text", n=4), ["query.input", "last"])
+        >>> {slot: tuple(residuals.values.shape) for slot, residuals in found.items()}
+        {'query.input': (4, 8, 128), 'last': (4, 8, 128)}
     """
     several, values, _ = _read(session, prompts, slots)
     return {slot: Residuals(values[:, i], _card(session, several, slot)) for i, slot in enumerate(slots)}
@@ -65,6 +74,12 @@ def vectors_at(
 
     Raises:
         SlotError: A prompt lacks a slot.
+
+    Example:
+        >>> found = vlm.vectors_at(task.icl("text", n=4), ["query.input", "last"], keep=2)
+        >>> vector, kept = found["last"]
+        >>> vector.values.shape, kept.values.shape  # layer, d_model; prompt, layer, d_model
+        (torch.Size([8, 128]), torch.Size([2, 8, 128]))
     """
     several, values, [mean] = _read(session, prompts, slots, keep)
     some = several[: len(values)]
@@ -87,6 +102,10 @@ def nested_vectors(
     Raises:
         VectorError: The numbers do not rise from 1 or more to the number of prompts at most.
         SlotError: A prompt lacks the slot.
+
+    Example:
+        >>> [vector.card.n for vector in vlm.nested_vectors(task.icl("text", n=10), sizes=[1, 3, 10])]
+        [1, 3, 10]
     """
     batch = session.accepted(prompts)
     several = as_prompts(prompts if batch is None else batch.prompts, session.encoder.chat)
@@ -108,6 +127,11 @@ def task_vector(session: Session, prompts: PromptLike, *, slot: str = "last") ->
         Values [layer, d_model] with their card.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 3.
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text", shots=5))
+        >>> vector.name, vector.values.shape  # layer, d_model
+        ('country-capital · text ICL', torch.Size([8, 128]))
     """
     return vectors_at(session, prompts, [slot])[slot][0]
 

@@ -140,6 +140,11 @@ def override(
         SlotError: A prompt lacks a slot.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
+
+    Example:
+        >>> found = vlm.override(task, xmi.task("country-currency"), shots=2, n=4, layers=[4])
+        >>> found.to_frame().shape
+        (32, 8)
     """
     mine, theirs = contest(task, other)
     target = query or ("text" if context == INSTRUCTION else context)

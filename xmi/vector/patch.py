@@ -61,6 +61,14 @@ def transfer(
         SlotError: A query lacks the slot.
 
     Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
+
+    Example:
+        >>> vector = vlm.task_vector(task.icl("text"))
+        >>> sweep = vlm.transfer(vector, to=task.queries("image"))
+        >>> sweep.log_probability.shape  # source, layer, query
+        (1, 8, 19)
+        >>> sweep.best_layer, sweep.accuracy().mean
+        (3, 1.0)
     """
     named = name_vectors(vectors)
     with session.prepared(to, "patching") as (several, batches):
