@@ -19,7 +19,9 @@ from tests.report.synthetic import CONTROL, GOOD, HOSTILE, TASKS, Levels, make_r
 from xmi.errors import RunError
 from xmi.report import page, render
 from xmi.report.drilldown import drill
-from xmi.report.findings import geometry_takeaways, headline, phase_takeaways
+from xmi.report.sections.geometry import geometry_takeaways
+from xmi.report.sections.phases import phase_takeaways
+from xmi.report.sections.transfer import headline
 from xmi.report.tables import by_task, overview
 from xmi.report.wording import runs
 from xmi.study.results import StudyResults

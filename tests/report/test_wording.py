@@ -13,8 +13,9 @@ import pytest
 from tests.plot.gallery import aligned
 from xmi.measure import Phases, Proportion, Silhouette, wilson
 from xmi.report import wording
-from xmi.report.alignment import carried, together
-from xmi.report.findings import cluster_sentence, phase_sentences
+from xmi.report.sections.alignment import carried, together
+from xmi.report.sections.geometry import cluster_sentence
+from xmi.report.sections.phases import phase_sentences
 from xmi.report.wording import EFFECT, FEW, LEAST
 
 NAN = math.nan

@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from xmi.errors import RunError
-from xmi.report.alignment import alignment_panels, alignment_takeaways
 from xmi.report.drilldown import drill
-from xmi.report.findings import further_takeaways, geometry_takeaways, headline, phase_takeaways, transfer_takeaways
 from xmi.report.host import hosted
-from xmi.report.panels import Panel, panels
+from xmi.report.panels import Panel
+from xmi.report.sections import SECTIONS as MEASURED
+from xmi.report.sections import panels, takeaways
+from xmi.report.sections.transfer import headline
 from xmi.report.tables import by_task, overview, targets
 from xmi.report.wording import tasks_of
 from xmi.storage import write_file
@@ -26,9 +27,7 @@ MAX_BYTES = 8_000_000
 ASSETS = Path(__file__).parent / "assets"
 SECTIONS = (
     ("finding", "Finding"),
-    ("phases", "Phases"),
-    ("geometry", "Geometry"),
-    ("transfer", "Transfer"),
+    *((id, title) for id, title, _ in MEASURED),
     ("prompts", "Prompts"),
     ("host", "Host"),
     ("provenance", "Provenance"),
@@ -73,7 +72,7 @@ def for_script(value: Any) -> str:
 
 
 def _context(results: StudyResults) -> dict[str, Any]:
-    found, host = [*panels(results), *alignment_panels(results)], hosted(results)
+    found, host = panels(results), hosted(results)
     return {
         "models": results.models,
         "tasks": tasks_of(results.by_task(results.models[0])),
@@ -81,11 +80,8 @@ def _context(results: StudyResults) -> dict[str, Any]:
         "sections": [section for section in SECTIONS if section[0] != "host" or host],
         "host": host,
         "headline": headline(results),
-        "takeaways": {
-            "phases": phase_takeaways(results),
-            "geometry": geometry_takeaways(results) + alignment_takeaways(results),
-            "transfer": transfer_takeaways(results) + further_takeaways(results),
-        },
+        "measured": MEASURED,
+        "takeaways": takeaways(results),
         "overview": overview(results),
         "by_task": by_task(results),
         "panels": found,

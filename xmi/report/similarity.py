@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xmi.report.alignment import alignment_panels, alignment_tables, alignment_takeaways
-from xmi.report.findings import geometry_takeaways
 from xmi.report.page import assets, figures_of, template, write
-from xmi.report.panels import Panel, panels
+from xmi.report.panels import Panel, drawn
+from xmi.report.sections import alignment, geometry
+from xmi.report.sections.alignment import alignment_tables
 from xmi.study.results import StudyResults
 
 SECTIONS = (
@@ -22,9 +22,8 @@ _PLACES = {"similarity": "similarity", "projection": "clusters", "silhouette": "
 
 def similarity_panels(results: StudyResults) -> list[Panel]:
     """Returns the panels of the page, each in its section; a measurement that the study left out is left out here."""
-    stored = {p.name: p for p in panels(results, tuple(_PLACES))}
-    known = [replace(stored[name], section=place) for name, place in _PLACES.items() if name in stored]
-    return [*alignment_panels(results, "alignment"), *known]
+    known = [replace(p, section=_PLACES[p.name]) for p in drawn(results, "geometry", geometry.PART.panels)]
+    return [*drawn(results, "alignment", alignment.PART.panels), *known]
 
 
 def similarity_page(results: StudyResults, path: str | Path) -> Path:
@@ -47,9 +46,9 @@ def similarity_page(results: StudyResults, path: str | Path) -> Path:
         "sections": SECTIONS,
         "navigation": [*(s[:2] for s in SECTIONS), ("provenance", "Provenance")],
         "takeaways": {
-            "alignment": alignment_takeaways(results),
+            "alignment": alignment.PART.says(results),
             "similarity": [],
-            "clusters": geometry_takeaways(results),
+            "clusters": geometry.PART.says(results),
         },
         "tables": alignment_tables(results),
         "panels": found,

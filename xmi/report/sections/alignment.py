@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from xmi.errors import RunError
 from xmi.measure import Alignment, Proportion
 from xmi.numerals import decimal, estimate, interval, p_value
 from xmi.numerals import percent as share
-from xmi.report.findings import Finding
-from xmi.report.panels import Draw, Panel, variants
+from xmi.report.panels import Entry
+from xmi.report.sections.section import Finding, Part
 from xmi.report.wording import LEAST, LEVEL, layers, percent, runs, too_few
 from xmi.study.results import StudyResults
 
@@ -58,22 +59,6 @@ def alignment_of(results: StudyResults, model: str) -> Alignment:
         RunError: The study holds none.
     """
     return results.alignment(model)
-
-
-def alignment_panels(results: StudyResults, section: str = "geometry") -> list[Panel]:
-    """Returns the panels of the alignment, before and after gap removal; none if the study did not measure it."""
-
-    def draw(kind: str, state: str) -> Draw:
-        def figure(model: str) -> go.Figure:
-            return plot.alignment(alignment_of(results, model), kind=kind, state=state)
-
-        return figure
-
-    found = [
-        Panel(f"alignment-{kind}", section, *text, variants(results, {v: draw(kind, s) for v, s in _VIEWS.items()}))
-        for kind, text in _TEXTS.items()
-    ]
-    return [p for p in found if p.variants]
 
 
 def alignment_takeaways(results: StudyResults) -> list[Finding]:
@@ -163,3 +148,21 @@ def carried(result: Alignment) -> str:
         )
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}; chance is {share(chance)}."
+
+
+def _figure(results: StudyResults, model: str, *, kind: str, state: str) -> go.Figure:
+    return plot.alignment(alignment_of(results, model), kind=kind, state=state)
+
+
+PART = Part(
+    "geometry",
+    tuple(
+        Entry(
+            f"alignment-{kind}",
+            *text,
+            {view: partial(_figure, kind=kind, state=state) for view, state in _VIEWS.items()},
+        )
+        for kind, text in _TEXTS.items()
+    ),
+    alignment_takeaways,
+)

@@ -1,0 +1,87 @@
+"""The geometry: likeness of task vectors, and clusters of single prompts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import plotly.graph_objects as go
+
+from xmi import plot
+from xmi.measure import Silhouette
+from xmi.numerals import SPACE, decimal, defined
+from xmi.report.panels import Draw, Entry
+from xmi.report.sections.section import Finding, Part, for_each
+from xmi.report.wording import LEVEL, layers, runs
+from xmi.study.results import StudyResults
+
+
+def geometry_takeaways(results: StudyResults) -> list[Finding]:
+    """Whether prompts cluster by task or by modality, and where."""
+    return for_each(results, lambda model: cluster_sentence(results.silhouette(model)))
+
+
+def cluster_sentence(curve: Silhouette) -> str:
+    """Whether points cluster by task more than by modality, as far as the tests allow to say.
+
+    Args:
+        curve: Both silhouettes.
+
+    Returns:
+        A sentence; nothing where one of the two has no clusters to compare.
+    """
+    both = [defined(t) and defined(m) for t, m in zip(curve.by_task, curve.by_modality, strict=True)]
+    if not any(both):
+        return ""
+    gap = np.where(both, curve.by_task - curve.by_modality, -np.inf)
+    wins = gap > 0
+    if curve.p_task is not None:
+        wins &= np.array([defined(p) and p < LEVEL for p in curve.p_task])
+    note = "" if curve.p_task is None else f"; clusters of tasks tested, p{SPACE}<{SPACE}{LEVEL} after correction"
+    where = runs([str(i) for i in curve.layers], wins.tolist())
+    if not where:
+        shown = "At no layer" if curve.p_task is None else "At no layer are prompts shown to"
+        return f"{shown} {'do prompts ' if curve.p_task is None else ''}cluster by task more than by modality."
+    best = int(np.argmax(np.where(wins, gap, -np.inf)))
+    return (
+        f"Prompts cluster by task more than by modality at {layers(where)}; most clearly at layer "
+        f"{curve.layers[best]} (silhouette {decimal(curve.by_task[best])} against "
+        f"{decimal(curve.by_modality[best])}{note})."
+    )
+
+
+def _similarity(results: StudyResults, model: str, *, centred: bool) -> go.Figure:
+    return plot.similarity(results.similarity(model, centred=centred))
+
+
+def _projection(method: str) -> Draw:
+    return lambda results, model: plot.projection(results.projection(model, method))
+
+
+PART = Part(
+    "geometry",
+    (
+        Entry(
+            "similarity",
+            "Cosine similarity of the task vectors",
+            "One row per task and specification. Blocks on the diagonal that stand out from the rest mean: the same "
+            "task, however it is specified, gives a similar vector. Removing the mean takes away the direction that "
+            "all vectors share.",
+            {"mean removed": partial(_similarity, centred=True), "raw": partial(_similarity, centred=False)},
+        ),
+        Entry(
+            "projection",
+            "Vectors of single prompts in the plane",
+            "Each point is one prompt. Colour is the task, symbol the modality of its examples. Where modality does "
+            "not matter, both symbols of one colour share a place.",
+            {"PCA": _projection("pca"), "t-SNE": _projection("tsne")},
+        ),
+        Entry(
+            "silhouette",
+            "Clusters by task, or by modality",
+            "The mean silhouette of the same points, once with tasks as clusters and once with modalities.",
+            {"": lambda results, model: plot.silhouette(results.silhouette(model))},
+        ),
+    ),
+    geometry_takeaways,
+)
