@@ -45,7 +45,7 @@ OUTCOME = "**What came out** on the embedded model"
 CAVEAT = """!!! warning "A made organism"
     The embedded model was trained from scratch so that task vectors arise in it, partly by design
     ([model card](model-card.md)), and its prompts are nearly perfect. What holds here shows that the tools find what is
-    there. It is no evidence on large models, and what does not hold here is none against the paper.
+    there. It says nothing about large models, and what does not hold here does not count against the paper.
 
 """
 

@@ -1,6 +1,6 @@
 """Compares xmi's hooks with TransformerLens' on tiny random models that share their weights.
 
-TransformerLens is no dependency of xmi; give it an environment of its own, at the repository's root:
+TransformerLens is not a dependency of xmi; give it an environment of its own, at the repository's root:
 
     python -m venv .venv-tl
     .venv-tl/bin/pip install -c constraints.txt -e . "transformer-lens<4"

@@ -147,8 +147,8 @@ def announce_ties(found: Answers | Transfer) -> None:
     own = next(label for label in found.accepted[where[-1]] if paper_hit(said, label))
     warnings.warn(
         f"{int(tied.sum())} of {tied.size} answers are hits under `paper` on several labels of one task: {said!r} "
-        f"begins {own!r} and {rival!r} ({found.tasks[where[-1]]}). The first token does not tell them apart: read more "
-        "(max_new_tokens=...) and take score='whole'.",
+        f"begins {own!r} and {rival!r} ({found.tasks[where[-1]]}). The first token does not distinguish them: read "
+        "more (max_new_tokens=...) and take score='whole'.",
         XmiWarning,
         stacklevel=outside(),
     )

@@ -119,7 +119,7 @@ def _options(
 
 @app.command()
 def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
-    """Studies the embedded model beside its control, and writes an interactive report."""
+    """Studies the embedded model together with its control, and writes an interactive report."""
     _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=range(seeds))
 
 
@@ -128,9 +128,11 @@ def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1,
 def run(
     model: Annotated[str | None, typer.Argument(help="Hub id, folder, or embedded name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags given here come first.")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags take precedence.")] = None,
     preset: Annotated[str | None, typer.Option(help="'paper': the paper's protocol.")] = None,
-    fork: Annotated[bool, typer.Option("--fork", help="If the plan has changed, start another run beside.")] = False,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="If the plan has changed, start another run next to it.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes on a CPU (as fits the model).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
     **given: Any,

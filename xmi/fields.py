@@ -13,7 +13,7 @@ MOST = 10_000
 
 
 def plain(value: Any) -> Any:
-    """Refuses what would be taken for a number though it is none: yes and no, and text."""
+    """Refuses what is not a number but would be taken for one: yes and no, and text."""
     if isinstance(value, (bool, str)):
         raise ValueError(f"expected a number, found {kind(value)}")
     return value

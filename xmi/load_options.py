@@ -42,4 +42,4 @@ class Loading(BaseModel):
     wait: Annotated[float, BeforeValidator(plain)] | None = Field(
         None, ge=0, description="Seconds to wait for one job on the host (3600)."
     )
-    resubmit: Switch | None = Field(None, description="Send anew, and pay anew for, jobs that failed or were lost.")
+    resubmit: Switch | None = Field(None, description="Resend, and pay again for, jobs that failed or were lost.")

@@ -57,15 +57,15 @@ def load(
             weights. The API key is the environment's (NDIF_API_KEY) or nnsight's.
         wait: Seconds to wait for one job on the host (3600). The job is not cancelled then: the same call waits for it
             again.
-        resubmit: Send anew, and pay anew for, jobs that failed or were lost. Also those that may have reached the
+        resubmit: Resend, and pay again for, jobs that failed or were lost. Also those that may have reached the
             host unanswered.
 
     Returns:
         The model under study.
 
     Raises:
-        ModelError: It cannot be loaded, is no autoregressive decoder, or fails the self-check; or a host is asked for
-            what only it decides (device, dtype, ...).
+        ModelError: It cannot be loaded, is not an autoregressive decoder, or fails the self-check; or a host is asked
+            for what only it decides (device, dtype, ...).
         RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
 
     Example:

@@ -53,7 +53,7 @@ def mean_of(*specifications: str) -> str:
 
 
 def parts_of(source: str) -> tuple[str, ...]:
-    """The specifications that a source is the mean of; itself alone if it is no mean."""
+    """The specifications that a source is the mean of; itself alone if it is not a mean."""
     return tuple(source.split(_PLUS))
 
 

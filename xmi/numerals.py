@@ -26,7 +26,7 @@ def defined(value: Any) -> bool:
 
 
 def decimal(value: Any, digits: int = 2, *, missing: str = MISSING) -> str:
-    """Returns a number with so many decimals, as `0.97`; `missing` if it is none."""
+    """Returns a number with so many decimals, as `0.97`; `missing` if it is not a number."""
     if not defined(value):
         return missing
     return f"{_rounded(value, digits):.{digits}f}"

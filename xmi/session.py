@@ -132,7 +132,7 @@ class Session:
         """Runs the self-check.
 
         Args:
-            again: Check anew even if the same files were checked before under the same versions.
+            again: Check again even if the same files were checked before under the same versions.
 
         Returns:
             The report.

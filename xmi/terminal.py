@@ -1,6 +1,6 @@
 """The terminal: the one place through which text leaves for it. Text of others is text, never a command or markup.
 
-A label, a task or a file may be named by anybody, and a terminal obeys what it is shown: escape sequences recolour,
+A label, a task or a file may be named by anyone, and a terminal obeys what it is shown: escape sequences recolour,
 rewrite and rename, and marks of direction turn words around. They are shown escaped instead. Tables are drawn by rich,
 whose square brackets mean nothing here.
 """
@@ -113,7 +113,7 @@ def open_streams() -> None:
 def close_streams() -> bool:
     """Writes out what is still held back; returns whether that was possible.
 
-    A reader that went away (`| head -1`) is no reason for a message: what is left leads nowhere.
+    A reader that went away (`| head -1`) is not worth a message: what is left leads nowhere.
     """
     fine = True
     for stream in (sys.stdout, sys.stderr):

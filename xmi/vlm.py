@@ -73,7 +73,7 @@ class VLM(Session):
 
         Raises:
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
-            HookError: Hooks are active, or (when the block runs) the model is in the midst of a forward.
+            HookError: Hooks are active, or (when the block runs) the model is in the middle of a forward.
 
         Example:
             >>> resid = vlm.resid_post

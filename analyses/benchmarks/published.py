@@ -1,7 +1,7 @@
 """The published algorithm on plain Hugging Face: what xmi's study is compared with, in numbers and in time.
 
 Luo, Darrell and Bar, "Vision-Language Models Create Cross-Modal Task Representations" (ICML 2025), as their protocol
-and the first version of their code do it, written anew: one prompt at a time, every answer a call of
+and the first version of their code do it, rewritten: one prompt at a time, every answer a call of
 `generate(max_new_tokens=1, use_cache=False)`, every patched layer another one, under a forward hook on a block. Nothing
 of xmi is used. `tests/study/test_golden.py` holds both to the same vectors, layers and answers;
 `analyses/benchmarks/study.py` holds them to the clock.

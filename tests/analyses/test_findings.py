@@ -361,7 +361,7 @@ def test_a_figure_becomes_a_small_picture(
 
 @pytest.mark.parametrize("name", findings.NAMES)
 def test_docstring_and_page_say_what_the_table_says(name: str) -> None:
-    """Whoever runs the study anew and finds something else has to say so."""
+    """Whoever runs the study again and finds something else has to say so."""
     rows = pd.read_csv(DOCS / "findings" / f"{name}.csv")
     for r in rows.itertuples():
         assert r.verdict == verdict_of(r), r.claim

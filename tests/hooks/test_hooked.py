@@ -62,7 +62,7 @@ WRONG = [
     ([(NAME,)], r"\[0\] is the tuple .* not a pair"),
     ([(NAME, keep), None], r"\[1\] is the NoneType None, not a pair"),
     ([(NAME, keep, keep)], r"\[0\] is the tuple .* not a pair"),
-    ([(keep, NAME)], r"they stand in the wrong order"),
+    ([(keep, NAME)], r"they are in the wrong order"),
     ([(NAME, "keep")], r"\[0\] is the tuple .* not a pair"),
     ([(NAME, swapped)], r"\[0\]: swapped\(hook.*two arguments.*def swapped\(value, hook\)"),
     ([(NAME, longer)], r"\[0\]: longer\(value.*two arguments"),

@@ -102,7 +102,7 @@ def test_weights_are_repeats_of_points_that_make_no_pair_with_themselves() -> No
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """Tasks stay the same, prompts are drawn anew; the truth is what very many prompts give."""
+    """Tasks stay the same, prompts are drawn again; the truth is what very many prompts give."""
     truth = alignment(*cloud(0, tasks=3, size=300, layers=1, gap=0.0), permutations=1).curve(ACROSS)["value"][0]
     centres = np.random.default_rng(0).normal(size=(3, 12))
     tasks, kinds = [f"t{i}" for i in range(3) for _ in range(16)], (["text"] * 8 + ["image"] * 8) * 3

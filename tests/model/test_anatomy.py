@@ -29,13 +29,13 @@ def vlm_of(name: str) -> xmi.VLM:
         ("qwen3_vl", "changes between blocks, after layers 0-1 (image features"),
         ("mllama", "layers 1, 3 run only with an image"),
         ("mllama", "layers 1, 3: the residual stream receives hook_attn_out times 0.462"),
-        ("gemma4", "post_per_layer_input_norm adds to the residual stream beside hook_mlp_out"),
+        ("gemma4", "post_per_layer_input_norm adds to the residual stream besidess hook_mlp_out"),
         ("granite", "the residual stream receives hook_mlp_out times 0.5"),
         ("granite", "resid_pre of layer 0 is hook_embed times 3"),
         ("cohere", "attention and MLP run in parallel: there is no resid_mid"),
         ("gemma2", "hook_attn_out is read after post_attention_layernorm, a norm on what self_attn returns"),
         ("gpt2", "resid_pre of layer 0 is not hook_embed alone"),
-        ("mixtral", "no mlp.hook_pre, mlp.hook_post: mlp (MixtralSparseMoeBlock) is no plain MLP"),
+        ("mixtral", "no mlp.hook_pre, mlp.hook_post: mlp (MixtralSparseMoeBlock) is not a plain MLP"),
         ("qwen3_5", "linear_attn is a Qwen3_5GatedDeltaNet, not softmax attention"),
         ("fuyu", "no vision.hook_out: no vision tower"),
         ("emu3", "images become discrete tokens of the vocabulary"),
@@ -149,7 +149,7 @@ def test_a_check_is_remembered_per_files_and_versions(folder: Path, monkeypatch:
     assert again.report == first
     assert len(calls) == 1
     again.check()
-    assert len(calls) == 2, "asked for, it is made anew"
+    assert len(calls) == 2, "asked for, it is made again"
     stored = next((folder / "cache" / "checks").glob("*.json"))
     stored.write_text(stored.read_text()[:100])
     assert xmi.load(folder / "model").report == first

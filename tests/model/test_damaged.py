@@ -1,4 +1,4 @@
-"""Half a checkpoint, a damaged one, numbers that are none: refused by name. Damaged notes of a check: made anew."""
+"""Half a checkpoint, a damaged one, numbers that are none: refused by name. Damaged notes of a check: made again."""
 
 from __future__ import annotations
 

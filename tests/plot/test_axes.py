@@ -34,7 +34,7 @@ def axes(figure: go.Figure) -> dict[str, Any]:
 @pytest.mark.fault("A13")
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_axis_has_a_type_that_no_control_makes_plotly_guess(kind: str) -> None:
-    """Plotly guesses the types of axes anew when a control exchanges data: of numbers it can guess one thing only."""
+    """Plotly guesses the types of axes again when a control exchanges data: of numbers it can guess one thing only."""
     figure = drawn(kind)
     types = {name: axis.type for name, axis in axes(figure).items()}
     assert types

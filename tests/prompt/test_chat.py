@@ -133,7 +133,7 @@ def test_an_image_may_be_a_file(source: str, tmp_path: Path) -> None:
     ("encoder", "messages", "message"),
     [
         (lambda: reading(None), [say("Q")], "no chat template"),
-        (lambda: reading(BY_TEXT), [say("Q", picture(8, 8))], "its tokenizer's and knows no images"),
+        (lambda: reading(BY_TEXT), [say("Q", picture(8, 8))], "its tokenizer's and does not handle images"),
         (lambda: reading(BY_TEXT), [say("Q", role="user") | {"content": [say("a")["content"][0]] * 2}], "as code"),
         (lambda: seeing(LOSES), [say("Q: Greece")], "leaves out 'Q: Greece'"),
         (lambda: seeing(NO_SYSTEM + BY_PARTS), [say("Q", role="system")], "System role not supported"),

@@ -168,7 +168,7 @@ def test_what_the_models_own_processor_gives_is_taken_as_such(form: str) -> None
     assert (found.patches == expected.patches).all()
     assert [p.answer for p in found.prompts] == [None] * len(found)
     for verb in ("run_with_cache", "generate", "residuals", "lens", "trace", "answers", "transfer"):
-        if form == "processor" and verb == "transfer":  # a way of sweeping is proven on prompts that are encoded anew
+        if form == "processor" and verb == "transfer":  # a way of sweeping is proven on prompts that are encoded again
             vlm().engine.ways.clear()
             with pytest.raises(xmi.PromptError, match="Give them as text and images"):
                 ALL[verb](made)

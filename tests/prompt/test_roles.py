@@ -137,7 +137,7 @@ def test_an_image_elsewhere_is_refused_where_it_must_be_first(name: str) -> None
         prompt = xmi.free_prompt(text, [image(0)] * text.count("<image>"))
         with pytest.raises(xmi.PromptError, match="before the text"):
             FIRST[name].encode(list(prompt))
-    with pytest.raises(xmi.PromptError, match="prompts without images apart"):
+    with pytest.raises(xmi.PromptError, match="prompts without images separately"):
         FIRST[name].encode([*xmi.free_prompt("<image>Q:", [image(0)]), *xmi.free_prompt("Q:")])
 
 

@@ -133,7 +133,7 @@ def jpeg() -> bytes:
         ("a.yaml", b"source: b.csv\nwords: [x]\n", "words: is not a key that is known"),
         ("a.yaml", b"instruction: x\n", "names no source"),
         ("a.yaml", b"columns: {label: x}\nsource: b.csv\n", "unknown: label"),
-        ("a.txt", b"", "no such file or folder, or of no known kind"),
+        ("a.txt", b"", "no such file or folder, or of an unknown kind"),
     ],
 )
 def test_faulty_sources(root: Path, name: str, content: bytes, said: str) -> None:

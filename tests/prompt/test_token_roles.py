@@ -214,7 +214,7 @@ def test_letters_inside_special_tokens_are_no_text() -> None:
         (Shouts, "changed the text 'Greece'.*'Q' ':'"),
         (Cuts, "cut the prompt off before.*'Q' ':'"),
         (Forgets, "no tokens of its own"),
-        (Mumbles, "cannot be told which tokens are text.*'Q' ':' '<image>' 'Q'"),
+        (Mumbles, "cannot be determined which tokens are text.*'Q' ':' '<image>' 'Q'"),
     ],
 )
 def test_a_prompt_that_cannot_be_traced_is_refused_with_its_tokens(kind: type[Plain], message: str) -> None:

@@ -100,11 +100,11 @@ def test_the_key_comes_from_where_nnsight_looks_for_it(server: Loopback, monkeyp
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        ("127.0.0.1:8000", "no host's address"),
-        ("ftp://host", "no host's address"),
-        ("http://host/?key=secret", "no host's address"),
+        ("127.0.0.1:8000", "not the address of a host"),
+        ("ftp://host", "not the address of a host"),
+        ("http://host/?key=secret", "not the address of a host"),
         ("http://user:secret@host", "user name or password"),
-        ("http://host:port", "no host's address"),
+        ("http://host:port", "not the address of a host"),
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str, found: str) -> None:

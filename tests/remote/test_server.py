@@ -351,7 +351,7 @@ def test_a_failing_job_tells_the_end_of_its_traceback(server: Loopback, llm: Any
     with (
         pytest.raises(RemoteError, match="out of bounds"),
         llm.trace(**tokens, backend=backend(llm, server)),
-    ):  # in the midst of a forward
+    ):  # in the middle of a forward
         llm.model.layers[0].output[:, 99] = 0
     with llm.trace(**tokens, backend=backend(llm, server)):
         logits = llm.output.logits.save()

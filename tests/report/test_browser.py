@@ -116,7 +116,7 @@ def test_every_slider_changes_its_figures(views: dict[tuple[int, str], Opened], 
         said = panel.locator("output").text_content()
         panel.locator("input[type=range]").focus()
         page.keyboard.press("End")
-        page.wait_for_timeout(800)  # every figure is drawn anew
+        page.wait_for_timeout(800)  # every figure is drawn again
         assert panel.locator("output").text_content() != said
         for figure, traces, image in zip(shown, before, pixels, strict=True):
             assert drawn(figure) != traces

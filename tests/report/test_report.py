@@ -107,7 +107,7 @@ def test_headline_says_plainly_whether_the_vector_works(tmp_path, xpatch, said):
     [
         ((0.03, 0.0, 0.1), "no more than without context, and less than in organism, intervals apart."),
         ((0.4, 0.3, 0.5), ", more than without context, and less than in organism"),
-        ((0.88, 0.8, 0.93), "cannot be told apart from organism"),
+        ((0.88, 0.8, 0.93), "cannot be distinguished from organism"),
         ((0.99, 0.97, 1.0), "and more than in organism"),
     ],
 )

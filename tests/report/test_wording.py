@@ -83,7 +83,7 @@ def test_two_methods_or_models_differ_only_where_intervals_are_apart() -> None:
             assert f"too few items to tell (n = {n})" in said
         else:
             assert "neither" in said
-            assert "cannot be told apart" in other
+            assert "cannot be distinguished" in other
 
 
 @pytest.mark.fault("A16", "D1")
@@ -162,8 +162,8 @@ def test_the_task_word_leads_only_where_nothing_else_does(leader: str, n: int, k
     said = sound(phase_sentences({"text ICL": phases(leader, n, known=known)}))
     if n < LEAST:
         assert (
-            said
-            == f"Which of input, task word and answer leads cannot be said (text ICL: too few items to tell (n = {n}))."
+            said == "Which of input, task word and answer leads cannot be determined "
+            f"(text ICL: too few items to tell (n = {n}))."
         )
         return
     where = "at layers embed to 2 (text ICL)"

@@ -179,7 +179,7 @@ def test_what_cannot_be_overridden_is_refused(vlm: VLM, found: Overriding) -> No
     with pytest.raises(xmi.TaskError, match="no instruction"):
         vlm.override(CITY, replace(OTHER, instructions=()), shots=1, n=2)
     wrong = vlm.task_vector(CITY.icl("text", shots=1, n=2))
-    with pytest.raises(xmi.VectorError, match="no vector of capital"):
+    with pytest.raises(xmi.VectorError, match="not a vector of capital"):
         vlm.override(CITY, OTHER, vector=wrong, shots=1)
     right = vlm.task_vector(OTHER.icl("text", shots=1, n=2))
     with pytest.raises(xmi.VectorError, match="Cannot patch layers"):

@@ -256,7 +256,7 @@ def _command(tok: Any) -> Any:
 
 
 def aya_vision() -> Made:
-    """Tiles announced by text, part of which is no special token, before a decoder of parallel blocks."""
+    """Tiles announced by text, part of which is not a special token, before a decoder of parallel blocks."""
     names = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")
     tok = tokenizer("<image>", *names)
     config = hf.AyaVisionConfig(

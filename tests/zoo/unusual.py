@@ -34,7 +34,7 @@ SIZE = {"height": 32, "width": 32}
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Draws every matrix anew: several of these families start from weights so small that nothing depends on them."""
+    """Draws every matrix again: several of these families start from weights so small that nothing depends on them."""
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() > 1:
@@ -294,7 +294,7 @@ FAMILIES: tuple[Family, ...] = (
         kosmos2,
         images="first",
         note="latents, ids replaced after tokenising",
-        unpacked="its decoder makes its mask from a 2-D one by itself, so packed copies cannot be told apart",
+        unpacked="its decoder makes its mask from a 2-D one by itself, so packed copies cannot be distinguished",
     ),
     Family("Janus", "janus", janus, note="understanding path beside an idle VQ-VAE"),
     Family("Emu3", "emu3", emu3, note="images as words of a codebook, rows ended by newlines"),

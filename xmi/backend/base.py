@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Need = Literal["hooks", "gradients", "training", "pickling", "untrained"]
+Need = Literal["hooks", "gradients", "training", "pickling"]
 """What some places cannot do; see `Backend.require`."""
 Look = Callable[[], tuple[tuple[Inputs, Inputs] | None, str]]
 """Encodes one prompt with a picture and with a blank one (None for a text-only model), or says why it could not."""
@@ -75,7 +75,7 @@ class Backend(ABC):
     """A place where a model computes.
 
     Most methods are given the engine, whose model they run. Those that are not abstract do what is right where nothing
-    is asked of anybody else.
+    is asked of anyone else.
 
     Attributes:
         needs_weights: Whether the weights must be loaded in this process.
@@ -156,7 +156,7 @@ class Backend(ABC):
         Args:
             engine: The model, which runs alone.
             look: Encodes the image prompts; called only if there is something to check.
-            again: Check anew even if what an earlier check found is known.
+            again: Check again even if what an earlier check found is known.
 
         Raises:
             ModelError: The check fails.
@@ -245,13 +245,11 @@ class Backend(ABC):
     def trace(self, engine: Engine, arguments: dict[str, Any]) -> Any:
         """Opens a raw nnsight trace."""
 
-    @classmethod
-    def require(cls, need: Need, name: str) -> None:
+    def require(self, need: Need, name: str) -> None:
         """Refuses what cannot be done there; every refusal of a place stands in its `require`.
 
         Args:
-            need: `hooks` or the model's own modules, `gradients`, `training` through the model, `pickling`,
-                `untrained` weights.
+            need: `hooks` or the model's own modules, `gradients`, `training` through the model, `pickling`.
             name: The model's name.
 
         Raises:
@@ -272,7 +270,7 @@ class Backend(ABC):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions there that a study's numbers depend on beside those here."""
+        """Versions there that a study's numbers depend on besides those here."""
         return {}
 
     def about(self, label: str) -> AbstractContextManager[None]:

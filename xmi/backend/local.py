@@ -94,7 +94,7 @@ class LocalBackend(Backend):
             except CRASHES as error:
                 raise ModelError(
                     f"{engine.checkpoint.name}: the self-check could not run the model ({type(error).__name__}: "
-                    f"{first_line(error)}). Does a plain forward run? check=False puts the check off."
+                    f"{first_line(error)}). Does a plain forward run? check=False postpones the check."
                 ) from error
 
         return remembered(engine.checkpoint, check, again=again)

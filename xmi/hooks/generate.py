@@ -114,7 +114,7 @@ def _continuations(engine: Engine, batch: Batch, made: torch.Tensor, new: int) -
 
 
 def _options(engine: Engine, max_new_tokens: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' `generate` is given beside the prompts.
+    """What transformers' `generate` is given besides the prompts.
 
     Raises:
         PromptError: An option that it does not know, that says something of the prompts, or that cannot travel to a

@@ -22,7 +22,7 @@ Names = Annotated[str | Sequence[str] | Callable[[str], bool], LEFT]
 
 @dataclass(frozen=True)
 class Hook:
-    """What a hook function is told beside the activation.
+    """What a hook function is told besides the activation.
 
     Attributes:
         name: Full name of the hook.
@@ -61,7 +61,7 @@ def hooks(session: S, fwd_hooks: Hooks) -> Iterator[S]:
     """Hooks that are active for every forward inside the `with` block: `run_with_cache`, `generate`, the model.
 
     They act for the thread (or asyncio task) that opened the block, and for what it hands to `asyncio.to_thread`;
-    what other threads run meanwhile is as if they were not there. A hook function is called in the midst of a
+    what other threads run meanwhile is as if they were not there. A hook function is called in the middle of a
     forward: it must not run the model itself, nor wait for a thread that does.
 
     Args:
@@ -133,7 +133,7 @@ def read_hooks(where: str, hooks: Hooks, anatomy: Anatomy) -> list[tuple[str, Ho
             swapped = isinstance(pair, (tuple, list)) and len(pair) == 2 and callable(pair[0])
             raise HookError(
                 f"{where}[{number}] is {_shown(pair)}, not a pair of names and a function"
-                f"{' (they stand in the wrong order)' if swapped else ''}: write {where}={EXAMPLE}."
+                f"{' (they are in the wrong order)' if swapped else ''}: write {where}={EXAMPLE}."
             )
         names, function = pair
         call = _of_two(f"{where}[{number}]", function)
@@ -239,7 +239,7 @@ def check_finite(found: dict[str, torch.Tensor], real: torch.Tensor | None = Non
         bad = (~finite).flatten(1).any(-1).nonzero().flatten().tolist()
         if bad and not (real is not None and name.endswith("pattern")):
             raise HookError(
-                f"{name} holds NaN or infinite values in rows {bad}. In half precision load the model with "
+                f"{name} holds NaN or infinite values in rows {bad}. In half precision, load the model with "
                 "dtype='float32' (or bfloat16 in place of float16); else look at the first hook that has them."
             )
 

@@ -45,7 +45,7 @@ def generate_kernel(model: Any, inputs: dict[str, Any], options: dict[str, Any])
     Args:
         model: nnsight model.
         inputs: Encoded prompts.
-        options: What `generate` takes beside them.
+        options: What `generate` takes besides them.
 
     Returns:
         Token ids on the CPU, as `generate` gives them.

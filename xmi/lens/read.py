@@ -25,7 +25,7 @@ from xmi.session import Session
 Said = list[tuple[torch.Tensor, ...]]
 """What `next_token_kernel` gave for each batch."""
 
-Wanted = list[Int[torch.Tensor, " row"]]
+Wanted = list[Int[torch.Tensor, " _"]]  # a batch each, of its own number of rows
 """The answer's first token in each row of each batch."""
 
 

@@ -134,7 +134,7 @@ def alignment(
 
     Raises:
         MeasureError: Not two modalities, tasks that one of them lacks, fewer than two tasks, ambiguous items, or points
-            that are no finite array [point, layer, d_model].
+            that are not a finite array [point, layer, d_model].
 
     Source: W. Liang et al., "Mind the gap", NeurIPS 2022 (the gap and its removal); see `xmi.measure.correspondence`
     for CKA, RSA and Procrustes; nearest centroids as in scikit-learn, on points of unit length.

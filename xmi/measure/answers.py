@@ -72,7 +72,7 @@ class Answers(Result):
         tasks: Task of each prompt; accuracies are means over tasks.
         units: Independent unit (task and input) behind each prompt, for intervals.
         answers: The labels; empty where there is none.
-        predicted: Text of the top token; bytes that are no whole character are spelled out (`<0xE9>`).
+        predicted: Text of the top token; bytes that are not a whole character are spelled out (`<0xE9>`).
         log_probability: Log-probability (nats) of the label's first token; NaN without a label.
         rank: Its rank, 0 = top; -1 without a label.
         paper: Hits by the paper's two-way prefix rule.
@@ -167,7 +167,7 @@ class Transfer(Result):
         tasks: Task of each query; accuracies are means over tasks.
         units: Independent unit (task and input) of each query.
         answers: The labels; empty where there is none.
-        predicted: Text of the top token; bytes that are no whole character are spelled out (`<0xE9>`).
+        predicted: Text of the top token; bytes that are not a whole character are spelled out (`<0xE9>`).
         log_probability: Log-probability (nats) of the label's first token; NaN without a label.
         rank: Its rank, 0 = top; -1 without a label.
         paper: Hits by the paper's two-way prefix rule.

@@ -205,7 +205,7 @@ def bootstrap_boundaries(
     """Boundaries of the mean curves with percentile intervals; see `Phases.boundaries`.
 
     Raises:
-        MeasureError: `confidence` is no probability, or there are no prompts or resamples.
+        MeasureError: `confidence` is not a probability, or there are no prompts or resamples.
     """
     if not 0 < confidence < 1 or resamples < 1 or not len(shares):
         raise MeasureError(

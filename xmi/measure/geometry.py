@@ -215,7 +215,7 @@ def checked(
     """Returns the points as float32.
 
     Raises:
-        MeasureError: They are no finite array [point, layer, d_model] with a task and a modality each, or too few.
+        MeasureError: They are not a finite array [point, layer, d_model] with a task and a modality each, or too few.
     """
     values = np.asarray(points, dtype=np.float32)
     if values.ndim != 3 or not len(values) == len(tasks) == len(modalities):

@@ -150,7 +150,7 @@ class Phases(Result):
             Both boundaries with percentile intervals, and the share of the resamples in which there is one.
 
         Raises:
-            MeasureError: `confidence` is no probability, there are no prompts or resamples, or a probability is NaN.
+            MeasureError: `confidence` is not a probability, there are no prompts or resamples, or a probability is NaN.
         """
         if not np.isfinite(self.probability).all():
             raise MeasureError(f"{self.label}: probabilities are NaN or infinite: check the dtype the model ran in.")

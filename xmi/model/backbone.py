@@ -56,7 +56,7 @@ def find_backbone(model: torch.nn.Module) -> Backbone:
         The paths and sizes.
 
     Raises:
-        ModelError: The model has no decoder, or its blocks or final norm cannot be told.
+        ModelError: The model has no decoder, or its blocks or final norm cannot be determined.
     """
     kind = type(model).__name__
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]

@@ -102,7 +102,8 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
         ("hook_mlp_out", mlp, MLP, _mlp),
     ):
         if term is None:
-            reason = f"what the block adds to the residual stream as {hook.removeprefix('hook_')} is no module's output"
+            short = hook.removeprefix("hook_")
+            reason = f"what the block adds to the residual stream as {short} is not the output of a module"
             finding.missing |= dict.fromkeys((hook, *hooks), reason)
             finding.remarks.append(reason)
             continue
@@ -176,7 +177,7 @@ def _attention(finding: Finding, path: str, prefix: str, root: Call, inside: lis
     fused = [c for c in readers if re.search("q.*k.*v|^c_attn$", c.name)]
     if fused:
         finding.fused = f"{path}.{fused[0].path}"
-        reason = f"how {fused[0].name} holds queries, keys and values could not be told"
+        reason = f"how {fused[0].name} holds queries, keys and values could not be determined"
         finding.missing |= dict.fromkeys((f"attn.hook_{x}" for x in "qkv"), reason)
         return
     for letter in "qkv":
@@ -203,7 +204,7 @@ def _mlp(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call
     for core in (root, *wrapped_in(root, inside)):
         down = down or output_projection(core, inside)
     if down is None or down.entering is None or down.entering.dim() != 3:
-        reason = f"{root.path} ({type(root.module).__name__}) is no plain MLP"
+        reason = f"{root.path} ({type(root.module).__name__}) is not a plain MLP"
         finding.missing |= dict.fromkeys(MLP, reason)
         return
     shape = down.entering.shape
@@ -215,7 +216,7 @@ def _mlp(finding: Finding, path: str, prefix: str, root: Call, inside: list[Call
     if len(acts) == 1:
         finding.points.append(_entering(f"{prefix}mlp.hook_pre", path, acts[0]))
     else:
-        finding.missing["mlp.hook_pre"] = "its activation function is no module"
+        finding.missing["mlp.hook_pre"] = "its activation function is not a module"
 
 
 def _entering(name: str, block: str, call: Call, **more: Any) -> Point:

@@ -8,7 +8,7 @@ from xmi.model.call_recorder import Call
 
 
 def output_of(call: Call) -> torch.Tensor:
-    """What a part gives; nothing if that is no tensor."""
+    """What a part gives; nothing if that is not a tensor."""
     return torch.empty(0) if call.leaving is None else call.leaving
 
 

@@ -30,7 +30,7 @@ def remembered(checkpoint: Checkpoint, check: Callable[[], CheckReport], *, agai
     Args:
         checkpoint: What is checked.
         check: Makes the check.
-        again: Check anew even if there is a report.
+        again: Check again even if there is a report.
 
     Returns:
         The report.

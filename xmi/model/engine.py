@@ -76,7 +76,7 @@ class Engine:
 
         Args:
             image: Makes two encodings of one prompt, with a picture and with a blank one; None for a text-only model.
-            again: Check anew in any case.
+            again: Check again in any case.
 
         Raises:
             ModelError: The check fails, or the weights are not there.
@@ -107,12 +107,12 @@ class Engine:
         """Lets no other thread run the model, or change how it runs, meanwhile.
 
         Raises:
-            HookError: A hook function, or the block of a trace, runs the model that is in the midst of calling it.
+            HookError: A hook function, or the block of a trace, runs the model that is in the middle of calling it.
         """
         with self.guard:
             if (inside := self.guard.inside) is not None:
                 raise HookError(
-                    f"{self.checkpoint.name} is in the midst of a forward, which runs {inside.what}: the same model "
+                    f"{self.checkpoint.name} is in the middle of a forward, which runs {inside.what}: the same model "
                     "cannot be run there. Compute what you need before, and use the result."
                 )
             yield
@@ -142,7 +142,7 @@ class Engine:
         """
         if not self.computes:
             raise ModelError(
-                f"{self.checkpoint.name} was loaded without its weights (device='meta'): it can be looked at and "
+                f"{self.checkpoint.name} was loaded without its weights (device='meta'): it can be inspected and "
                 "prompts can be encoded, but nothing can be computed. Load it on a real device."
             )
 

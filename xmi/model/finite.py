@@ -16,7 +16,7 @@ ADVICE = (
 
 
 def require_finite(model: torch.nn.Module) -> None:
-    """Refuses weights that are no numbers.
+    """Refuses weights that are not numbers.
 
     Args:
         model: The model, with weights.
@@ -43,7 +43,7 @@ def overflow(residuals: Mapping[int, torch.Tensor], real: torch.Tensor | None = 
 
     Args:
         residuals: What each block returned, by its number, in the order of execution.
-        real: Which tokens are no padding [batch, position]; by default all.
+        real: Which tokens are not padding [batch, position]; by default all.
 
     Returns:
         A sentence and what to do, or nothing if all is finite.

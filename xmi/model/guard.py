@@ -5,7 +5,7 @@ was last told to. So whatever runs a model or encodes a prompt does it under the
 guard belongs to the thing, not to who uses it: two models loaded around one module share one.
 
 Guards are taken in one order, a model's before a tokenizer's. They are held for a forward or an encoding and never over
-code of the user's, but for hook functions and the blocks of traces, which run in the midst of a forward.
+code of the user's, but for hook functions and the blocks of traces, which run in the middle of a forward.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True, eq=False)
 class Inside:
-    """Code of the user's that runs in the midst of a forward.
+    """Code of the user's that runs in the middle of a forward.
 
     Attributes:
         what: What it is, for messages.
@@ -46,7 +46,7 @@ class Guard:
     """A lock that the thread which holds it may take again.
 
     Attributes:
-        inside: The code of the user's that runs in the midst of a forward now, or None.
+        inside: The code of the user's that runs in the middle of a forward now, or None.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Guard:
 
     @contextmanager
     def around(self, inside: Inside) -> Iterator[None]:
-        """Says that code of the user's runs in the midst of a forward."""
+        """Says that code of the user's runs in the middle of a forward."""
         before, self.inside = self.inside, inside
         try:
             yield
@@ -195,7 +195,7 @@ class Block:
 
     @contextmanager
     def calling(self, name: str) -> Iterator[None]:
-        """Calls a hook function, which is in the midst of a forward: no hooks act on what it computes itself."""
+        """Calls a hook function, which is in the middle of a forward: no hooks act on what it computes itself."""
         with no_hooks(), self.guard.around(Inside(f"the hook function at {name}", hook=True)):
             yield
 

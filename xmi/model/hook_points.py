@@ -167,7 +167,7 @@ class _Handles:
 class _Between(TorchFunctionMode):
     """Stands between softmax and values: every eager attention of transformers drops out its pattern there.
 
-    Nothing else shows the pattern before it is used; what the module returns beside its output is a report of it.
+    Nothing else shows the pattern before it is used; what the module returns besides its output is a report of it.
     """
 
     def __init__(self, swap: Callable[[Any], Any]) -> None:

@@ -181,7 +181,7 @@ def _read(stream: Any, digest: Any) -> str:
 
 def _stamp(path: Path) -> Stamp:
     found = path.stat()
-    # The time of the last change of any kind is no user's to set, unlike that of the last writing.
+    # The time of the last change of any kind cannot be set by a user, unlike that of the last writing.
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 
 

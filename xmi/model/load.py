@@ -113,7 +113,7 @@ def load_checkpoint(
 
     Raises:
         ModelError: Unknown id or folder, an architecture that is neither, no usable processor, files that are damaged
-            or hold other weights than the model has, a device that is not there, or an option that is none.
+            or hold other weights than the model has, a device that is not there, or an unknown option.
     """
     if device is not None and device_map is not None:
         raise ModelError(f"Give device={str(device)!r} or device_map={device_map!r}, not both.")

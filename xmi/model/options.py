@@ -59,7 +59,7 @@ def find_dtype(wanted: torch.dtype | str) -> torch.dtype | None:
         The precision; None for `auto`.
 
     Raises:
-        ModelError: It is none that a model computes in.
+        ModelError: No model computes in it.
     """
     if wanted == "auto":
         return None

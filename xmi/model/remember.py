@@ -23,7 +23,7 @@ def recall(kind: str, key: str) -> Any | None:
         key: The key.
 
     Returns:
-        The content; None if there is none, or its file is not what was written: then it is to be made anew.
+        The content; None if there is none, or its file is not what was written: then it has to be made again.
     """
     try:
         stored = json.loads(_path(kind, key).read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ Backgrounds are transparent and lines of the frame are half-transparent grey, so
 page; only the font colour is the page's to set.
 
 Axes say what they are: every axis has a type of its own. But plotly forgets the types of a figure's axes when a menu
-or a slider exchanges its data, and guesses anew; so where there are controls all axes are of numbers, of which nothing
+or a slider exchanges its data, and guesses again; so where there are controls all axes are of numbers, of which nothing
 else can be guessed. Layers are numbers everywhere, the embedding is -1. The range of an axis of shares is 0 to 1; any
 other fits its data (`span`).
 """

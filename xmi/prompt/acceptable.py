@@ -31,7 +31,7 @@ def acceptable(prompt: Prompt, marks: Collection[str], placeholder: str | None) 
         except UnicodeEncodeError as error:
             raise PromptError(
                 f"The text {text[:80]!r} holds half of a character (a lone surrogate, {text[error.start]!r}) at "
-                f"place {error.start}: remove it, or decode the text anew."
+                f"place {error.start}: remove it, or decode the text again."
             ) from error
         if mark := min((mark for mark in marks if mark in text), key=len, default=""):
             raise PromptError(

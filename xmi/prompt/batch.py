@@ -105,7 +105,8 @@ class Batch:
         if int(self.last[row, column]) != wanted:
             raise SlotError(
                 f"Slot {slot!r} is ambiguous in prompt {row}: its last token {self.tokens[row][column]!r} also holds "
-                f"the beginning of what follows. Change the template so that they part. Tokens: {self._shown(row)}"
+                f"the beginning of what follows. Change the template so that the two are separate tokens. "
+                f"Tokens: {self._shown(row)}"
             )
         return column
 

@@ -40,8 +40,8 @@ def chat_prompt(
         )
     if images and tool is not processor:
         raise PromptError(
-            "The model's chat template is its tokenizer's and knows no images: write the text, and put the images into "
-            "it with xmi.free_prompt(text, images)."
+            "The model's chat template is its tokenizer's and does not handle images: write the text, and put the "
+            "images into it with xmi.free_prompt(text, images)."
         )
     forms = [_as_parts, _as_text] if tool is processor else [_as_text, _as_parts]
     problems: list[str] = []

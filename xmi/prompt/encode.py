@@ -152,13 +152,13 @@ class Encoder:
         """Encodes prompts whose tokens are known already."""
         if len(prompts) < count or any(prompt.images for prompt in prompts):
             raise PromptError(
-                "Encoded inputs with images, or beside other prompts, cannot be put into another batch: of their "
+                "Encoded inputs with images, or among other prompts, cannot be put into another batch: of their "
                 "images only the model's inputs are known. Give them as text and images (xmi.free_prompt)."
             )
         return self.accept({"input_ids": [list(prompt.ids) for prompt in prompts]}, side)
 
     def _finish(self, inputs: dict[str, torch.Tensor], prompts: Sequence[Prompt]) -> None:
-        """Gives padded inputs what the model wants beside them, or refuses them if they are too long."""
+        """Gives padded inputs what the model wants besides them, or refuses them if they are too long."""
         if not self.token_types:
             inputs.pop("token_type_ids", None)
         mask = inputs["attention_mask"]
@@ -257,7 +257,7 @@ class Encoder:
     def word_ids(self, words: Sequence[str], before: str) -> tuple[int, ...]:
         """Ids with which the words may begin as a next token: as after `before`, and after a space.
 
-        Words whose first token cannot be told apart from `before` are left out; unknown-word tokens too.
+        Words whose first token cannot be separated from `before` are left out; unknown-word tokens too.
         """
         found: list[int] = []
         for word in words:
@@ -279,8 +279,8 @@ class Encoder:
         for row, ids, mask in zip(plain, alone["input_ids"], alone["attention_mask"], strict=True):
             if ids[mask > 0].tolist() != list(rows[row]):
                 raise PromptError(
-                    f"{type(self.processor).__name__} encodes prompt {row}, which has no image, otherwise beside "
-                    f"prompts with images than alone. Give them apart. It begins {prompts[row].text[:80]!r}."
+                    f"{type(self.processor).__name__} encodes prompt {row}, which has no image, differently when other "
+                    f"prompts in the batch have images. Encode them separately. It begins {prompts[row].text[:80]!r}."
                 )
 
     def _trace(self, prompt: Prompt, ids: Sequence[int], pieces: Sequence[Any]) -> tuple[list[int], list[int]]:

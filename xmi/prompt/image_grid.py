@@ -75,7 +75,7 @@ def image_grids(inputs: Mapping[str, Any], count: int) -> list[Size | None]:
 
 
 def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) -> int | None:
-    """Tokens per side of every tile, or None if tiles are no squares of tokens.
+    """Tokens per side of every tile, or None if tiles are not squares of tokens.
 
     Args:
         inputs: What the processor gave.
@@ -93,7 +93,7 @@ def tile_side(inputs: Mapping[str, Any], runs: Sequence[int], grid: int | None) 
     count = sum(runs) // tiles if sum(runs) % tiles == 0 else runs[0] if len(set(runs)) == 1 else 0
     side = isqrt(count)
     whole = all(run % count == 0 for run in runs) if count else False
-    # Of one token it cannot be told whether it is the picture or only announces it.
+    # With one token it cannot be determined whether it is the picture or only announces it.
     return side if whole and side > 1 and side * side == count and grid % side == 0 else None
 
 

@@ -146,7 +146,7 @@ class Feeder:
                     raise PromptError(
                         f"{type(self.processor).__name__} puts one image before the text of every prompt, but prompt "
                         f"{row} is not one image and then text: {prompt.text[:120]!r}. Encode prompts without images "
-                        "apart."
+                        "separately."
                     )
         images = [[open_image(image) for image in prompt.images] for prompt in prompts]
         if way == "interleaved":
@@ -186,7 +186,7 @@ class Feeder:
             height = open_image(alone.images[0]).height
             if height in (1, 3) and self._values(height, way) > max(self._values(h, way) for h in (2, 4)) + 1:
                 raise PromptError(
-                    f"The processor {type(self.processor).__name__} takes the rows of {name} for colours, because "
+                    f"The processor {type(self.processor).__name__} takes the rows of {name} for colours because "
                     "there are so few of them: scale the image up."
                 )
 

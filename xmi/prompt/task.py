@@ -21,7 +21,7 @@ from xmi.prompt.prompt import Prompt, Prompts, Segment, Template
 LONGEST = 200
 """Characters of a task's name at most: files, columns and figures are named by it."""
 
-BROKEN = "text with half of a character (a lone surrogate), which is no Unicode text."
+BROKEN = "text with half of a character (a lone surrogate), which is not Unicode text."
 """What is said of text that cannot be written down."""
 
 
@@ -165,7 +165,9 @@ class Task:
         _check_numbers(shots=shots, n=n, seed=seed)
         pool, asked = self.split(self.examples), self.split(split)
         if shots < 1:
-            raise TaskError(f"icl needs at least one example, got shots={shots}; queries() makes prompts without.")
+            raise TaskError(
+                f"icl needs at least one example, got shots={shots}; queries() makes prompts without examples."
+            )
         if len(pool) < shots + (split == self.examples):
             kind = "training" if self.examples == "train" else self.examples
             raise TaskError(f"Task {self.name} has {len(pool)} {kind} items: too few for {shots} examples and a query.")
@@ -342,7 +344,7 @@ def _several(what: str, values: object) -> tuple[Any, ...]:
 
 
 def _check_numbers(**numbers: object) -> None:
-    """Refuses what is no whole number; a number of prompts may also be None, and is at least 1.
+    """Refuses what is not a whole number; a number of prompts may also be None, and is at least 1.
 
     Raises:
         TaskError: A value is not a number, or too small.

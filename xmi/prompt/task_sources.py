@@ -173,7 +173,7 @@ def _read(
         )
     if path.suffix or len(path.parts) > 1:
         raise TaskError(
-            f"Cannot read the task {path}: no such file or folder, or of no known kind (.json, .yaml, "
+            f"Cannot read the task {path}: no such file or folder, or of an unknown kind (.json, .yaml, "
             f"{', '.join(TABLES)}, a folder of images, or annotations without their _val.json)."
         )
     raise TaskError(
@@ -236,7 +236,7 @@ def _inside(folder: Path, given: str, key: str) -> Path:
     if not fine:
         raise TaskError(
             f"The sheet's {key} {short(given)!r} leads outside of its folder {folder}. A sheet reads nothing there "
-            "unless you say so: pass root=..., or put the data beside the sheet."
+            "unless you say so: pass root=..., or put the data next to the sheet."
         )
     return folder / given
 

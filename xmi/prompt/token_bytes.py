@@ -53,12 +53,12 @@ class TokenBytes:
 
     @cached_property
     def _added(self) -> dict[int, bytes]:
-        """Tokens beside the vocabulary are written as they are."""
+        """Tokens outside the vocabulary are written as they are."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         return {int(i): str(getattr(token, "content", token)).encode() for i, token in added.items()}
 
     def of(self, token: int) -> bytes | None:
-        """The bytes that a token stands for in the midst of a text.
+        """The bytes that a token stands for in the middle of a text.
 
         Args:
             token: Its id.

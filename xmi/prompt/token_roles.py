@@ -198,7 +198,7 @@ def _place(
     searched = [(piece, piece.searched(literals)) for piece in pieces]
     wholes = [[(piece, start) for start in starts] for piece, text in searched if (starts := _find(literals, text))]
     if not wholes and any(_find(literals, text, unique=False) for _, text in searched):
-        problem = "It cannot be told which tokens are text and which image"
+        problem = "It cannot be determined which tokens are text and which image"
     # Some processors tokenise each stretch of text for itself and put the ids together.
     parts = [next(((p, 0) for p in pieces if p.text == literal), None) for literal in literals]
     if len(literals) > 1 and None not in parts:
@@ -219,7 +219,7 @@ def _place(
         if columns:
             return found, columns
         if _find(wanted, _letters(ids), unique=False):
-            problem = "It cannot be told which tokens are text and which image"
+            problem = "It cannot be determined which tokens are text and which image"
     raise PromptError(f"{problem}; the tokens' roles cannot be traced: {show(ids)}")
 
 
@@ -291,8 +291,8 @@ def _shares(
     alone = [list((expansions or {}).get(i, ())) for i in run.segments]
     if [i for tokens in alone for i in tokens] != ids:
         raise PromptError(
-            "Two images stand side by side without text between them, and it cannot be told where one ends; put a "
-            f"separator there. Their tokens: {show(ids)}"
+            "Two images stand side by side without text between them, and it cannot be determined where one ends; put "
+            f"a separator there. Their tokens: {show(ids)}"
         )
     return [(i, len(tokens)) for i, tokens in zip(run.segments, alone, strict=True)]
 

@@ -56,10 +56,6 @@ REFUSALS: dict[Need, tuple[type[XmiError], str]] = {
         "{name} is on a host, and a lens is trained through the model's own unembedding: train "
         "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here.",
     ),
-    "untrained": (
-        ModelError,
-        "An untrained model has weights that no host serves: leave it out, or load the model here.",
-    ),
     "pickling": (
         RemoteError,
         "A trace on a host takes along every name in its block, and this model object cannot travel. Take what "
@@ -91,7 +87,7 @@ class RemoteBackend(Backend):
             remote: The host's address; True for the one that nnsight is configured for.
             envoy: nnsight model, on the meta device.
             wait: Seconds to wait for one job at most.
-            resubmit: Send anew what failed, was lost, or may have reached the host without an answer.
+            resubmit: Resend what failed, was lost, or may have reached the host without an answer.
 
         Raises:
             RemoteError: No address, or a model that a host cannot know.
@@ -112,7 +108,7 @@ class RemoteBackend(Backend):
     ) -> None:
         """Refuses options that a host decides, modules and adapters."""
         if decided := [name for name, value in given.items() if value is not None]:
-            raise ModelError(f"{', '.join(decided)}: on a host ({remote=}) that is the host's to decide. Leave it out.")
+            raise ModelError(f"{', '.join(decided)}: the host ({remote=}) decides that. Leave it out.")
         if isinstance(source, torch.nn.Module):
             raise ModelError(f"A module is here already; a host ({remote=}) knows models by their Hub id.")
         location = resolve(source)
@@ -264,8 +260,7 @@ class RemoteBackend(Backend):
         """A trace that travels; who runs it guards it."""
         return engine.envoy.trace(**arguments)
 
-    @classmethod
-    def require(cls, need: Need, name: str) -> None:
+    def require(self, need: Need, name: str) -> None:
         """Refuses what a host does not do; see `REFUSALS`."""
         error, text = REFUSALS[need]
         raise error(text.replace("{name}", name))

@@ -152,7 +152,7 @@ class Host:
     def submit(
         self, model_key: str, blob: bytes, *, on_sent: Callable[[], None], env: Mapping[str, Any] | None = None
     ) -> Reply:
-        """Sends a job; it runs without anybody listening, and its status is asked for with `look`.
+        """Sends a job; it runs without anyone listening, and its status is asked for with `look`.
 
         Nothing is sent twice: only a connection that was never made is tried again.
 
@@ -364,7 +364,9 @@ def _address(url: str) -> str:
         raise RemoteError("The host's address holds a user name or password; give it without.")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         shown = str(url).partition("?")[0]  # behind it may be a secret
-        raise RemoteError(f"{shown!r} is no host's address: give https://... or http://... with nothing behind it.")
+        raise RemoteError(
+            f"{shown!r} is not the address of a host: give https://... or http://... with nothing after it."
+        )
     return str(parsed).rstrip("/")
 
 

@@ -35,7 +35,7 @@ def model_key(envoy: Any) -> str:
     if not isinstance(named, str) or not named or (named not in _ID_CACHE and Path(named).expanduser().exists()):
         raise RemoteError(
             f"NDIF knows models by their id on the Hugging Face Hub; found {named or 'a module in memory'!r}, which is "
-            "none. Load the model by its Hub id (org/name)."
+            "not one. Load the model by its Hub id (org/name)."
         )
     try:
         return str(envoy.to_model_key())

@@ -2,7 +2,7 @@
 
 A host is another machine, run by others. Its words are cleaned (the API key is taken out, characters that steer a
 terminal are written out), its JSON is plain and bounded, every field that xmi reads has a type and a length, and its
-results are tensors and builtins, read from an archive that xmi wrote anew. Whatever is not as it should be ends in a
+results are tensors and builtins, read from an archive that xmi rewrote. Whatever is not as it should be ends in a
 `RemoteError` that names the host and the field.
 """
 
@@ -143,7 +143,7 @@ JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"
 
 
 def _critical(packages: Any) -> Any:
-    """The packages that versions are compared of; a broken installation of any other is no reason to refuse a host."""
+    """The packages whose versions are compared; a broken installation of any other does not get a host refused."""
     if not isinstance(packages, dict):
         return packages
     return {name: version for name, version in packages.items() if name.lower() in CRITICAL_PACKAGES}
@@ -326,7 +326,7 @@ def _inflated(content: bytes, limit: int) -> bytes:
 
 
 def _rewritten(content: bytes, limit: int) -> tuple[io.BytesIO, int]:
-    """The archive that `torch.save` makes, written anew: what torch reads is what was counted here.
+    """The archive that `torch.save` makes, rewritten: what torch reads is what was counted here.
 
     Its parts are stored as they are. A forged archive may compress them (a bomb), or tell different readers different
     things.

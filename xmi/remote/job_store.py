@@ -64,7 +64,7 @@ class Attempt(BaseModel):
 
 
 class Record(BaseModel):
-    """A job: its attempts in order; all but the last were given up and sent anew on request."""
+    """A job: its attempts in order; all but the last were given up and sent again on request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[1] = 1

@@ -63,9 +63,9 @@ class Jobs:
             model_key: The model's key there.
             envoy: nnsight model, which may be on the meta device.
             folder: Where the jobs are kept. One process at a time runs jobs there.
-            wait: How many seconds to wait for a job at most; it goes on without us, and can be waited for again.
+            wait: How many seconds to wait for a job at most; the job keeps running, and can be waited for again.
             tell: Gets a line whenever a job is submitted, resumed or finished.
-            resubmit: Send anew what failed, was lost, or may have reached the host without an answer.
+            resubmit: Resend what failed, was lost, or may have reached the host without an answer.
         """
         self.host, self.model_key, self.envoy = host, model_key, envoy
         self.ledger = Ledger(folder)
@@ -201,7 +201,7 @@ class Jobs:
             if time.monotonic() - begun >= self.wait:
                 raise RemoteError(
                     f"{label}: job {job} has not ended after {self.wait:g} s of waiting. {found} It is not lost: run "
-                    "the same again to go on waiting."
+                    "the same again to keep waiting."
                 )
             time.sleep(next(waits))
 

@@ -184,7 +184,7 @@ def _versions(host: Host) -> tuple[dict[str, Any], list[Check]]:
             agree = compared.packages[name]["match"]
             text = there if agree else f"{there} there, {here} here: small differences are possible"
             checks.append(Check(name, "ok" if agree else "note", text))
-    # Code travels as source, so another Python is no obstacle by itself.
+    # Code travels as source, so another Python is not an obstacle by itself.
     agree = compared.python_matches
     text = compared.remote_python if agree else f"{compared.remote_python} there, {compared.local_python} here"
     return facts, [*checks, Check("python", "ok" if agree else "note", text)]

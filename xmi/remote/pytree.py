@@ -1,7 +1,7 @@
 """Nested builtins and tensors, taken apart into a JSON-able shape and a list of tensors, and put together again.
 
 One form serves a job's whole life: its fingerprint hashes it, its payload sends it, its result is stored in it. Nothing
-here needs pickle, and what is no builtin and no tensor is refused by name.
+here needs pickle, and what is neither a builtin nor a tensor is refused by name.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def effect(patch: Proportion, clean: Proportion | None) -> str:
 
 
 def against_clean(patch: Proportion, clean: Proportion | None) -> str:
-    """What a patch does beside no context, as a clause after its accuracy; nothing if there is nothing to say."""
+    """What a patch does compared with no context, as a clause after its accuracy; empty if there is nothing to say."""
     if clean is None:
         return ""
     n = _behind(patch, clean)
@@ -163,7 +163,7 @@ def elsewhere(here: Proportion, there: Proportion, main: str) -> str:
     if here.apart(there):
         return f", and {'less' if there.mean < here.mean else 'more'} than in {main}, intervals apart."
     few = f"{too_few(n)} whether it differs from {main}" if n < FEW else (
-        f"it cannot be told apart from {main}: the intervals overlap"
+        f"it cannot be distinguished from {main}: the intervals overlap"
     )  # fmt: skip
     return f"; {few}."
 

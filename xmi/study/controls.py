@@ -83,7 +83,7 @@ def _shuffled_labels(plan: Plan, text: Prompts, seed: int) -> Where | None:
 
 
 def shuffled(prompts: Prompts, seed: int) -> Prompts:
-    """The same prompts with the labels of their examples dealt out anew, no two equal to their own if that can be.
+    """The same prompts with the labels of their examples reshuffled, no two equal to their own if that can be.
 
     The labels keep their words and their number, so that only what they say of the inputs is gone (Min et al.,
     "Rethinking the Role of Demonstrations", 2022).

@@ -26,7 +26,7 @@ RECORDS = "records.jsonl"
 JOBS = "jobs"
 """Where a study on a host keeps its jobs."""
 
-ANEW = "Run the same command again: what is missing or damaged is made anew, and nothing else."
+ANEW = "Run the same command again: what is missing or damaged is rebuilt, and nothing else."
 
 
 def read_study(folder: Path) -> dict[str, Any]:

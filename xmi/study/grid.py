@@ -44,7 +44,7 @@ def subjects(plan: Plan) -> dict[str, Subject]:
     """All models of a plan by name, the main one first.
 
     Raises:
-        RunError: Two would have one name, or names that some file systems do not tell apart.
+        RunError: Two would have one name, or names that some file systems do not distinguish.
     """
     main = short(plan.model)
     found = [Subject(main, plan.model, "model")]
@@ -56,8 +56,8 @@ def subjects(plan: Plan) -> dict[str, Subject]:
         other = known.setdefault(one.name.casefold(), one)
         if other is not one:
             raise RunError(
-                f"The {_spoken(other)} and the {_spoken(one)} are both called {one.name}, by which results go. Give "
-                "one of the folders another name."
+                f"The {_spoken(other)} and the {_spoken(one)} are both called {one.name}, and results are "
+                "stored by name. Give one of the folders another name."
             )
     return {one.name: one for one in found}
 
@@ -147,7 +147,7 @@ def slug(text: str, allowed: str = "") -> str:
 
     Args:
         text: Any name.
-        allowed: What may stay beside small letters, digits and hyphens.
+        allowed: What may stay besides small letters, digits and hyphens.
     """
     plain = re.fullmatch(rf"[a-z0-9][a-z0-9{re.escape('-' + allowed)}]{{0,59}}", text)
     if plain and not re.search(r"-[0-9a-f]{6}$", text):  # which looks as if it had a hash already

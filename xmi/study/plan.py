@@ -145,7 +145,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: Text = Field(description="The model: Hub id, folder, or embedded name.")
     base: Text | None = Field(None, description="Base LLM whose vectors are patched into the model.")
-    control: Text | None = Field(None, description="Second model to compare with it.")
+    control: Text | None = Field(None, description="Second model to compare with.")
     untrained: Switch = Field(False, description="Also the model with random weights.")
     tasks: Annotated[tuple[Text, ...], BeforeValidator(_names)] = Field(
         min_length=1, max_length=1000, description="Tasks by name or file (all of xmi's)."
@@ -225,7 +225,7 @@ class Plan(BaseModel):
 
 
 class Running(BaseModel):
-    """What a plan file may hold beside the plan and the options of `xmi.load`."""
+    """What a plan file may hold besides the plan and the options of `xmi.load`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     preset: Literal["paper"] | None = Field(None, description="paper: the paper's protocol.")
@@ -283,7 +283,7 @@ def _asked(given: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def check_options(kind: type[BaseModel], given: Mapping[str, Any]) -> None:
-    """Checks what a plan file or a flag may give beside the plan; objects that only Python has are left as they are.
+    """Checks what a plan file or a flag may give besides the plan; objects that only Python has are left as they are.
 
     Args:
         kind: `Loading` or `Running`.

@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmi.backend import ON_HOST, backend_for
+from xmi.backend import ON_HOST
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
 from xmi.load_options import Loading
@@ -109,12 +109,11 @@ def glance(source: str, loading: Mapping[str, Any]) -> VLM:
     Raises:
         ModelError: It cannot be loaded.
     """
-    kind = backend_for(loading.get("remote") or False)
-    if kind.needs_weights:
+    if not loading.get("remote"):
         if None not in (loading.get("device"), loading.get("device_map")):
             raise ModelError("Give device or device_map, not both.")
         find_device(loading.get("device"))  # refused here as it would be with weights
-    aside = (*WAITING, *(("device", "device_map") if kind.needs_weights else ON_HOST))
+    aside = (*WAITING, *(ON_HOST if loading.get("remote") else ("device", "device_map")))
     return load(source, **{name: value for name, value in loading.items() if name not in aside}, device="meta")
 
 
@@ -122,13 +121,13 @@ def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
     """Refuses a study that cannot be run on a host.
 
     Raises:
-        ModelError: An option of loading that is the host's to decide, or an untrained model.
+        ModelError: An option of loading that the host decides, or an untrained model.
         RunError: A lens that would have to be trained.
     """
     if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
-        raise ModelError(f"{', '.join(decided)}: on a host that is the host's to decide. Leave it out.")
+        raise ModelError(f"{', '.join(decided)}: the host decides that. Leave it out.")
     if plan.untrained:
-        backend_for(True).require("untrained", plan.model)
+        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
     if plan.lens == "tuned":
         raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
 
@@ -142,7 +141,7 @@ def _load_tasks(plan: Plan) -> dict[str, Task]:
     tasks = {name: load_task(name) for name in plan.tasks}
     names = [task.name for task in tasks.values()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give them names of their own.")
+        raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give each a name of its own.")
     return tasks
 
 
@@ -170,7 +169,7 @@ def _check_models(plan: Plan, models: Mapping[str, VLM]) -> None:
     """Refuses models that cannot do what a plan asks of them.
 
     Raises:
-        ModelError: A control without eyes for images, or a base LLM of another shape.
+        ModelError: A control that cannot take images, or a base LLM of another shape.
         RunError: Layers that a model does not have.
     """
     for name in dict.fromkeys((plan.model, plan.control)):

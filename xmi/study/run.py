@@ -34,7 +34,7 @@ from xmi.vlm import VLM
 Say = Callable[[str], None]
 
 ROUNDS = 3
-"""How often what was computed is looked at again: a cell computed anew may make those that took its results unfit."""
+"""How often what was computed is looked at again: a cell recomputed may make those that took its results unfit."""
 
 
 def run_study(
@@ -79,7 +79,7 @@ def run_study(
         plan: A plan file (YAML), whose fields stand unless given here.
         preset: `paper` for the protocol of Luo, Darrell and Bar (ICML 2025).
         base: Its base LLM.
-        control: A second VLM to lay beside it.
+        control: A second VLM to compare with it.
         untrained: Also study the model with random weights.
         tasks: Task names or files; by default all six of xmi.
         sources: What task vectors are read from; by default all of `xmi.study.SOURCES`.

@@ -162,7 +162,7 @@ class Store:
                 before = stored.get(name)
                 if before != facts:
                     raise RunError(
-                        f"The model {name} is not the one {self.path} was begun with: {before} -> {facts}. "
+                        f"The model {name} is not the one {self.path} was started with: {before} -> {facts}. "
                         "Choose another folder with --out."
                     )
             return

@@ -52,7 +52,9 @@ def count_workers(asked: int | None, models: Collection[torch.nn.Module]) -> int
     where = sorted({p.device.type for p in parameters} - {"cpu"})
     able = sys.platform == "linux" and not where
     if asked is not None and not able:
-        found = f"is on {', '.join(where)}" if where else f"would have to be forked, which {sys.platform} does not bear"
+        found = (
+            f"is on {', '.join(where)}" if where else f"would have to be forked, which {sys.platform} does not support"
+        )
         raise RunError(f"workers={asked}: processes share a model on the CPU under Linux; this one {found}. Use 1.")
     if asked is None:
         small = sum(p.numel() for p in parameters) <= SMALL

@@ -27,7 +27,7 @@ Tokens = Sequence[Sequence[int]]
 Row = tuple[str, str, str, str]
 
 _ATTENTION = "Blocks compute something else; the vector keeps its shape but may lose its meaning."
-_POSITIONS = "Positions are told apart otherwise, so what a block attends to, and with it the vector, may shift."
+_POSITIONS = "Positions are encoded differently, so what a block attends to, and with it the vector, may shift."
 _READOUT = "The residual stream is read out otherwise: the same vector gives other probabilities."
 _TOKENS = "Where texts get other tokens, the two models read different prompts."
 

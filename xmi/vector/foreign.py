@@ -51,7 +51,7 @@ def announce_foreign(vectors: Iterable[TaskVector], session: Session) -> None:
             warnings.warn(
                 f"{vector.name} was read from {_name(card)} and is patched into {here}. It has the shape, but another "
                 "model need not mean the same by it. If that is what you study, say foreign=True, or compare the two "
-                "first (vlm.compare_base); else read it again from this model.",
+                "first (vlm.compare_base); otherwise read it again from this model.",
                 XmiWarning,
                 stacklevel=outside(),
             )

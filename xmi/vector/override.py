@@ -153,7 +153,7 @@ def override(
         drawn = theirs.icl("text", shots=shots, n=n, seed=seed, split=theirs.examples)
         vector = task_vector(session, drawn, slot=slot)
     elif vector.card.task != other.name:
-        raise VectorError(f"{vector.name} is no vector of {other.name}, whose labels the answers are compared with.")
+        raise VectorError(f"{vector.name} is not a vector of {other.name}, whose labels the answers are compared with.")
     backbone = session.backbone
     fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
     check_fits(vector, template=prompts.template.hash, model=session.name, **fit)

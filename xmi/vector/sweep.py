@@ -126,7 +126,7 @@ def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
     if way == "rows":
         warnings.warn(
             f"{engine.checkpoint.name}: patched runs cannot share a forward here ({why}). Each becomes a row of its "
-            "own: as exact, but slower.",
+            "own: just as exact, but slower.",
             stacklevel=outside(),
         )
 

@@ -37,7 +37,7 @@ def phase_sentences(measured: Mapping[str, Phases]) -> str:
     found: list[str] = []
     known = {label: p for label, p in measured.items() if p.items >= LEAST}
     if few := [f"{label}: {too_few(p.items)}" for label, p in measured.items() if label not in known]:
-        found.append(f"Which of input, task word and answer leads cannot be said ({'; '.join(few)}).")
+        found.append(f"Which of input, task word and answer leads cannot be determined ({'; '.join(few)}).")
     leads = {label: p.leading() for label, p in known.items()}
     if known:
         others = all(p.other_labels is not None for p in known.values())
@@ -63,7 +63,7 @@ def phase_sentences(measured: Mapping[str, Phases]) -> str:
         found[-1] += unsure
     if words := list(dict.fromkeys(w for p in known.values() for w in p.label_words)):
         named = ", ".join(f"“{w.strip()}”" for w in words[:5]) + (", …" if len(words) > 5 else "")
-        found.append(f"Labels of the task are among its task words ({named}): there the two cannot be told apart.")
+        found.append(f"Labels of the task are among its task words ({named}): there the two cannot be distinguished.")
     return " ".join(found)
 
 

@@ -94,7 +94,7 @@ def single_points(stored: Stored) -> dict[str, Float[np.ndarray, "prompt layer d
 def _read(once: Memory, cell: Cell, step: Read, reader: VLM, keep: int) -> dict[str, tuple[TaskVector, Residuals]]:
     slots = list(step.slots.values())
     few = keep if any(map(modality_of, step.slots)) else 0
-    if step.prompts.split:  # drawn anew by every seed
+    if step.prompts.split:  # redrawn by every seed
         return reader.vectors_at(step.prompts, slots, keep=few)
     key = (cell.model, step.base, step.prompts, *slots)
     return once(key, lambda: reader.vectors_at(step.prompts, slots, keep=few))
