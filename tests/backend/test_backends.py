@@ -30,7 +30,8 @@ class Elsewhere(LocalBackend):
         self.asked.append(kernel.__name__)
         return super().map(engine, kernel, arguments)
 
-    def require(self, need: str, name: str) -> None:
+    @classmethod
+    def require(cls, need: str, name: str) -> None:
         if need == "hooks":
             raise xmi.HookError(f"no hooks on {name}")
 

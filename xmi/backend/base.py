@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Need = Literal["hooks", "gradients", "training", "pickling"]
+Need = Literal["hooks", "gradients", "training", "pickling", "untrained"]
 """What some places cannot do; see `Backend.require`."""
 Look = Callable[[], tuple[tuple[Inputs, Inputs] | None, str]]
 """Encodes one prompt with a picture and with a blank one (None for a text-only model), or says why it could not."""
@@ -245,11 +245,13 @@ class Backend(ABC):
     def trace(self, engine: Engine, arguments: dict[str, Any]) -> Any:
         """Opens a raw nnsight trace."""
 
-    def require(self, need: Need, name: str) -> None:
+    @classmethod
+    def require(cls, need: Need, name: str) -> None:
         """Refuses what cannot be done there; every refusal of a place stands in its `require`.
 
         Args:
-            need: `hooks` or the model's own modules, `gradients`, `training` through the model, `pickling`.
+            need: `hooks` or the model's own modules, `gradients`, `training` through the model, `pickling`,
+                `untrained` weights.
             name: The model's name.
 
         Raises:

@@ -56,6 +56,10 @@ REFUSALS: dict[Need, tuple[type[XmiError], str]] = {
         "{name} is on a host, and a lens is trained through the model's own unembedding: train "
         "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here.",
     ),
+    "untrained": (
+        ModelError,
+        "An untrained model has weights that no host serves: leave it out, or load the model here.",
+    ),
     "pickling": (
         RemoteError,
         "A trace on a host takes along every name in its block, and this model object cannot travel. Take what "
@@ -260,7 +264,8 @@ class RemoteBackend(Backend):
         """A trace that travels; who runs it guards it."""
         return engine.envoy.trace(**arguments)
 
-    def require(self, need: Need, name: str) -> None:
+    @classmethod
+    def require(cls, need: Need, name: str) -> None:
         """Refuses what a host does not do; see `REFUSALS`."""
         error, text = REFUSALS[need]
         raise error(text.replace("{name}", name))

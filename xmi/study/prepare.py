@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmi.backend import ON_HOST
+from xmi.backend import ON_HOST, backend_for
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
 from xmi.load_options import Loading
@@ -109,11 +109,12 @@ def glance(source: str, loading: Mapping[str, Any]) -> VLM:
     Raises:
         ModelError: It cannot be loaded.
     """
-    if not loading.get("remote"):
+    kind = backend_for(loading.get("remote") or False)
+    if kind.needs_weights:
         if None not in (loading.get("device"), loading.get("device_map")):
             raise ModelError("Give device or device_map, not both.")
         find_device(loading.get("device"))  # refused here as it would be with weights
-    aside = (*WAITING, *(ON_HOST if loading.get("remote") else ("device", "device_map")))
+    aside = (*WAITING, *(("device", "device_map") if kind.needs_weights else ON_HOST))
     return load(source, **{name: value for name, value in loading.items() if name not in aside}, device="meta")
 
 
@@ -127,7 +128,7 @@ def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
     if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
         raise ModelError(f"{', '.join(decided)}: the host decides that. Leave it out.")
     if plan.untrained:
-        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
+        backend_for(True).require("untrained", plan.model)
     if plan.lens == "tuned":
         raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
 
