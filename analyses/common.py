@@ -168,7 +168,7 @@ def finished(run: Path) -> StudyResults:
     """Opens a run; where there is none yet (or an unfinished one), the embedded model is studied."""
     if (run / FINISHED).is_file():
         return StudyResults(run)
-    return xmi.study("organism", base="organism-llm", control="organism-control", out=run, say=print)
+    return xmi.run("organism", base="organism-llm", control="organism-control", out=run, say=print)
 
 
 def options(about: str | None) -> argparse.Namespace:

@@ -63,7 +63,6 @@ _HOME = {
     "TunedLens": ("xmi.lens", "TunedLens"),
     "check_task": ("xmi.prompt", "check_task"),
     "compare": ("xmi.measure", "compare"),
-    "study": ("xmi.study", ""),
     "TaskVector": ("xmi.vector", "TaskVector"),
     "ensemble": ("xmi.vector", "ensemble"),
     "random_like": ("xmi.vector", "random_like"),
@@ -122,7 +121,6 @@ __all__ = [
     "random_like",
     "run",
     "similarity",
-    "study",
     "task",
     "task_names",
 ]
@@ -133,8 +131,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'xmi' has no attribute {name!r}")
     module, attribute = _HOME[name]
-    home = import_module(module)
-    value = getattr(home, attribute) if attribute else home  # xmi.study is a module that can be called
+    value = getattr(import_module(module), attribute)
     globals()[name] = value
     return value
 

@@ -71,8 +71,8 @@ def main() -> int:
     asked = parser.parse_args()
     what = {"seeds": range(asked.seeds), "say": print} | ({"tasks": asked.task} if asked.task else {})
     out = asked.out / f"{datetime.now():%Y%m%d-%H%M%S}"  # a finished run would not ask the server again
-    remote = xmi.study(ID, remote=os.environ["NDIF_HOST"], out=out / "remote", **what)
-    local = xmi.study(EMBEDDED, dtype="float32", out=out / "local", **what)
+    remote = xmi.run(ID, remote=os.environ["NDIF_HOST"], out=out / "remote", **what)
+    local = xmi.run(EMBEDDED, dtype="float32", out=out / "local", **what)
     found = differences(remote.path, local.path)
     print(f"\n{remote.path} and {local.path}: {len(found)} tables and files of vectors, {(found > 0).sum()} differ")
     print(found[found > 0].to_string() if found.any() else "No difference at all.")

@@ -35,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     few = {"shots": 2, "prompts": 3, "seeds": (0,), "points": 3, "whole": False}
     controls = ("random vector", "another task", "shuffled labels")
     out = tmp_path_factory.mktemp("study") / "run"
-    return xmi.study(MODEL, base="organism-llm", tasks=tasks, controls=controls, out=out, **few)
+    return xmi.run(MODEL, base="organism-llm", tasks=tasks, controls=controls, out=out, **few)
 
 
 @pytest.fixture(scope="module")

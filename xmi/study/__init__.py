@@ -1,11 +1,7 @@
-"""The experiment: plan, run, store, resume, and read back. The module itself can be called: `xmi.study(...)`."""
+"""The experiment: plan, run, store, resume, and read back."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from xmi.arguments import forwarding
 
 if TYPE_CHECKING:
     from xmi.study.controls import CONTROLS
@@ -20,18 +16,7 @@ __all__ = ["CONTROLS", "EXPERIMENTS", "PRESETS", "SOURCES", "Plan", "StudyResult
 _HOME = {"CONTROLS": "controls", "dry_run": "estimate", "StudyResults": "results", "run_study": "run"}
 
 
-class _Study(ModuleType):
-    """Lets users write `xmi.study(...)`, though a module has that name."""
-
-    @forwarding
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As `run_study`."""
-        return import_module("xmi.study.run").run_study(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module 'xmi.study' has no attribute {name!r}")
-        return getattr(import_module(f"xmi.study.{_HOME.get(name, 'plan')}"), name)
-
-
-sys.modules[__name__].__class__ = _Study
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'xmi.study' has no attribute {name!r}")
+    return getattr(import_module(f"xmi.study.{_HOME.get(name, 'plan')}"), name)

@@ -51,8 +51,8 @@ def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any)
 
     Args:
         plan: A plan file, or None.
-        fork: As in `xmi.study`.
-        **given: As in `xmi.study`.
+        fork: As in `xmi.run`.
+        **given: As in `xmi.run`.
 
     Returns:
         Several lines of text.

@@ -305,7 +305,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     Paths of tasks and models are relative to where the command runs, as on the command line.
 
     Returns:
-        Arguments of `xmi.study`.
+        Arguments of `xmi.run`.
 
     Raises:
         RunError: The file cannot be read, or holds an unknown key.
