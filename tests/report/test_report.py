@@ -69,8 +69,13 @@ XPATCH, XBASE, CLEAN = (
 @pytest.mark.parametrize(
     ("xpatch", "xbase", "said", "unsaid"),
     [
-        ((0.9, 0.8, 0.95), (0.4, 0.3, 0.5), "the patch is better, intervals apart", "overlap"),
-        ((0.6, 0.5, 0.7), (0.9, 0.8, 0.95), "the prompt is better, intervals apart", "the patch is better"),
+        ((0.9, 0.8, 0.95), (0.4, 0.3, 0.5), "the patch is better, with disjoint intervals", "overlap"),
+        (
+            (0.6, 0.5, 0.7),
+            (0.9, 0.8, 0.95),
+            "the prompt is better, with disjoint intervals",
+            "the patch is better",
+        ),
         ((0.6, 0.5, 0.7), (0.65, 0.55, 0.75), "neither is shown to be better", "is better,"),
     ],
 )
@@ -105,7 +110,10 @@ def test_headline_says_plainly_whether_the_vector_works(tmp_path, xpatch, said):
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        ((0.03, 0.0, 0.1), "no more than without context, and less than in organism, intervals apart."),
+        (
+            (0.03, 0.0, 0.1),
+            "no more than without context, and less than in organism, with disjoint intervals.",
+        ),
         ((0.4, 0.3, 0.5), ", more than without context, and less than in organism"),
         ((0.88, 0.8, 0.93), "cannot be distinguished from organism"),
         ((0.99, 0.97, 1.0), "and more than in organism"),

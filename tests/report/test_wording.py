@@ -75,7 +75,7 @@ def test_two_methods_or_models_differ_only_where_intervals_are_apart() -> None:
         n = min(a.n, b.n)
         known = n >= LEAST and not any(math.isnan(v) for p in (a, b) for v in (p.mean, p.low, p.high))
         apart = known and (a.low > b.high or b.low > a.high)
-        assert ("is better," in said) == apart == ("intervals apart" in other)
+        assert ("is better," in said) == apart == ("with disjoint intervals" in other)
         if apart:
             assert said.startswith("the patch" if a.mean > b.mean else "the prompt")
             assert ("less than" in other) == (b.mean < a.mean)

@@ -8,11 +8,9 @@ from xmi.measure.boundaries import Boundaries
 from xmi.measure.compare import (
     Comparison,
     LayerComparison,
-    answers_at,
     compare,
     compare_all,
     layerwise,
-    majority_answers,
 )
 from xmi.measure.contrasts import comparisons
 from xmi.measure.ensembling import EnsembleCurve
@@ -23,6 +21,7 @@ from xmi.measure.phases import PHASES, Phases, boundaries, merge
 from xmi.measure.reading import LensReading
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit, strict_hit
+from xmi.measure.sides import answers_at, majority_answers
 from xmi.measure.similarity import Similarity, cosine_per_layer
 from xmi.measure.stats import Proportion, accuracy, wilson
 from xmi.measure.task_words import TaskWords

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from xmi.errors import MeasureError, NotMeasuredError
+from xmi.errors import MeasureError
 from xmi.measure.answers import Answers, Transfer, hits_of, only_labelled
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, paired
 from xmi.measure.result import Result
-from xmi.measure.scoring import paper_hit
+from xmi.measure.sides import index_of
 from xmi.names import NO_CONTEXT
 from xmi.numerals import estimate, p_value, signed
 
@@ -245,9 +244,9 @@ def layerwise(
     """
     transfer = only_labelled(transfer)
     chosen = transfer.sources[0] if source is None and len(transfer.sources) == 1 else source
-    left = _by_item(transfer, score, _index(transfer, chosen))
+    left = _by_item(transfer, score, index_of(transfer, chosen))
     if isinstance(baseline, str):
-        name, right = baseline, _by_item(transfer, score, _index(transfer, baseline))
+        name, right = baseline, _by_item(transfer, score, index_of(transfer, baseline))
     else:
         name = NO_CONTEXT if baseline is None else "baseline"
         other = transfer.clean if baseline is None else baseline
@@ -258,86 +257,6 @@ def layerwise(
         str(chosen), name, score, transfer.layers, found.difference, found.low, found.high, found.p, found.corrected,
         len(left.items), confidence,
     )  # fmt: skip
-
-
-def answers_at(transfer: Transfer, source: str, layer: int) -> Answers:
-    """The answers under one patch: one source of a sweep at one layer.
-
-    Args:
-        transfer: The sweep.
-        source: Which vector.
-        layer: Which layer; `best_layer_of` of a sweep over validation items chooses it.
-
-    Returns:
-        The answers, as if to prompts; all of `Answers`' measures apply.
-
-    Raises:
-        NotMeasuredError: Unknown source or layer.
-
-    Example:
-        >>> vector = vlm.task_vector(task.icl("text"))
-        >>> sweep = vlm.transfer({"text": vector}, to=task.queries("text"))
-        >>> measure.answers_at(sweep, "text", layer=sweep.best_layer).accuracy().mean
-        1.0
-    """
-    s = _index(transfer, source)
-    if layer not in transfer.layers:
-        raise NotMeasuredError(f"Layer {layer} was not swept; the layers are {list(transfer.layers)}.")
-    at = transfer.layers.index(layer)
-    # What belongs to the queries (prompts, tasks, units, labels) is the same as without a patch.
-    return replace(
-        transfer.clean,
-        predicted=transfer.predicted[s][at],
-        log_probability=transfer.log_probability[s, at],
-        rank=transfer.rank[s, at],
-        paper=transfer.paper[s, at],
-        strict=transfer.strict[s, at],
-        continuations=None if transfer.continuations is None else transfer.continuations[s][at],
-    )
-
-
-def majority_answers(asked: Answers | Transfer, training: Mapping[str, Sequence[str]]) -> Answers:
-    """The baseline that always gives a task's most frequent training label (the paper's `Random`).
-
-    Args:
-        asked: Which items are asked.
-        training: Labels of the training items of each task, repeats included.
-
-    Returns:
-        Its answers to the same prompts, under all scores: the label most frequent in training (the first of equally
-        frequent ones). Log-probability and rank are those of the right label (the first, if there are several) by its
-        share among the training labels: `-inf` and the number of distinct labels if it never occurs there.
-
-    Raises:
-        MeasureError: A task has no training labels.
-
-    Example:
-        >>> asked = vlm.answers(task.queries("text"))
-        >>> training = {task.name: [item.output for item in task.split("train")]}
-        >>> measure.majority_answers(asked, training).accuracy().mean
-        0.0
-    """
-    prompts = only_labelled(asked.clean if isinstance(asked, Transfer) else asked)
-    lacking = [t for t in dict.fromkeys(prompts.tasks) if not training.get(t)]
-    if lacking:
-        raise MeasureError(f"No training labels of {lacking}; give those of every task that was asked.")
-    counts = {task: dict(Counter(training[task]).most_common()) for task in dict.fromkeys(prompts.tasks)}
-    said = tuple(next(iter(counts[task])) for task in prompts.tasks)
-    right = list(zip(prompts.tasks, prompts.answers, strict=True))
-    shares = np.array([counts[t].get(a, 0) / len(training[t]) for t, a in right])
-    ranks = [list(counts[t]).index(a) if a in counts[t] else len(counts[t]) for t, a in right]
-    given = list(zip(said, prompts.accepted, strict=True))
-    with np.errstate(divide="ignore"):
-        logs = np.log(shares)
-    return replace(
-        prompts,
-        predicted=said,
-        continuations=said,
-        log_probability=logs,
-        rank=np.array(ranks),
-        paper=np.array([any(paper_hit(s, a) for a in labels) for s, labels in given]),
-        strict=np.array([s in labels for s, labels in given]),
-    )
 
 
 @dataclass(frozen=True)
@@ -404,9 +323,3 @@ def _task_means(values: Float[np.ndarray, " item"], tasks: np.ndarray) -> Float[
 
 def _macro(values: Float[np.ndarray, "item 1"], tasks: np.ndarray) -> float:
     return float(_task_means(values.ravel(), tasks).mean())
-
-
-def _index(transfer: Transfer, source: str | None) -> int:
-    if source not in transfer.sources:
-        raise NotMeasuredError(f"No source {source!r}; the sources are {list(transfer.sources)}.")
-    return transfer.sources.index(source)

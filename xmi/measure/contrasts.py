@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from xmi.measure.answers import Answers, Transfer
-from xmi.measure.compare import answers_at, compare_all
+from xmi.measure.compare import compare_all
 from xmi.measure.paired import CONFIDENCE, RESAMPLES, benjamini_hochberg, holm
+from xmi.measure.sides import answers_at
 from xmi.names import (
     ASKED,
     IMAGE_ICL,

@@ -130,7 +130,7 @@ def better(patch: Proportion, prompt: Proportion) -> str:
         return too_few(n)
     if not patch.apart(prompt):
         return too_few(n) if n < FEW else "intervals overlap: neither is shown to be better"
-    return f"the {'patch' if patch.mean > prompt.mean else 'prompt'} is better, intervals apart"
+    return f"the {'patch' if patch.mean > prompt.mean else 'prompt'} is better, with disjoint intervals"
 
 
 def tested(row: Any, digits: int = 0) -> str:
@@ -161,7 +161,7 @@ def elsewhere(here: Proportion, there: Proportion, main: str) -> str:
     if n < LEAST or not _known(here, there):
         return f"; {too_few(n)} whether it differs from {main}."
     if here.apart(there):
-        return f", and {'less' if there.mean < here.mean else 'more'} than in {main}, intervals apart."
+        return f", and {'less' if there.mean < here.mean else 'more'} than in {main}, with disjoint intervals."
     few = f"{too_few(n)} whether it differs from {main}" if n < FEW else (
         f"it cannot be distinguished from {main}: the intervals overlap"
     )  # fmt: skip
