@@ -268,7 +268,7 @@ def packed(setting: Setting, vectors: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [set, layer] by xmi's sweep."""
     vlm = setting.vlm
     patch = Patch(vectors, tuple(range(setting.cell.layers)))
-    found = sweep(vlm.engine, vlm.encoder, setting.batch, patch, torch.tensor([setting.target]))
+    found = sweep(vlm, setting.batch, patch, torch.tensor([setting.target]))
     return found.log_probability[0, 1:].reshape(vectors.shape[:2])
 
 

@@ -16,6 +16,10 @@ from jaxtyping import Float, Int
 
 from xmi.kernels import lens_kernel
 from xmi.model import Engine
+from xmi.session import Session
+
+Answers = Int[torch.Tensor, " _"] | None  # a batch each, of its own number of rows
+"""The first token of the answer in each row of a batch, if it is asked for."""
 
 
 class Lens(Protocol):
@@ -76,34 +80,34 @@ class Asked:
 
 
 def read_depths(
-    lens: Lens, engine: Engine, asked: Iterable[Asked], k: int, new: int = 1
-) -> tuple[list[LensValues], list[tuple[torch.Tensor, ...]]]:
+    session: Session, lens: Lens, asked: Iterable[Asked], k: int, new: int = 1
+) -> list[tuple[LensValues, tuple[torch.Tensor, ...], Answers]]:
     """Decodes one column per row at every depth, and answers in the same forward where that is wanted.
 
     Args:
+        session: The model.
         lens: The lens.
-        engine: The model.
         asked: What to read of each batch.
         k: How many top tokens to return.
         new: How many next tokens, for batches with answers.
 
     Returns:
-        The readings of each batch, and what `next_token_kernel` gives of it, or nothing.
+        For each batch the readings, what `next_token_kernel` gives (or nothing), and the answers that were asked for.
 
     Raises:
         ModelError: The lens was made for another model.
     """
-    backbone = engine.backbone
+    engine, backbone = session.engine, session.backbone
     weight, bias = lens.translators(engine) or (None, None)
 
-    def arguments() -> Iterator[tuple[Any, ...]]:
+    def calls() -> Iterator[tuple[Answers, tuple[Any, ...]]]:
         for one in asked:
             inputs, back = engine.reading(one.inputs, one.columns)
             read = backbone.scale, backbone.softcap, k, weight, bias
-            yield inputs, engine.paths, back, one.sets, *read, one.answers, new
+            yield one.answers, (inputs, engine.paths, back, one.sets, *read, one.answers, new)
 
-    found = engine.map(lens_kernel, arguments())
-    return [LensValues(*(v.numpy() for v in values)) for values, _ in found], [said for _, said in found]
+    found = session.each(lens_kernel, calls())
+    return [(LensValues(*(v.numpy() for v in values)), said, answers) for answers, (values, said) in found]
 
 
 def depths(n_layers: int) -> tuple[str, ...]:

@@ -22,10 +22,10 @@ from xmi.names import label_of
 from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Template, check_room
 from xmi.session import Session
 
-Said = list[tuple[torch.Tensor, ...]]
+Said = Sequence[tuple[torch.Tensor, ...]]
 """What `next_token_kernel` gave for each batch."""
 
-Wanted = list[Int[torch.Tensor, " _"]]  # a batch each, of its own number of rows
+Wanted = Sequence[Int[torch.Tensor, " _"]]  # a batch each, of its own number of rows
 """The answer's first token in each row of each batch."""
 
 
@@ -53,10 +53,10 @@ def lens(
         >>> reading.tokens[0][-1][0]  # the first prompt, the last depth
         'Bridgetown'
     """
-    engine, encoder, chosen = session.engine, session.encoder, lens or LogitLens()
+    encoder, chosen = session.encoder, lens or LogitLens()
     with session.prepared(prompts, "reading the lens") as (_, batches):
         asked = (Asked(batch.inputs, batch.columns(slot), [[] for _ in batch.prompts]) for batch in batches)
-        values, _ = read_depths(chosen, engine, asked, k)
+        values = [read for read, *_ in read_depths(session, chosen, asked, k)]
     rows = [row for value in values for row in value.ids.tolist()]
     tokens = tuple(tuple(tuple(encoder.decode(i) for i in depth) for depth in row) for row in rows)
     named = depths(session.backbone.n_layers)
@@ -137,20 +137,24 @@ def _phases(
     chosen = lens or LogitLens()
     with session.prepared(prompts, "decoding phases") as (several, batches):
         task, labels = _task_ids(session, several, words), _label_ids(session.encoder, several)
-        wanted: list[torch.Tensor] = []
         shared: Counter[int] = Counter()
 
         def asked() -> Iterator[Asked]:
             for batch in batches:
                 check_room(batch, new or 1, session.encoder.max_length)
                 columns = batch.columns(slot)
-                wanted.append(session.encoder.answer_ids(batch.prompts, several.template))
-                sets = _sets(session.encoder, batch, columns, wanted[-1], task, labels, several.template, shared)
-                yield Asked(batch.inputs, columns, sets, wanted[-1] if new else None)
+                wanted = session.encoder.answer_ids(batch.prompts, several.template)
+                sets = _sets(session.encoder, batch, columns, wanted, task, labels, several.template, shared)
+                yield Asked(batch.inputs, columns, sets, wanted if new else None)
 
-        values, said = read_depths(chosen, session.engine, asked(), 1, new)
+        values, said, given = zip(*read_depths(session, chosen, asked(), 1, new), strict=True)
     _announce_shared(session.encoder, shared, len(several))
-    return several, _measured(session, several, values, task, labels, chosen.name, slot), said, wanted
+    return (
+        several,
+        _measured(session, several, values, task, labels, chosen.name, slot),
+        said,
+        [ids for ids in given if ids is not None],
+    )
 
 
 def _sets(

@@ -69,7 +69,7 @@ def find_task_words(
             raise PromptError("Task words stand out against other tasks: give prompts of at least two named tasks.")
         everything = (batch for _, batches in pairs for batch in batches)
         asked = (Asked(batch.inputs, batch.columns(slot), [[] for _ in batch.prompts]) for batch in everything)
-        values, _ = read_depths(chosen, session.engine, asked, k)
+        values = [read for read, *_ in read_depths(session, chosen, asked, k)]
     every = np.concatenate([v.ids for v in values])
     special = set(encoder.tokenizer.all_special_ids) | set(encoder.tokenizer.added_tokens_decoder)
     texts = {

@@ -189,7 +189,7 @@ def _answers(session: Session, patch: Patch, prompts: Prompts, told: Prompts) ->
 
     def patched(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, prompts.template)
-        return sweep(engine, encoder, batch, patch, targets).ids[..., 0]
+        return sweep(session, batch, patch, targets).ids[..., 0]
 
     def asked(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, told.template)

@@ -82,7 +82,7 @@ def transfer(
         patch = Patch(torch.stack([v.values[list(chosen)] for v in named.values()]), chosen, slot, mode, strength)
 
         def swept(batch: Batch, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            found = sweep(session.engine, encoder, batch, patch, targets, new)
+            found = sweep(session, batch, patch, targets, new)
             return found.ids, found.log_probability, found.rank, targets
 
         def sweeps() -> Iterator[Callable[[], tuple[torch.Tensor, ...]]]:

@@ -16,7 +16,8 @@ from xmi.errors import JobError, RemoteError, VectorError
 from xmi.kernels import sweep_kernel
 from xmi.model import Engine
 from xmi.model.engine import CRASHES, first_line
-from xmi.prompt import Batch, Encoder, Prompt
+from xmi.prompt import Batch, Prompt
+from xmi.session import Session
 
 MODES = ("overwrite", "add", "interpolate")
 
@@ -76,14 +77,11 @@ class Swept:
     rank: Int[torch.Tensor, "*row entry"]
 
 
-def sweep(
-    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int = 1
-) -> Swept:
+def sweep(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int = 1) -> Swept:
     """Patches every vector at every layer into every row of a batch, and continues greedily.
 
     Args:
-        engine: The model.
-        encoder: Encodes rows again where runs cannot be packed.
+        session: The model.
         batch: Encoded prompts, padded on the left.
         patch: What is written where.
         targets: The answer's first token in each row.
@@ -99,17 +97,16 @@ def sweep(
     """
     if patch.mode not in MODES:
         raise VectorError(f"Unknown mode {patch.mode!r}; use one of {', '.join(MODES)}.")
-    with engine.backend.hold(engine):  # how a kind of sweep is done is found once
-        return _swept(engine, encoder, batch, patch, targets, new)
+    with session.engine.backend.hold(session.engine):  # how a kind of sweep is done is found once
+        return _swept(session, batch, patch, targets, new)
 
 
-def _swept(
-    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
-) -> Swept:
+def _swept(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int) -> Swept:
+    engine = session.engine
     place, more = "last" if patch.slot == "last" else "earlier", "one" if new == 1 else "more"
     kind = f"{place}, {more}, {'images' if seen(batch) else 'text'}"
     if kind not in engine.ways:
-        _prove(engine, encoder, batch, patch, targets, new, kind)
+        _prove(session, batch, patch, targets, new, kind)
     while engine.ways[kind] != "rows":
         try:
             return _packed(engine, batch, patch, targets, new, engine.ways[kind])
@@ -117,7 +114,7 @@ def _swept(
             raise
         except CRASHES as error:  # another batch may have what the first had not: an image behind the slot
             _resort(engine, kind, WAYS[WAYS.index(engine.ways[kind]) + 1], first_line(error))
-    return _rows(engine, encoder, batch, patch, targets, new)
+    return _rows(session, batch, patch, targets, new)
 
 
 def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
@@ -137,8 +134,7 @@ def seen(batch: Batch) -> bool:
 
 
 def _prove(
-    engine: Engine,
-    encoder: Encoder,
+    session: Session,
     batch: Batch,
     patch: Patch,
     targets: Int[torch.Tensor, " row"],
@@ -151,15 +147,16 @@ def _prove(
     Copies that join late rest on blocks that nothing outside of them touches. No configuration says so reliably; two
     runs do, of few prompts: the shortest and the longest of a batch, and its ends.
     """
+    engine = session.engine
     order = batch.inputs["attention_mask"].sum(1).argsort(stable=True).tolist()
     some = sorted({0, len(batch) - 1, order[0], order[-1]})
-    batch, targets = encoder.encode([batch.prompts[i] for i in some]), targets[some]
+    batch, targets = session.encoder.encode([batch.prompts[i] for i in some]), targets[some]
     places = sorted({0, len(patch.layers) // 2})
     few = Patch(
         patch.vectors[:1, places], tuple(patch.layers[i] for i in places), patch.slot, patch.mode, patch.strength
     )
     bound = TOLERANCE.get(engine.dtype, 0.3) if engine.exact else 0.3
-    plain = partial(_rows, engine, encoder, batch, few, targets, new)
+    plain = partial(_rows, session, batch, few, targets, new)
     expected = engine.backend.ahead(plain)
     why = ""
     for way in WAYS[:-1]:
@@ -233,9 +230,7 @@ def _joined(parts: Sequence[torch.Tensor], across: int, some: int) -> torch.Tens
     return torch.cat([clean, torch.cat(groups, 1).flatten(1, 2)], 1)
 
 
-def _rows(
-    engine: Engine, encoder: Encoder, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int
-) -> Swept:
+def _rows(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int) -> Swept:
     """Every patched run is a row: exact for whatever model.
 
     A forward holds runs of one prompt, encoded as often as needed, so that nothing is padded: some models (Kosmos-2 in
@@ -244,8 +239,8 @@ def _rows(
     sets, count = patch.vectors.shape[:2]
     entries: list[tuple[int, int] | None] = [None, *((s, i) for s in range(sets) for i in range(count))]
     chunks = [entries[i : i + MAX_ROWS] for i in range(0, len(entries), MAX_ROWS)]
-    runs = engine.together(
-        partial(_run_rows, engine, encoder, prompt, patch, target, new, chunk)
+    runs = session.engine.together(
+        partial(_run_rows, session, prompt, patch, target, new, chunk)
         for prompt, target in zip(batch.prompts, targets, strict=True)
         for chunk in chunks
     )
@@ -257,8 +252,7 @@ def _rows(
 
 
 def _run_rows(
-    engine: Engine,
-    encoder: Encoder,
+    session: Session,
     prompt: Prompt,
     patch: Patch,
     target: torch.Tensor,
@@ -266,7 +260,7 @@ def _run_rows(
     entries: Sequence[tuple[int, int] | None],
 ) -> Swept:
     """Some of the runs of one prompt, each a row; results without the row axis."""
-    batch = encoder.encode([prompt] * len(entries))
+    engine, batch = session.engine, session.encoder.encode([prompt] * len(entries))
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
     inputs = engine.forward(batch.inputs, keep=-int(back.min()))
     patched = Rows(
