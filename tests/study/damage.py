@@ -22,8 +22,7 @@ from pathlib import Path
 import xmi
 from tests.study.kill import files
 from tests.zoo.world import make_world
-from xmi.study import StudyResults
-from xmi.study import run as runner
+from xmi.study import StudyResults, work
 
 SMALL: dict[str, object] = {
     "base": None, "seeds": (0,), "sources": ("text ICL", "instruction", "text ICL + instruction"), "points": 3,
@@ -50,11 +49,11 @@ def study(world: Path, out: Path, **changes: object) -> StudyResults:
 @contextmanager
 def loaded_once() -> Iterator[None]:
     """Keeps the tiny models in memory: loading them takes longer than the study."""
-    before, runner.load = runner.load, cache(runner.load)
+    before, work.load = work.load, cache(work.load)
     try:
         yield
     finally:
-        runner.load = before
+        work.load = before
 
 
 def unfinished(folder: Path, out: Path) -> Path:

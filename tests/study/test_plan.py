@@ -118,7 +118,7 @@ def test_a_dry_run_counts_the_forwards_that_the_study_does(
         vlm.engine.__dict__["ways"] = dict(ways)  # sweeps are proven before, so that only the study's own are counted
         vlm.model.register_forward_hook(lambda *_, name=name: done.update([name]))
     by_source = {str(world / "eye"): vlms["eye"], str(world / "base"): vlms["eye base LLM"]}
-    monkeypatch.setattr("xmi.study.run.load", lambda source, **_: by_source[str(source)])
+    monkeypatch.setattr("xmi.study.work.load", lambda source, **_: by_source[str(source)])
     xmi.run(**fields(world, **changes), workers=1)  # the hooks count in this process
     assert done == expected
 

@@ -199,7 +199,7 @@ def test_each_way_of_studying_costs_what_its_dry_run_says(
             count += 1
 
         vlm.model.register_forward_hook(counted)
-        monkeypatch.setattr("xmi.study.run.load", lambda *_, vlm=vlm, **__: vlm)
+        monkeypatch.setattr("xmi.study.work.load", lambda *_, vlm=vlm, **__: vlm)
         xmi.run(**asked, workers=1)
         assert line.startswith(f"{model}: {count} forwards")
 

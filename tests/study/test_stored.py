@@ -19,7 +19,7 @@ from tests.study.kill import files
 from tests.study.sealing import content_of, rewrite
 from tests.zoo.world import make_world
 from xmi.storage import UNFINISHED
-from xmi.study import StudyResults
+from xmi.study import StudyResults, work
 from xmi.study import run as runner
 from xmi.study.folder import FINISHED, STUDY
 from xmi.study.grid import KINDS, OF_A_TASK, Cell, slug
@@ -124,7 +124,7 @@ def test_a_changed_model_may_be_studied_beside(copied: Path, tmp_path: Path) -> 
     out = tmp_path / "run"
     first = study(copied, out)
     edit_weight(copied / "eye")
-    runner.load.cache_clear()  # type: ignore[attr-defined]
+    work.load.cache_clear()  # type: ignore[attr-defined]
     beside = study(copied, out, fork=True)
     assert beside.path.parent == tmp_path
     assert beside.path.name.startswith("run-")
@@ -143,7 +143,7 @@ def test_options_of_loading_are_part_of_a_study(world: Path, whole: StudyResults
 def test_what_is_made_from_cells_is_made_anew_without_a_model(
     world: Path, whole: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(work, "load", lambda *a, **k: pytest.fail("a model was loaded"))
     expected = files(whole.path)
     for number, name in enumerate(("tables/eye.summary.csv", "results/eye.silhouette.json", "records.jsonl", FINISHED)):
         out = copy(whole, tmp_path / str(number))
@@ -249,7 +249,8 @@ def test_versions_that_change_in_a_run_are_recorded_by_cell(
 ) -> None:
     out, said = unfinished(whole.path, tmp_path / "run"), list[str]()
     known = runner.versions()
-    monkeypatch.setattr(runner, "versions", lambda: known | {"torch": "99.0"})
+    for module in (runner, work):
+        monkeypatch.setattr(module, "versions", lambda: known | {"torch": "99.0"})
     results = study(world, out, **BASED, say=said.append)
     assert any(f"torch {known['torch']} -> 99.0" in line for line in said)
     cells = len(list((out / "cells").glob("*.json")))

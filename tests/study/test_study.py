@@ -116,7 +116,7 @@ def test_results_can_be_read_without_a_model(finished: StudyResults) -> None:
 def test_a_finished_run_is_not_computed_again(
     world: Path, finished: StudyResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("xmi.study.work.load", lambda *a, **k: pytest.fail("a model was loaded"))
     assert run(world, finished.path).models == finished.models
 
 
@@ -228,7 +228,7 @@ def test_another_plan_is_refused(world: Path, finished: StudyResults) -> None:
 def test_bad_input_is_found_before_a_model_is_loaded(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xmi.study.run.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("xmi.study.work.load", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(xmi.TaskError, match="4 shots need 5"):
         run(world, tmp_path / "a", shots=4)
     with pytest.raises(xmi.TaskError, match="country-capital"):

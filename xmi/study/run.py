@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,20 @@ import torch
 
 from xmi.arguments import check_calls
 from xmi.errors import RunError
-from xmi.loading import load, untrained
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
-from xmi.study.cell import CellResult, Memory
+from xmi.study.executors import choose
+from xmi.study.executors.executor import Executor
 from xmi.study.experiments import registry
-from xmi.study.experiments.experiment import Inputs
-from xmi.study.folder import JOBS
 from xmi.study.grid import Cell, Subject, cells_of, needs_of, subjects
 from xmi.study.identity import Identity, identify
 from xmi.study.prepare import Prepared, prepare
 from xmi.study.results import StudyResults
 from xmi.study.store import MISSING, Store, locked
-from xmi.study.workers import count_workers, each
+from xmi.study.work import Say, Work
 from xmi.vector.sweep import PROOF
 from xmi.versions import versions
 from xmi.vlm import VLM
-
-Say = Callable[[str], None]
 
 ROUNDS = 3
 """How often what was computed is looked at again: a cell recomputed may make those that took its results unfit."""
@@ -166,19 +162,17 @@ def _complete(
         tell(f"{store.path} is complete: nothing to compute.")
         return
     if lacking or not store.begun:
-        models = _load_models(subjects, store.identity, options, tell)
+        work = Work(store, cells, tasks, options)
+        models = work.models(tell)
         if store.begun and (moved := _moved(store.begun_with())):
             tell(f"Versions changed since this run was begun: {moved}. Each cell records its own.")
         hosts = {name: found for name, vlm in models.items() if (found := vlm.engine.backend.provenance)}
         facts = {name: _facts(vlm, subjects[name], store.identity) for name, vlm in models.items()}
         store.begin(facts, _provenance(tasks, store.identity, options, hosts))
-        count = count_workers(workers, [vlm.model for vlm in models.values()])
-        with ExitStack() as stack:
-            for vlm in models.values():
-                stack.enter_context(vlm.engine.backend.kept_in(store.path / JOBS, lambda line: tell(f"    {line}")))
-            work = _Work(store, cells, tasks, subjects, models)
+        executor = choose(workers, [vlm.model for vlm in models.values()])
+        with work.opened(tell):
             for _ in range(ROUNDS):
-                work.run(lacking, tell, count)
+                _do(work, lacking, executor, tell)
                 if not (lacking := _lacking(store, cells)):
                     break
             for vlm in models.values():
@@ -203,86 +197,23 @@ def _lacking(store: Store, cells: Sequence[Cell]) -> dict[Cell, str]:
     return {cell: why for cell, why in found.items() if why}
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What cells are computed from.
+def _do(work: Work, lacking: Mapping[Cell, str], executor: Executor, tell: Say) -> None:
+    """Computes cells and stores them."""
+    total = len(work.cells)
 
-    Attributes:
-        store: The run folder.
-        cells: All of the study's cells.
-        tasks: Its tasks, by their name in the plan.
-        subjects: Its models by name.
-        models: They themselves.
-    """
+    def say(number: int, cell: Cell, took: str) -> None:
+        about = "all tasks" if cell.task is None else work.tasks[cell.task].name
+        what = f"{cell.model} · {about} · seed {cell.seed} · {registry()[cell.kind].doing or cell.kind}"
+        tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
 
-    store: Store
-    cells: Sequence[Cell]
-    tasks: Mapping[str, Task]
-    subjects: Mapping[str, Subject]
-    models: Mapping[str, VLM]
-
-    @property
-    def base(self) -> VLM | None:
-        """The base LLM of the main model."""
-        return next((vlm for name, vlm in self.models.items() if self.subjects[name].role == "base"), None)
-
-    def run(self, lacking: Mapping[Cell, str], tell: Say, workers: int) -> None:
-        """Computes cells and stores them."""
-        memory, total = Memory(), len(self.cells)
-
-        def say(number: int, cell: Cell, took: str) -> None:
-            about = "all tasks" if cell.task is None else self.tasks[cell.task].name
-            what = f"{cell.model} · {about} · seed {cell.seed} · {registry()[cell.kind].doing or cell.kind}"
-            tell(f"[{number:>{len(str(total))}}/{total}] {what}{took}")
-
-        def do(cell: Cell) -> float:
-            start = time.perf_counter()
-            backends = [vlm.engine.backend for vlm in self.models.values()]
-            with ExitStack() as stack:
-                for backend in backends:
-                    stack.enter_context(backend.about(cell.key))
-                own = any(backend.keeps_requests for backend in backends)
-                result = self.compute(cell, Memory() if own else memory)
-                self.store.put(cell, result, needs_of(cell, self.cells), made_with(self.models[cell.model]))
-            for backend in backends:
-                backend.release(cell.key)
-            return time.perf_counter() - start
-
-        before = [cell for cell in self.cells if cell not in lacking]
-        for number, cell in enumerate(before, 1):
-            say(number, cell, ": done before")
-        for why in (why for why in lacking.values() if not why.endswith(MISSING)):
-            tell(f"    {why}: computed again")
-        todo = [cell for cell in self.cells if cell in lacking]
-        finished = each(todo, lambda cell: needs_of(cell, self.cells), do, min(workers, max(1, len(todo))))
-        for number, (cell, seconds) in enumerate(finished, len(before) + 1):
-            say(number, cell, f"  {seconds:.1f} s")
-
-    def compute(self, cell: Cell, memory: Memory) -> CellResult:
-        """Does one cell."""
-        taken = {other: self.store.get(other) for other in needs_of(cell, self.cells)}
-        inputs = Inputs(self.store.plan, self.tasks, self.models[cell.model], self.base, taken, memory)
-        return registry()[cell.kind].run(cell, inputs)
-
-
-def made_with(vlm: VLM) -> dict[str, str]:
-    """Versions of what a cell's numbers depend on, precision and kind of device; a host's, if they come from there."""
-    here = {"python": platform.python_version(), **versions(), "dtype": str(vlm.engine.dtype).removeprefix("torch.")}
-    here["device"] = vlm.engine.backend.device(vlm.engine)
-    return here | vlm.engine.backend.versions
-
-
-def _load_models(
-    subjects: Mapping[str, Subject], identity: Identity, options: dict[str, Any], tell: Say
-) -> dict[str, VLM]:
-    models = {}
-    for name, one in subjects.items():
-        with _timed(tell, f"loading and checking {name}"):
-            vlm = untrained(one.source, **options) if one.role == "untrained" else load(one.source, **options)
-        if one.role != "untrained" and vlm.revision != identity.models[name]:
-            raise RunError(f"The files of {one.source} changed while it was loaded. Run again once they are complete.")
-        models[name] = vlm
-    return models
+    before = [cell for cell in work.cells if cell not in lacking]
+    for number, cell in enumerate(before, 1):
+        say(number, cell, ": done before")
+    for why in (why for why in lacking.values() if not why.endswith(MISSING)):
+        tell(f"    {why}: computed again")
+    finished = executor.each(work, [cell for cell in work.cells if cell in lacking])
+    for number, (cell, seconds) in enumerate(finished, len(before) + 1):
+        say(number, cell, f"  {seconds:.1f} s")
 
 
 def _facts(vlm: VLM, subject: Subject, identity: Identity) -> dict[str, Any]:

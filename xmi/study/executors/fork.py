@@ -20,6 +20,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from xmi.errors import RunError
+from xmi.study.executors.executor import Work
+from xmi.study.executors.serial import Serial
 from xmi.study.grid import Cell
 
 SMALL = 10**8
@@ -28,9 +30,6 @@ every core busy by themselves."""
 
 MOST = 4
 """Processes at most, unless more are asked for: each holds the activations of a batch."""
-
-Do = Callable[[Cell], float]
-"""Does a cell and stores what it gives; returns the seconds it took."""
 
 
 def count_workers(asked: int | None, models: Collection[torch.nn.Module]) -> int:
@@ -64,46 +63,48 @@ def count_workers(asked: int | None, models: Collection[torch.nn.Module]) -> int
     return asked
 
 
-def each(
-    cells: Sequence[Cell], needs: Callable[[Cell], Collection[Cell]], do: Do, count: int
-) -> Iterator[tuple[Cell, float]]:
-    """Does cells, each after those it needs, and yields them as they are finished.
+def offer(workers: int | None, models: Collection[torch.nn.Module]) -> Fork | None:
+    """Takes a study that several processes do."""
+    count = count_workers(workers, models)
+    return Fork(count) if count > 1 else None
 
-    Args:
-        cells: What to do, in the order of choice.
-        needs: What must be finished before a cell; what is not among the cells counts as finished.
-        do: Does one.
-        count: How many processes; with 1 all is done in this one.
 
-    Raises:
-        RunError: A process died.
-        Exception: What a cell raised; nothing more is begun then.
+@dataclass(frozen=True)
+class Fork:
+    """Does cells in processes that share the models of this one.
+
+    Attributes:
+        count: How many there are at most.
     """
-    if count == 1:
-        for cell in cells:
-            yield cell, do(cell)
-        return
-    todo = list(cells)
-    workers = [_Worker.start(do) for _ in range(count)]
-    busy: dict[Connection, tuple[_Worker, Cell]] = {}
-    try:
-        while todo or busy:
+
+    count: int
+
+    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, float]]:
+        """As `Executor.each`."""
+        if min(self.count, len(cells)) < 2:
+            yield from Serial().each(work, cells)
+            return
+        todo = list(cells)
+        workers = [_Worker.start(work.do) for _ in range(min(self.count, len(cells)))]
+        busy: dict[Connection, tuple[_Worker, Cell]] = {}
+        try:
+            while todo or busy:
+                for worker in workers:
+                    going = [cell for _, cell in busy.values()]
+                    ready = [cell for cell in todo if {*todo, *going}.isdisjoint(work.needs(cell))]
+                    if ready and worker.pipe not in busy:
+                        cell = min(ready, key=lambda cell: _rank(cell, worker, workers))
+                        todo.remove(cell)
+                        worker.give(cell)
+                        busy[worker.pipe] = worker, cell
+                for pipe in wait(list(busy)):
+                    worker, cell = busy.pop(pipe)  # type: ignore[call-overload]
+                    yield cell, worker.take(cell)
+        finally:
             for worker in workers:
-                going = [cell for _, cell in busy.values()]
-                ready = [cell for cell in todo if {*todo, *going}.isdisjoint(needs(cell))]
-                if ready and worker.pipe not in busy:
-                    cell = min(ready, key=lambda cell: _rank(cell, worker, workers))
-                    todo.remove(cell)
-                    worker.give(cell)
-                    busy[worker.pipe] = worker, cell
-            for pipe in wait(list(busy)):
-                worker, cell = busy.pop(pipe)  # type: ignore[call-overload]
-                yield cell, worker.take(cell)
-    finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
+                worker.process.kill()
+            for worker in workers:
+                worker.process.join()
 
 
 def _rank(cell: Cell, worker: _Worker, workers: Sequence[_Worker]) -> int:
@@ -121,7 +122,7 @@ class _Worker:
     known: set[tuple[str, str | None]] = field(default_factory=set)
 
     @classmethod
-    def start(cls, do: Do) -> _Worker:
+    def start(cls, do: Callable[[Cell], float]) -> _Worker:
         context = multiprocessing.get_context("fork")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, here, do), daemon=True)
@@ -150,7 +151,7 @@ class _Worker:
         return float(seconds)
 
 
-def _serve(pipe: Connection, other: Connection, do: Do) -> None:
+def _serve(pipe: Connection, other: Connection, do: Callable[[Cell], float]) -> None:
     """What a process does: cells that it is given, with one thread, until it is killed or the parent is gone."""
     other.close()
     gc.freeze()  # what was there before the fork stays: looking for garbage in it would copy it, page by page

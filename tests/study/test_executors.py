@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,15 +20,26 @@ import xmi
 from tests.study.kill import files, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
-from xmi.study import workers
-from xmi.study.grid import Cell
+from xmi.study import executors
+from xmi.study.executors import fork
+from xmi.study.executors.fork import Fork
+from xmi.study.executors.serial import Serial
+from xmi.study.grid import Cell, cells_of
+from xmi.study.prepare import prepare
+from xmi.study.run import store_of
+from xmi.study.work import Work
 
 CELLS = [Cell(kind, "model", task, 0) for kind in ("read", "ask") for task in "abcd"]
 
 
-def needs(cell: Cell) -> list[Cell]:
-    """Every question needs all that is read."""
-    return CELLS[:4] if cell.kind == "ask" else []
+@dataclass
+class Small:
+    """Work of which every question needs all that is read."""
+
+    do: Callable[[Cell], float]
+
+    def needs(self, cell: Cell) -> list[Cell]:
+        return CELLS[:4] if cell.kind == "ask" else []
 
 
 def noted(path: Path) -> Callable[[Cell], float]:
@@ -44,7 +58,7 @@ def noted(path: Path) -> Callable[[Cell], float]:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_cells_wait_for_what_they_need(tmp_path: Path, count: int) -> None:
     log = tmp_path / "log"
-    done = list(workers.each(CELLS, needs, noted(log), count))
+    done = list(Fork(count).each(Small(noted(log)), CELLS))
     assert sorted(cell.key for cell, _ in done) == sorted(cell.key for cell in CELLS)
     assert {seconds for _, seconds in done} == {0.5}
     lines = [line.split() for line in log.read_text().splitlines()]
@@ -62,7 +76,7 @@ def test_an_error_arrives_with_the_trace_of_its_process() -> None:
         raise xmi.TaskError(f"no {cell.task}")
 
     with pytest.raises(xmi.TaskError, match=r"no [ab]") as caught:
-        list(workers.each(CELLS, needs, do, 2))
+        list(Fork(2).each(Small(do), CELLS))
     assert "in do" in caught.value.__notes__[0]
 
 
@@ -74,7 +88,7 @@ def test_an_error_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
         raise Odd(cell.task)
 
     with pytest.raises(RuntimeError, match=r"Odd: [ab]"):
-        list(workers.each(CELLS, needs, do, 2))
+        list(Fork(2).each(Small(do), CELLS))
 
 
 def test_a_process_that_dies_is_missed() -> None:
@@ -84,7 +98,7 @@ def test_a_process_that_dies_is_missed() -> None:
         return 0.0
 
     with pytest.raises(xmi.RunError, match=r"model\.0\.b\.read.*exit code -9.*memory.*workers=1"):
-        list(workers.each(CELLS, needs, do, 2))
+        list(Fork(2).each(Small(do), CELLS))
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
@@ -92,12 +106,15 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os, sys, time
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from xmi.study import workers
+from xmi.study.executors.fork import Fork
 from xmi.study.grid import Cell
-def do(cell):
-    os.write(1, f"{{os.getpid()}}\\n".encode())  # at once: with PYTHONUNBUFFERED, print writes the line's end apart
-    time.sleep(60)
-list(workers.each([Cell("read", "m", t, 0) for t in "abcd"], lambda cell: [], do, 3))
+class Work:
+    def needs(self, cell):
+        return []
+    def do(self, cell):
+        os.write(1, f"{{os.getpid()}}\\n".encode())  # at once: with PYTHONUNBUFFERED, print writes the line's end apart
+        time.sleep(60)
+list(Fork(3).each(Work(), [Cell("read", "m", t, 0) for t in "abcd"]))
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -127,23 +144,47 @@ def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
     assert files(one.path) == files(tmp_path / "two")
 
 
+def test_work_can_be_done_where_it_was_sent(tmp_path: Path) -> None:
+    """Pickled work holds no model; a process that never saw the study writes the same bytes into its folder."""
+    world = make_world(tmp_path / "world")
+    options = {"base": world / "base", "shots": 2, "prompts": 4, "seeds": (0,), "points": 4}
+    asked = prepare(model=world / "eye", tasks=[str(world / "capital.json")], out=tmp_path / "run", **options)
+    xmi.run(world / "eye", tasks=[str(world / "capital.json")], out=tmp_path / "run", workers=1, **options)
+    work = Work(store_of(asked), cells_of(asked.plan, asked.tasks), asked.tasks, asked.loading)
+    work.models()
+    before = files(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "cells")
+    sent = tmp_path / "work.pickle"
+    sent.write_bytes(pickle.dumps(work))
+    assert len(sent.read_bytes()) < 100_000
+    script = f"import pickle; work = pickle.load(open({str(sent)!r}, 'rb')); [work.do(cell) for cell in work.cells]"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert files(tmp_path / "run") == before
+
+
+def test_the_first_that_takes_a_study_does_its_cells() -> None:
+    small = torch.nn.Linear(2, 2)
+    assert isinstance(executors.choose(1, [small]), Serial)
+    assert executors.choose(3, [small]) == Fork(3)
+
+
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.nn.Linear(2, 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert workers.count_workers(None, [small]) == workers.MOST
+    assert fork.count_workers(None, [small]) == fork.MOST
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert workers.count_workers(None, [small]) == 1
-    assert workers.count_workers(3, [small]) == 3
+    assert fork.count_workers(None, [small]) == 1
+    assert fork.count_workers(3, [small]) == 3
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(workers, "SMALL", 5)
-    assert workers.count_workers(None, [small]) == 1
+    monkeypatch.setattr(fork, "SMALL", 5)
+    assert fork.count_workers(None, [small]) == 1
     elsewhere = torch.nn.Linear(2, 2, device="meta")
-    assert workers.count_workers(None, [elsewhere]) == 1
+    assert fork.count_workers(None, [elsewhere]) == 1
     with pytest.raises(xmi.RunError, match=r"workers=2.*is on meta.*Use 1"):
-        workers.count_workers(2, [elsewhere])
+        fork.count_workers(2, [elsewhere])
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(xmi.RunError, match="darwin"):
-        workers.count_workers(2, [small])
+        fork.count_workers(2, [small])
     with pytest.raises(xmi.RunError, match="at least one"):
         monkeypatch.setattr(sys, "platform", "linux")
-        workers.count_workers(0, [small])
+        fork.count_workers(0, [small])
