@@ -18,7 +18,7 @@ from xmi import measure
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-WITHOUT = {"VLM": "is what load returns", "StudyResults": "see run", "study": "is a module"}
+WITHOUT = {"VLM": "is what load returns", "StudyResults": "see run"}
 """What needs no example, and why."""
 PLUMBING = {"accepted", "batches", "card", "each", "encoded", "prepared"}
 """What verbs are made of; `xmi.session` shows how."""
