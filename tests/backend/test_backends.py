@@ -59,7 +59,7 @@ def test_a_place_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_without_weights_refuses_to_load_them_in_a_trace() -> None:
     bare = xmi.load("organism", device="meta")
-    with pytest.raises(xmi.ModelError, match="can be looked at"):
+    with pytest.raises(xmi.ModelError, match="can be inspected"):
         bare.residuals(PROMPTS)
     with pytest.raises(xmi.ModelError, match="would load them here"), bare.engine.envoy.trace("France :"):
         bare.engine.envoy.output.save()

@@ -146,7 +146,7 @@ def test_prompts_with_other_numbers_of_images_are_read_in_forwards_of_their_own(
 @pytest.mark.fault("A1")
 def test_a_processor_that_encodes_text_otherwise_beside_images_is_refused() -> None:
     vlm = vlm_of("paligemma")
-    with pytest.raises(xmi.PromptError, match="prompt 0, which has no image, otherwise beside prompts with images"):
+    with pytest.raises(xmi.PromptError, match="prompt 0, which has no image, differently when other"):
         vlm.encode([Prompt((Segment("text", "Q:Greece\nA:"),)), pool("paligemma")[0]])
 
 

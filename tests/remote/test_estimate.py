@@ -61,7 +61,7 @@ def test_a_dry_run_counts_the_requests_and_bytes_that_the_host_sees(server: Loop
         ({"dtype": "bfloat16", "device": "cuda"}, xmi.ModelError, "device, dtype: the host decides that"),
         ({"untrained": True}, xmi.ModelError, "no host serves"),
         ({"lens": "tuned"}, xmi.RunError, "lens: logit"),
-        ({"remote": "ftp://host"}, xmi.RemoteError, "no host's address"),
+        ({"remote": "ftp://host"}, xmi.RemoteError, "not the address of a host"),
     ],
 )
 def test_a_dry_run_refuses_what_a_host_cannot_do(

@@ -353,7 +353,7 @@ def test_names_that_are_equal_or_nearly_are_refused(world: Path, tmp_path: Path)
         ("eye base LLM", {"base": world / "base"}),
     ):
         (tmp_path / name).symlink_to(world / "eye")
-        with pytest.raises(xmi.RunError, match=f"both called {name}, by which results go"):
+        with pytest.raises(xmi.RunError, match=f"both called {name}, and results are stored by name"):
             study(world, tmp_path / "run", control=tmp_path / name, **options)
 
 

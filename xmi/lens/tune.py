@@ -82,19 +82,9 @@ def tune_lens(
         aside = hold_out([item(p) for p in every], held_out, seed)
         parts = [part for _, batches in pairs for part in _states(session, batches, slot, aside)]
     stream, kept = torch.cat([states for states, _ in parts]), torch.cat([held for _, held in parts])
+    options: dict[str, Any] = {"steps": steps, "size": size, "rate": rate, "decay": decay, "seed": seed}
     fitted = [
-        _depth(
-            session,
-            stream[:, depth],
-            stream[:, -1],
-            kept,
-            depth,
-            steps=steps,
-            size=size,
-            rate=rate,
-            decay=decay,
-            seed=seed,
-        )
+        _depth(session, stream[:, depth], stream[:, -1], kept, depth, **options)
         for depth in track(range(session.backbone.n_layers), f"{session.name}: tuning the lens")
     ]
     weights, biases, before, after = zip(*fitted, strict=True)
@@ -105,11 +95,7 @@ def tune_lens(
         prompts=len(every) - tested,
         tokens=int((~kept).sum()),
         held_out=tested,
-        steps=steps,
-        size=size,
-        rate=rate,
-        decay=decay,
-        seed=seed,
+        **options,
         before=before,
         after=after,
     )

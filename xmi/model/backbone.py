@@ -111,7 +111,8 @@ def _blocks(decoder: torch.nn.Module, count: int, kind: str) -> tuple[torch.nn.M
     depth = min(d for d, _, _ in found)
     shallow = [(name, child) for d, name, child in found if d == depth]
     if len(shallow) > 1:
-        raise ModelError(f"{kind}: several lists of {count} blocks ({', '.join(n for n, _ in shallow)}); cannot tell.")
+        names = ", ".join(name for name, _ in shallow)
+        raise ModelError(f"{kind}: which of several lists of {count} blocks is meant cannot be determined ({names}).")
     name, layers = shallow[0]
     owner = decoder.get_submodule(name.rpartition(".")[0])
     return owner, layers

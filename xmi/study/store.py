@@ -99,7 +99,7 @@ class Store:
             what = f"{self.path / STUDY} is" if self.begun else f"{self.path} holds cells"
             raise RunError(
                 f"{what} of another study than the one asked for:\n{listing}\n"
-                "Choose another folder with --out, or start another run beside it with --fork."
+                "Choose another folder with --out, or start another run next to it with --fork."
             )
 
     def changes(self) -> list[str]:
@@ -138,7 +138,7 @@ class Store:
             remove_unfinished(self.path, *(self.path / name for name in FOLDERS))
 
     def begun_with(self) -> dict[str, str]:
-        """The versions that the run was begun with."""
+        """The versions that the run was started with."""
         return dict(read_study(self.path)["provenance"]["versions"])
 
     @property
