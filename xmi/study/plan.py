@@ -44,6 +44,7 @@ from xmi.names import (
 from xmi.structured import PAGE, parse_yaml, read_text
 from xmi.study.controls import CONTROLS
 from xmi.study.experiments import CHOSEN
+from xmi.study.lenses import LENSES
 
 READ = (*SPECIFICATIONS, ONE_EXAMPLE, of_base(TEXT_ICL), of_base(INSTRUCTION))
 """Specifications whose residuals are read from a model."""
@@ -179,7 +180,9 @@ class Plan(BaseModel):
     task_words: Literal["given", "found"] = Field(
         "given", description="Words that the task phase follows: given with the task, or found (given)."
     )
-    lens: Literal["logit", "tuned"] = Field("logit", description="What phases are read with: logit or tuned (logit).")
+    lens: Literal[LENSES] = Field(  # type: ignore[valid-type]
+        "logit", description=f"What phases are read with: {' or '.join(LENSES)} (logit)."
+    )
     experiments: Words = Field(EXPERIMENTS, description="What is done beyond the matrix, or none (all).")
 
     @field_validator("tasks", "seeds", "sources", "targets", "controls", "layers", "experiments")

@@ -16,6 +16,7 @@ from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
 from xmi.study.grid import subjects
+from xmi.study.lenses import REGISTRY
 from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.prompts import asks, follows, reads, sweeps
 from xmi.vector.base_comparison import check_shapes
@@ -129,8 +130,8 @@ def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
         raise ModelError(f"{', '.join(decided)}: the host decides that. Leave it out.")
     if plan.untrained:
         backend_for(True).require("untrained", plan.model)
-    if plan.lens == "tuned":
-        raise RunError("A tuned lens is trained where the weights are, not on a host: use lens: logit.")
+    if not REGISTRY[plan.lens].on_host:
+        raise RunError(f"A {plan.lens} lens is trained where the weights are, not on a host: use lens: logit.")
 
 
 def _load_tasks(plan: Plan) -> dict[str, Task]:

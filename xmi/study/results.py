@@ -25,11 +25,13 @@ from xmi.measure import (
     Overriding,
     Phases,
     Projection,
+    Result,
     Silhouette,
     Similarity,
     TaskWords,
     Transfer,
 )
+from xmi.measure.result import decode
 from xmi.names import sweep_name
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
 from xmi.study.sealed import digest_of
@@ -107,6 +109,15 @@ class StudyResults:
             RunError: The run folder has none.
         """
         return self._table(model, "comparisons")
+
+    def result(self, model: str, name: str) -> Result:
+        """Any result by its name in the run folder's index, such as `silhouette`; those of xmi have methods, too.
+
+        Raises:
+            RunError: The study has none of that name.
+        """
+        found: Result = decode(json.loads(self._result(model, name).read_text(encoding="utf-8")))
+        return found
 
     def answers(self, model: str, cell: str) -> Answers:
         """The answers of one prompting cell on test items, pooled over tasks and seeds."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xmi.lens import TunedLens
+from xmi.errors import RunError
+from xmi.lens.base import Lens as Reading
 from xmi.prompt import Task
 from xmi.study.cell import CellResult
 from xmi.study.experiments.experiment import Experiment, Forward, Inputs
+from xmi.study.lenses import REGISTRY
 from xmi.study.plan import Plan
 from xmi.study.prompts import lens_prompts
 
@@ -24,7 +26,7 @@ class Lens(Experiment):
 
     def wanted(self, plan: Plan, subject: Subject, tasks: Sequence[Task]) -> bool:
         """Whether the plan reads phases with it."""
-        return plan.lens == "tuned"
+        return REGISTRY[plan.lens].train is not None
 
     def rounds(self, cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM) -> list[list[Forward]]:
         """The prompts that vectors are read on."""
@@ -32,14 +34,18 @@ class Lens(Experiment):
 
     def run(self, cell: Cell, inputs: Inputs) -> CellResult:
         """Trains it."""
-        lens = inputs.vlm.tune_lens(lens_prompts(inputs.plan, inputs.tasks.values()), seed=cell.seed)
+        train = REGISTRY[inputs.plan.lens].train
+        if train is None:
+            raise RunError(f"The {inputs.plan.lens} lens is not trained.")
+        lens = train(inputs.vlm, lens_prompts(inputs.plan, inputs.tasks.values()), cell.seed)
         return CellResult(part=("lens", lens.dumps()))
 
 
-def trained_lens(inputs: Inputs) -> TunedLens | None:
+def trained_lens(inputs: Inputs) -> Reading | None:
     """The lens that was trained; None where the plan reads with the logit lens."""
     stored = inputs.once(Lens.kind)
-    return TunedLens.load(stored.part("lens")) if stored is not None else None
+    load = REGISTRY[inputs.plan.lens].load
+    return load(stored.part("lens")) if stored is not None and load is not None else None
 
 
 EXPERIMENTS = (Lens(),)
