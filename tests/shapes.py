@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from beartype import beartype
-from jaxtyping import install_import_hook
+from greenlet import getcurrent
+from jaxtyping import _storage, install_import_hook
 
 ROOT = Path(__file__).parents[1]
 AS_SOURCE = ("kernels", "remote")
@@ -33,8 +35,28 @@ def arrays_only(function: Any) -> Any:
     return beartype(function)
 
 
+class PerGreenlet:
+    """What jaxtyping keeps of the calls under way, which it takes to end in the order that they began in a thread.
+
+    Operations on a host take turns, each in a greenlet of its own.
+    """
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "kept", WeakKeyDictionary())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.kept[getcurrent()][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.kept.setdefault(getcurrent(), {})[name] = value
+
+
 def check_shapes() -> None:
     """Checks from now on; to be called before anything imports xmi."""
+    _storage._shape_storage = PerGreenlet()
     install_import_hook(modules(), "tests.shapes.arrays_only")
     from xmi.arguments.callers import LIBRARIES
 

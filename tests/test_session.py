@@ -62,6 +62,8 @@ def test_errors_name_what_was_called(vlm: VLM) -> None:
 
     with pytest.raises(xmi.ArgumentError, match=r"^VLM\.transfer: foreign must be True or False"):
         vlm.transfer([], "x", foreign="no")  # type: ignore[arg-type]
+    with pytest.raises(xmi.ArgumentError, match=r"^VLM\.transfer: vectors must be TaskVector"):
+        vlm.transfer(3, "x")  # type: ignore[arg-type]
     with pytest.raises(xmi.ArgumentError, match=r"^VLM\.check: again must be"):
         vlm.check(again=3)  # type: ignore[arg-type]
     with pytest.raises(xmi.ArgumentError, match=r"^Mine\.check: again must be"):
