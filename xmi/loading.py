@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from xmi.backend import backend_for
-from xmi.errors import ModelError
 from xmi.model import LOADING, Engine, load_checkpoint
 from xmi.model.options import count
 from xmi.vlm import VLM
@@ -115,8 +114,7 @@ def untrained(source: str | Path, *, seed: int = 0, **options: Any) -> VLM:
     Raises:
         ModelError: As in `load`.
     """
-    if options.get("remote"):
-        raise ModelError("An untrained model has weights that no host serves: leave it out, or load the model here.")
+    backend_for(options.get("remote", False)).require("untrained", str(source))
     trained = load(source, **options)
     model: Any = trained.model
     with LOADING, torch.random.fork_rng():
