@@ -1,13 +1,15 @@
 """What the report shows: one module per measurement, with its panels and its sentences.
 
-To add one, write a module with a `PART` (see `section.py`) and name it here.
+To add one, write a module with a `PART` (see `section.py`): it stands after those that are named in `ORDER`.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from xmi.report.panels import Panel, drawn
-from xmi.report.sections import alignment, base_similarity, ensembling, geometry, overriding, phases, transfer
-from xmi.report.sections.section import Finding
+from xmi.report.sections.section import Finding, Part
 from xmi.study.results import StudyResults
 
 SECTIONS = (
@@ -25,15 +27,11 @@ SECTIONS = (
 )
 """Id, title and first sentence of the sections that measurements stand in."""
 
-PARTS = (
-    phases.PART,
-    geometry.PART,
-    transfer.PART,
-    ensembling.PART,
-    overriding.PART,
-    base_similarity.PART,
-    alignment.PART,
-)
+ORDER = ("phases", "geometry", "transfer", "ensembling", "overriding", "base_similarity", "alignment")
+"""The first modules, in the order in which they stand in their sections; others follow by name."""
+
+_OTHERS = sorted({module.name for module in iter_modules(__path__)} - {*ORDER, "section"})
+PARTS: tuple[Part, ...] = tuple(import_module(f"{__name__}.{name}").PART for name in (*ORDER, *_OTHERS))
 """In the order of each section."""
 
 
