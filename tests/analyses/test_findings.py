@@ -327,7 +327,7 @@ def test_the_page_shows_every_row(found: dict[str, Finding], results: StudyResul
 
 def test_a_run_that_is_not_there_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
-    monkeypatch.setattr(xmi, "study", lambda *models, **how: asked.append({"models": models, **how}))
+    monkeypatch.setattr(xmi, "run", lambda *models, **how: asked.append({"models": models, **how}))
     common.finished(tmp_path / "run")
     assert asked[0]["models"] == ("organism",)
     assert (asked[0]["base"], asked[0]["control"]) == ("organism-llm", "organism-control")
