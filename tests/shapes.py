@@ -7,13 +7,15 @@ Only arrays are looked at: other arguments are the business of `xmi.arguments`, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from beartype import beartype
 from greenlet import getcurrent
-from jaxtyping import _storage, install_import_hook
+from jaxtyping import _storage, config, install_import_hook
 
 ROOT = Path(__file__).parents[1]
 AS_SOURCE = ("kernels", "remote")
@@ -61,3 +63,13 @@ def check_shapes() -> None:
     from xmi.arguments.callers import LIBRARIES
 
     LIBRARIES.add("jaxtyping._decorator")  # its frames are not the user's
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """No checks meanwhile: what users meet, who have none."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)

@@ -28,6 +28,8 @@ from tests.report.synthetic import make_run
 from xmi import measure
 from xmi.errors import ArgumentError, XmiError
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # wrong values are what is tried here
+
 ROOMS = ("", ".measure", ".vector", ".lens", ".plot", ".prompt", ".study", ".report", ".model", ".hooks")
 
 SOME: dict[str, Any] = {

@@ -19,6 +19,8 @@ from xmi.measure import Result
 from xmi.measure.result import encode
 from xmi.vector import VectorCard
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")  # wrong values are what is tried here
+
 ORIGIN = {"model": "m", "revision": "r", "dtype": "float32", "versions": {"xmi": "0"}}
 
 

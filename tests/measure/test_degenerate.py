@@ -243,7 +243,7 @@ ELSEWHERE = {
     "mean_shares",
     # Labels, orders and files.
     "orders", "shuffles", "encode", "decode", "checked", "announce_zeros", "apart", "centroid_votes", "left_out_hits",
-    "pair_means",
+    "pair_means", "index_of",
 }  # fmt: skip
 
 
