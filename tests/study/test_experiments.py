@@ -15,6 +15,7 @@ from xmi.lens import TunedLens
 from xmi.measure import Overriding
 from xmi.prompt import load_task
 from xmi.study import StudyResults, dry_run
+from xmi.study.experiments import CHOSEN, FIRST, LAST, registry
 from xmi.study.experiments.ensembling import ensemble_sizes
 from xmi.study.prepare import prepare
 from xmi.vector import base_similarity, shared_pairs
@@ -130,3 +131,10 @@ def test_a_dry_run_says_what_the_experiments_cost(world: Path) -> None:
     # Two pairs, each: vectors of the other task, a packed sweep, a system prompt.
     assert counts[0] - counts[1] == 6
     assert ensemble_sizes(prepare(**plan).plan) == (1, 2, 3)
+
+
+def test_what_a_plan_chooses_is_the_kind_of_an_experiment() -> None:
+    """An experiment that is called otherwise than its module would be done in every study, whatever the plan says."""
+    assert set(CHOSEN) <= set(registry())
+    assert not {*FIRST, *LAST} & set(CHOSEN)
+    assert CHOSEN == ("ensembling", "overriding"), "the default of plans, on which the hash of every plan depends"
