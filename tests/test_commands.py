@@ -25,7 +25,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 KEYS = (*Plan.model_fields, *Running.model_fields, *LOADING)
 COMMANDS: Any = typer.main.get_command(cli.app)
-ALONE = {"source": "the plan's model", "processor": "an object", "revision": "one model's", "check": "always done"}
+ALONE = {
+    "source": "the plan's model",
+    "processor": "an object",
+    "revision": "each has one",
+    "check": "always done",
+}
 """Options of `xmi.load` that a study does not take, and why."""
 
 
@@ -79,8 +84,11 @@ def test_the_documented_plan_holds_every_key_with_its_default(tmp_path: Path) ->
 
 
 OTHERS: dict[str, tuple[str, Any]] = {
+    "revision": ("r", "r"),
     "base": ("b", "b"),
+    "base_revision": ("br", "br"),
     "control": ("c", "c"),
+    "control_revision": ("cr", "cr"),
     "tasks": ("food-color", ("food-color",)),
     "sources": ("text ICL", ("text ICL",)),
     "targets": ("text", ("text",)),

@@ -23,13 +23,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
+from transformers.utils.hub import extract_commit_hash
 
 from xmi.errors import ModelError, XmiError
 from xmi.model.adapter import Adapter, attach, find_adapter
 from xmi.model.complete import check_loading
 from xmi.model.identity import Mark, Stamp, edits, identify_folder, identify_module, identify_snapshot, short, stamps
 from xmi.model.options import find_device, find_dtype, find_quantization
-from xmi.model.source import EMBEDDED, embedded_name, hub_options, resolve, suggestion
+from xmi.model.source import EMBEDDED, check_revision, embedded_name, hub_options, resolve, suggestion
 from xmi.model.unwrap import unwrap
 
 __all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
@@ -124,8 +125,8 @@ def load_checkpoint(
         given = device is not None
         return _in_memory(source, processor, precision, place, given, device_map, quantized, asked)
     location = resolve(source)
-    if revision is not None and Path(location).is_dir() and place.type != "meta":
-        raise ModelError(f"revision={revision!r} is one of the Hub's; {str(source)!r} is a folder here. Leave it out.")
+    if place.type != "meta":  # a host may serve an embedded model under one
+        check_revision(source, revision)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **hub_options(location, revision)}
     extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     extra |= {"device_map": device_map} if device_map is not None else {}
@@ -184,6 +185,8 @@ def _load(
     """A model that is whole in its folder or on the Hub; with its processor and identity."""
     before = _stamps(location)
     config = AutoConfig.from_pretrained(location, **options)
+    if commit := _commit(location, options["revision"]):
+        options = {**options, "revision": commit}  # whatever is pushed meanwhile
     auto, auto_processor = _classes(config, source)
     wanted = dtype or _own_dtype(config, place)
     tool = processor if processor is not None else auto_processor.from_pretrained(location, **options)
@@ -195,9 +198,9 @@ def _load(
             model = auto.from_config(config, dtype=wanted, **code, **attention)
     else:
         model, loading = auto.from_pretrained(location, dtype=wanted, output_loading_info=True, **extra, **options)
-        check_loading(source, loading, _folder(location, config))
+        check_loading(source, loading, _folder(location, commit))
         model = model if "device_map" in extra or "quantization_config" in extra else model.to(place)
-    revision = _revision(location, config)
+    revision = _revision(location, commit)
     if _stamps(location) != before:
         raise ModelError(f"The files of {source} changed while they were read. Load it again when they are complete.")
     return model, tool, revision
@@ -240,23 +243,30 @@ def _load_adapted(
     return model, tool, identity
 
 
-def _revision(location: str, config: Any) -> str:
-    commit = getattr(config, "_commit_hash", None)
+def _commit(location: str, revision: str | None) -> str | None:
+    """The commit that a checkpoint of the Hub was found at; None for a folder."""
+    if Path(location).is_dir():
+        return None
+    file = try_to_load_from_cache(location, "config.json", revision=revision)
+    return extract_commit_hash(str(file), None) if isinstance(file, str) else None
+
+
+def _revision(location: str, commit: str | None) -> str:
     if Path(location).is_dir():
         return identify_folder(Path(location))
     if commit is None:
         raise ModelError(
             f"{location}: the Hub does not say which commit this is. Download it into a folder of its own."
         )
-    folder = _folder(location, config)
-    return "+".join(filter(None, [str(commit), identify_snapshot(folder) if folder is not None else ""]))
+    folder = _folder(location, commit)
+    return "+".join(filter(None, [commit, identify_snapshot(folder) if folder is not None else ""]))
 
 
-def _folder(location: str, config: Any) -> Path | None:
+def _folder(location: str, commit: str | None) -> Path | None:
     """Where a checkpoint's files are: its folder, or its snapshot in the Hub's cache."""
     if Path(location).is_dir():
         return Path(location)
-    file = try_to_load_from_cache(location, "config.json", revision=getattr(config, "_commit_hash", None))
+    file = try_to_load_from_cache(location, "config.json", revision=commit)
     return Path(file).parent if isinstance(file, str) else None
 
 

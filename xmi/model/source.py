@@ -63,6 +63,16 @@ def resolve(source: str | Path) -> str:
     return text
 
 
+def check_revision(source: str | Path, revision: str | None) -> None:
+    """Refuses a revision of what is not on the Hub.
+
+    Raises:
+        ModelError: As in `resolve`; or there is a revision, and the source is a folder or an embedded model.
+    """
+    if revision is not None and _is(Path(resolve(source)), "dir"):
+        raise ModelError(f"revision={revision!r} is one of the Hub's; {str(source)!r} is a folder here. Leave it out.")
+
+
 def embedded_name(location: str) -> str | None:
     """Returns the name of the embedded model in a folder that `resolve` gave, if it is one."""
     return next((name for name in EMBEDDED if resolve(name) == location), None)

@@ -70,8 +70,8 @@ def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any)
         return "\n".join([*_plan_lines(asked), *_host_lines(asked)])
     device = find_device(loading.get("device"))
     lines, total, seconds = _plan_lines(asked), 0, 0.0
-    for name, source in _sources(study).items():
-        vlm = glance(source, loading)
+    for name, one in subjects(study).items():
+        vlm = glance(one, loading)
         cost = cost_of(vlm, study, tasks, name)
         parameters = sum(p.numel() for p in vlm.model.parameters())
         dtype = _dtype(loading.get("dtype", "auto"), vlm, device)
@@ -96,11 +96,6 @@ def _plan_lines(asked: Prepared) -> list[str]:
     return lines + [f"  {name}: {value}" for name, value in asked.plan.model_dump().items()]
 
 
-def _sources(study: Plan) -> dict[str, str]:
-    """All models by name, the base LLM included."""
-    return {name: one.source for name, one in subjects(study).items()}
-
-
 def _host_lines(asked: Prepared) -> list[str]:
     """What a host would be sent, per model and in all."""
     from xmi.remote import Host  # httpx and the like, for this alone
@@ -108,8 +103,8 @@ def _host_lines(asked: Prepared) -> list[str]:
     study, tasks, remote = asked.plan, asked.tasks, asked.loading["remote"]
     where = "the host that nnsight is configured for" if remote is True else Host(str(remote)).url
     lines, total = [f"It would run on {where}."], Traffic()
-    for name, source in _sources(study).items():
-        traffic = traffic_of(glance(source, asked.loading), study, tasks, name)
+    for name, one in subjects(study).items():
+        traffic = traffic_of(glance(one, asked.loading), study, tasks, name)
         lines.append(f"{name}: {traffic.requests} requests, about {traffic.up / 1e6:.1f} MB up")
         total += traffic
     cells = len(cells_of(study, tasks))

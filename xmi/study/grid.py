@@ -33,11 +33,13 @@ class Subject:
         source: Where it is loaded from.
         role: `model` (the main one), `control`, `untrained` (the main one with random weights), or `base` (its base
             LLM, of which only vectors are read).
+        revision: The Hub revision that is asked for, if any.
     """
 
     name: str
     source: str
     role: Role
+    revision: str | None = None
 
 
 def subjects(plan: Plan) -> dict[str, Subject]:
@@ -47,10 +49,10 @@ def subjects(plan: Plan) -> dict[str, Subject]:
         RunError: Two would have one name, or names that some file systems do not distinguish.
     """
     main = short(plan.model)
-    found = [Subject(main, plan.model, "model")]
-    found += [Subject(short(plan.control), plan.control, "control")] if plan.control else []
-    found += [Subject(f"{main} untrained", plan.model, "untrained")] if plan.untrained else []
-    found += [Subject(f"{main} base LLM", plan.base, "base")] if plan.base else []
+    found = [Subject(main, plan.model, "model", plan.revision)]
+    found += [Subject(short(plan.control), plan.control, "control", plan.control_revision)] if plan.control else []
+    found += [Subject(f"{main} untrained", plan.model, "untrained", plan.revision)] if plan.untrained else []
+    found += [Subject(f"{main} base LLM", plan.base, "base", plan.base_revision)] if plan.base else []
     known: dict[str, Subject] = {}
     for one in found:
         other = known.setdefault(one.name.casefold(), one)

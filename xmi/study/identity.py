@@ -71,7 +71,7 @@ def identify(asked: Prepared, models: Mapping[str, Subject]) -> Identity:
     """
     return Identity(
         hashlib.sha256(asked.plan.model_dump_json().encode()).hexdigest(),
-        {name: asked.revisions[one.source] for name, one in models.items()},
+        {name: asked.revisions[one.source, one.revision] for name, one in models.items()},
         {task.name: content_of(task) for task in asked.tasks.values()},
         {key: _spoken(key, asked.loading[key]) for key in OPTIONS if asked.loading.get(key) not in DEFAULTS},
     )

@@ -14,8 +14,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -76,6 +78,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Plans by name. `paper`: vectors are averaged over validation prompts, layers chosen on the same items, the first of
 equally good ones (Luo, Darrell and Bar, ICML 2025, section 3 and the published code)."""
 
+
+REVISIONS = {"revision": "model", "base_revision": "base", "control_revision": "control"}
+"""Fields that name a revision, and those of the models that it is of."""
 
 FOLDER = "runs/study"
 """The run folder, unless another is named."""
@@ -145,8 +150,11 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: Text = Field(description="The model: Hub id, folder, or embedded name.")
+    revision: Text | None = Field(None, description="Hub revision of the model.")
     base: Text | None = Field(None, description="Base LLM whose vectors are patched into the model.")
+    base_revision: Text | None = Field(None, description="Hub revision of the base LLM.")
     control: Text | None = Field(None, description="Second model to compare with.")
+    control_revision: Text | None = Field(None, description="Hub revision of the second model.")
     untrained: Switch = Field(False, description="Also the model with random weights.")
     tasks: Annotated[tuple[Text, ...], BeforeValidator(_names)] = Field(
         min_length=1, max_length=1000, description="Tasks by name or file (all of xmi's)."
@@ -204,7 +212,15 @@ class Plan(BaseModel):
     def _consistent(self) -> Plan:
         if self.score == "whole" and not self.whole:
             raise ValueError("score 'whole' needs whole: true")
+        for name in ("base", "control"):
+            if getattr(self, f"{name}_revision") and not getattr(self, name):
+                raise ValueError(f"{name}_revision: there is no {name} that it could be of: name it, or leave it out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A revision that is not given is left out: the plan is the same text as if there were no such field."""
+        return {name: value for name, value in dump(self).items() if value is not None or name not in REVISIONS}
 
     @property
     def hash(self) -> str:
@@ -223,8 +239,8 @@ class Plan(BaseModel):
 
     def differences(self, other: Plan) -> list[str]:
         """Returns one line per field in which two plans differ."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in mine if mine[k] != theirs[k]]
+        pairs = {name: (getattr(other, name), getattr(self, name)) for name in type(self).model_fields}
+        return [f"{name}: {before!r} -> {now!r}" for name, (before, now) in pairs.items() if before != now]
 
 
 class Running(BaseModel):

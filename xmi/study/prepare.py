@@ -14,8 +14,9 @@ from xmi.faults import some
 from xmi.load_options import Loading
 from xmi.loading import load
 from xmi.model.options import find_device
+from xmi.model.source import check_revision
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
-from xmi.study.grid import subjects
+from xmi.study.grid import Role, Subject, subjects
 from xmi.study.lenses import REGISTRY
 from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.prompts import asks, follows, reads, sweeps
@@ -37,7 +38,7 @@ class Prepared:
         tasks: The tasks, by their name in the plan; every prompt was built once.
         workers: Processes, or None for as many as fit.
         notes: What the plan leaves out by default, and why.
-        revisions: The revision of each model's files, by where it is loaded from.
+        revisions: The revision of each model's files, by where it is loaded from and the revision that is asked for.
     """
 
     plan: Plan
@@ -46,7 +47,7 @@ class Prepared:
     tasks: dict[str, Task]
     workers: int | None = None
     notes: tuple[str, ...] = ()
-    revisions: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
 
 
 def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
@@ -81,7 +82,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         check_for_host(plan, loading)
     tasks = _load_tasks(plan)
     _check_tasks(plan, tasks)
-    models = {name: glance(name, loading) for name in dict.fromkeys((plan.model, plan.control, plan.base)) if name}
+    seen = {one: glance(one, loading) for one in subjects(plan).values() if one.role != "untrained"}
+    models = {one.role: vlm for one, vlm in seen.items()}
     blind = _blind(plan, tasks, models)
     if blind:
         plan = make_plan(**wanted, blind=blind)
@@ -89,7 +91,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     _check_models(plan, models)
     _check_tasks(plan, tasks, plan.modalities)
     _check_prompts(plan, tasks, models)
-    revisions = {source: vlm.revision for source, vlm in models.items()}
+    revisions = {(one.source, one.revision): vlm.revision for one, vlm in seen.items()}
     return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else (), revisions)
 
 
@@ -100,23 +102,25 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def glance(source: str, loading: Mapping[str, Any]) -> VLM:
+def glance(one: Subject, loading: Mapping[str, Any]) -> VLM:
     """A model without its weights: what its configuration and its processor say.
 
     Args:
-        source: Where it is loaded from.
+        one: The model.
         loading: Options of `xmi.load`; those of device and host are left aside.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or is a folder, of which there are no revisions.
     """
+    check_revision(one.source, one.revision)
     kind = backend_for(loading.get("remote") or False)
     if kind.needs_weights:
         if None not in (loading.get("device"), loading.get("device_map")):
             raise ModelError("Give device or device_map, not both.")
         find_device(loading.get("device"))  # refused here as it would be with weights
     aside = (*WAITING, *(("device", "device_map") if kind.needs_weights else ON_HOST))
-    return load(source, **{name: value for name, value in loading.items() if name not in aside}, device="meta")
+    options = {name: value for name, value in loading.items() if name not in aside}
+    return load(one.source, revision=one.revision, **options, device="meta")
 
 
 def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
@@ -158,44 +162,45 @@ def _check_tasks(plan: Plan, tasks: Mapping[str, Task], modalities: Sequence[str
         raise
 
 
-def _blind(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, VLM]) -> str:
+def _blind(plan: Plan, tasks: Mapping[str, Task], models: Mapping[Role, VLM]) -> str:
     """Why a study can have no images, or nothing if it can."""
-    if models[plan.model].encoder.processor is None:
+    if models["model"].encoder.processor is None:
         return f"{plan.model} is a text-only model"
     if not any(item.image for task in tasks.values() for item in task.items):
         return f"No item of {', '.join(task.name for task in tasks.values())} has an image"
     return ""
 
 
-def _check_models(plan: Plan, models: Mapping[str, VLM]) -> None:
+def _check_models(plan: Plan, models: Mapping[Role, VLM]) -> None:
     """Refuses models that cannot do what a plan asks of them.
 
     Raises:
         ModelError: A control that cannot take images, or a base LLM of another shape.
         RunError: Layers that a model does not have.
     """
-    for name in dict.fromkeys((plan.model, plan.control)):
+    named: tuple[tuple[str | None, Role], ...] = (plan.model, "model"), (plan.control, "control")
+    for name, role in named:
         if name is None:
             continue
-        count = models[name].backbone.n_layers
+        count = models[role].backbone.n_layers
         if missing := [layer for layer in plan.layers or () if not 0 <= layer < count]:
             raise RunError(
                 f"{name} has the layers 0 to {count - 1}; the plan also asks for "
                 f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}."
             )
-        if "image" in plan.modalities and models[name].encoder.processor is None:
+        if "image" in plan.modalities and models[role].encoder.processor is None:
             raise ModelError(
                 f"{name} is a text-only model, and the plan has images: {blind_fields(plan.sources, plan.targets)}. "
                 "Ask for sources and targets of text alone, or leave it out."
             )
     if plan.base:
         try:
-            check_shapes(models[plan.model].engine, models[plan.base].engine)
+            check_shapes(models["model"].engine, models["base"].engine)
         except VectorError as error:
             raise ModelError(str(error)) from error
 
 
-def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, VLM]) -> None:
+def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[Role, VLM]) -> None:
     """Builds every prompt once, and finds the plan's slots in them.
 
     Raises:
@@ -205,7 +210,7 @@ def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, V
         for seed in plan.seeds:
             list(asks(plan, task, seed)), list(follows(plan, task, seed))
             for step in reads(plan, task, seed):
-                reader = models[plan.base if step.base and plan.base else plan.model]
+                reader = models["base" if step.base and plan.base else "model"]
                 for source, slot in step.slots.items():
                     _check_slot(f"{source} prompts of {task.name}", slot, step.prompts, reader)
                 if len({find_segment(step.prompts[0], slot) for slot in step.slots.values()}) < len(step.slots):
@@ -214,7 +219,7 @@ def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[str, V
                         "slot, give more shots, or leave out the control."
                     )
         for sweep in sweeps(plan, task):
-            _check_slot(f"{sweep.target} queries of {task.name}", plan.patch_slot, sweep.prompts, models[plan.model])
+            _check_slot(f"{sweep.target} queries of {task.name}", plan.patch_slot, sweep.prompts, models["model"])
 
 
 def _check_slot(where: str, slot: str, prompts: Prompts, vlm: VLM) -> None:

@@ -39,8 +39,11 @@ def run_study(
     out: str | Path | None = None,
     plan: str | Path | None = None,
     preset: str | None = None,
+    revision: str | None = None,
     base: str | Path | None = None,
+    base_revision: str | None = None,
     control: str | Path | None = None,
+    control_revision: str | None = None,
     untrained: bool | None = None,
     tasks: Sequence[str] = (),
     sources: Sequence[str] | None = None,
@@ -74,8 +77,11 @@ def run_study(
         out: The run folder (`runs/study`).
         plan: A plan file (YAML), whose fields stand unless given here.
         preset: `paper` for the protocol of Luo, Darrell and Bar (ICML 2025).
+        revision: Its Hub revision: a commit, branch or tag.
         base: Its base LLM.
+        base_revision: The Hub revision of that.
         control: A second VLM to compare with it.
+        control_revision: The Hub revision of that.
         untrained: Also study the model with random weights.
         tasks: Task names or files; by default all six of xmi.
         sources: What task vectors are read from; by default all of `xmi.study.SOURCES`.
@@ -118,7 +124,8 @@ def run_study(
         (0, 1, 2, 3, 4, 5, 6, 7)
     """
     given = prepare(
-        plan, model=model, out=out, preset=preset, base=base, control=control, untrained=untrained,
+        plan, model=model, revision=revision, out=out, preset=preset, base=base, base_revision=base_revision,
+        control=control, control_revision=control_revision, untrained=untrained,
         tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, slot=slot,
         patch_slot=patch_slot, shots=shots, prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score,
         ties=ties, whole=whole, points=points, task_words=task_words, lens=lens, experiments=experiments,

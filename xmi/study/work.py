@@ -70,7 +70,8 @@ class Work:
         options = dict(self.loading)
         for name, one in subjects(self.store.plan).items() if not self._models else ():
             start = time.perf_counter()
-            vlm = untrained(one.source, **options) if one.role == "untrained" else load(one.source, **options)
+            make = untrained if one.role == "untrained" else load
+            vlm = make(one.source, revision=one.revision, **options)
             tell(f"loading and checking {name}  {time.perf_counter() - start:.1f} s")
             if one.role != "untrained" and vlm.revision != self.store.identity.models[name]:
                 raise RunError(
