@@ -274,7 +274,15 @@ class Session:
         for start, end in track(parts, f"{self.name}: {doing}"):
             part = prompts[start:end]
             self._require_images(part)
-            yield self.encode(part)
+            yield from self._portions(part)
+
+    def _portions(self, prompts: Prompts) -> Iterator[Batch]:
+        """Prompts in one batch, or in several if together they are too much for one request to a host."""
+        batch, start = self.encode(prompts), 0
+        sizes = self.engine.backend.portions([prompt.images for prompt in prompts], batch.inputs)
+        for size in sizes:
+            yield batch if len(sizes) == 1 else self.encode(prompts[start : start + size])
+            start += size
 
     def _mates(self, counts: Sequence[int]) -> bool:
         """Whether prompts with so many images change each other's numbers when they share a forward.

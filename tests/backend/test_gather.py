@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmi.backend.gather import Call, request, together
+from xmi.backend.steps import Steps
 
 
 class Server:
@@ -18,7 +19,8 @@ class Server:
     def __init__(self) -> None:
         self.requests: list[list[int]] = []
 
-    def run(self, calls: Sequence[Call]) -> list[Any]:
+    def run(self, calls: Sequence[Call]) -> Steps[list[Any]]:
+        yield 0.0
         self.requests.append([args[0] for _, args in calls])
         return [2 * args[0] for _, args in calls]
 
@@ -74,7 +76,8 @@ def test_an_error_ends_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_stands_apart_is_asked_at_once_and_fails_alone() -> None:
     server = Server()
 
-    def failing(calls: Sequence[Call]) -> list[Any]:
+    def failing(calls: Sequence[Call]) -> Steps[list[Any]]:
+        yield 0.0
         raise ValueError("no")
 
     def tries(run: Any) -> Callable[[], Any]:

@@ -9,6 +9,7 @@ import pytest
 
 import xmi
 from tests.remote.loopback import KEY, Loopback
+from xmi.backend import portions
 from xmi.study import dry_run
 
 SMALL: dict[str, Any] = {
@@ -53,6 +54,38 @@ def test_a_dry_run_counts_the_requests_and_bytes_that_the_host_sees(server: Loop
     # Per seed two tasks read and asked, and the base LLM's vectors; words, its comparison, ensembling, overriding and
     # geometry once.
     assert cells == "15 cells"
+
+
+class Stopped(BaseException):
+    """Ctrl-C, at one moment."""
+
+
+def test_a_study_cut_into_many_requests_is_counted_and_none_is_paid_twice(
+    server: Loopback, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portions, "ROOM", room := 80_000)
+    changes = {"base": None, "tasks": SMALL["tasks"][:1], "seeds": (0,), "task_words": "given", "experiments": ()}
+    changes |= {"targets": ("image",), "layers": (1, 3)}
+    plan = {**SMALL, **changes, "sources": ("image ICL",), "controls": (), "remote": server.url, "out": home / "run"}
+    _, requests, size, *_ = dry_run(**plan).splitlines()[-1].removeprefix("In all ").split(", ")
+    earlier, submitted = server.stats()["requests"], list[str]()
+
+    def stop(line: str) -> None:
+        submitted.extend([line] if ".ask: submitted" in line else [])
+        if len(submitted) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        xmi.run(**plan, say=stop)
+    results = xmi.run(**plan)
+    jobs = server.stats()["jobs"][earlier:]
+    again = 3  # the second process looks at the model once more
+    assert requests == f"{len(jobs) - again} requests"
+    traffic = results.traffic().set_index("cell").requests
+    assert traffic["organism.0.country-capital.read"] > 1 and traffic["organism.0.country-capital.ask"] > 3
+    assert max(job["payload_bytes"] for job in jobs) < 1.1 * room
+    up = sum(job["payload_bytes"] for job in jobs[again:]) / 1e6
+    assert float(size.split()[1]) == pytest.approx(up, rel=0.35), size
 
 
 @pytest.mark.parametrize(

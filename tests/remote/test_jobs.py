@@ -54,7 +54,7 @@ def requests(server: Loopback) -> int:
 
 
 def state(made: Jobs, *calls: Any) -> str:
-    last = made.ledger.last(fingerprint(made.model_key, calls, meta()._remoteable_get_env()))
+    last = made.ledger.last(fingerprint(made.model_key, calls, meta()._remoteable_get_env(), "cell"))
     assert last is not None
     return last.state
 
@@ -115,7 +115,7 @@ def test_pooled_rows_are_put_together_exactly(batches: list[list[int]], dtype: t
         assert found.dtype == tensor.dtype and found.shape == tensor.shape
         assert torch.equal(found.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8))
     distinct = {(seed, dtype) for seeds in batches for seed in seeds} | {(0, torch.float64), (0, torch.float16)}
-    assert sum(len(pool) for pool in pools) == len(distinct) + 1  # and the two equal rows of zeros
+    assert sum(len(pool) for pool in pools) == len(distinct) + 3  # and two rows, and two equal ones of zeros
 
 
 def test_images_arrive_exactly(server: Loopback, tmp_path: Path) -> None:
@@ -237,6 +237,7 @@ def test_a_fingerprint_says_what_is_asked_and_nothing_else() -> None:
     others = [
         fingerprint("key2", [reading()]),
         fingerprint("key", [reading()], {"attn_implementation": "eager"}),
+        fingerprint("key", [reading()], label="another cell"),
         fingerprint("key", [reading(), reading()]),
         fingerprint("key", [reading(5)]),
         fingerprint("key", [(score, (inputs, paths, rows, columns))]),
@@ -458,7 +459,7 @@ def test_an_expired_result_is_lost_until_asked_for(server: Loopback, tmp_path: P
 
 def test_a_job_that_the_host_forgot_is_lost(server: Loopback, tmp_path: Path) -> None:
     made = jobs(server, tmp_path, wait=0.3)
-    name = fingerprint(made.model_key, [reading()], meta()._remoteable_get_env())
+    name = fingerprint(made.model_key, [reading()], meta()._remoteable_get_env(), "cell")
     made.ledger.begin(name, attempt(state="submitted", job_id="gone", host=server.url))
     begun = time.monotonic()
     with pytest.raises(RemoteError, match=r"cell: .*knows no job gone"):
@@ -473,7 +474,7 @@ def test_a_job_that_the_host_forgot_is_lost(server: Loopback, tmp_path: Path) ->
 
 def test_a_job_of_another_host_is_not_asked_for_here(server: Loopback, tmp_path: Path) -> None:
     made = jobs(server, tmp_path)
-    name = fingerprint(made.model_key, [reading()], meta()._remoteable_get_env())
+    name = fingerprint(made.model_key, [reading()], meta()._remoteable_get_env(), "cell")
     made.ledger.begin(name, attempt(state="submitted", job_id="there", host="http://other"))
     with pytest.raises(RemoteError, match="cell: job there is at http://other"):
         made.run([reading()], "cell")

@@ -21,6 +21,7 @@ from nnsight.schema.config import CONFIG
 import xmi
 from tests.remote.compare import TOLERANCE, differences
 from tests.remote.loopback import EMBEDDED, KEY, Loopback
+from xmi.backend import portions
 from xmi.lens import TunedLens
 from xmi.loading import untrained
 from xmi.remote import host as host_module
@@ -257,6 +258,49 @@ def test_what_does_not_fit_into_one_forward_still_is_one_request(
     monkeypatch.setitem(far.engine.__dict__, "budget", budget)
     assert differences(expected, PATCHING["another slot"](far)) == []
     assert requests(server) == before + 1
+
+
+PICTURE = 3 * 48 * 48
+"""Bytes of a picture of the embedded model."""
+LARGE: dict[str, Callable[[VLM], Any]] = {
+    "a task vector of images": READING["a task vector of images"],
+    "phases and answers": READING["phases and answers"],
+    "images": PATCHING["images"],
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_large_request_is_cut_and_gives_the_same_bytes(
+    server: Loopback, far: VLM, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    PATCHING["images"](far)  # proven
+    vlm = VLM(far.engine, batch_size=1)
+    before = server.stats()
+    whole = LARGE[what](vlm)
+    monkeypatch.setattr(portions, "ROOM", 4 * PICTURE)
+    between = server.stats()
+    parts = LARGE[what](vlm)
+    jobs = server.stats()["jobs"]
+    assert differences(whole, parts, atol=0.0) == []
+    (one,), several = jobs[before["requests"] : between["requests"]], jobs[between["requests"] :]
+    # Three prompts of three pictures each; of the queries, one each, three fit but for the vectors.
+    assert len(several) == (2 if what == "images" else 3)
+    assert max(job["payload_bytes"] for job in several) < one["payload_bytes"]
+    assert {job["runs"] for job in several} == {1}
+
+
+def test_a_prompt_too_large_for_a_request_goes_alone(
+    server: Loopback, far: VLM, near: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portions, "ROOM", PICTURE)
+    monkeypatch.setattr(far.engine.backend, "_told", False)
+    expected, before = near.task_vector(IMAGE), requests(server)
+    with pytest.warns(UserWarning, match="the images of one prompt take about 0.0 MB, and a prompt goes whole"):
+        found = far.task_vector(IMAGE)
+    assert differences(expected, found) == [] and requests(server) == before + len(IMAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far.task_vector(IMAGE)  # said once
 
 
 # What is known of the model, and what is refused

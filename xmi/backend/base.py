@@ -176,6 +176,15 @@ class Backend(ABC):
         """What a function returns, or None if it had better run together with others."""
         return task()
 
+    def portions(self, images: Sequence[Sequence[object]], inputs: Inputs) -> list[int]:
+        """How prompts that were encoded together are given to the model: how many in each batch.
+
+        Args:
+            images: The pictures of every prompt.
+            inputs: All of them, encoded.
+        """
+        return [len(images)]
+
     @abstractmethod
     def place(self, engine: Engine, inputs: Inputs) -> Inputs:
         """An encoded batch where, and in the precision that, the model takes it."""

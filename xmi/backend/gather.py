@@ -8,26 +8,37 @@ calls make one request, and each goes on with its part of the results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from xmi.backend.steps import Steps, finish
+
 T = TypeVar("T")
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A kernel and its arguments after the model."""
-Run = Callable[[Sequence[Call]], list[Any]]
-"""Runs calls in one request; returns what each gave."""
+Run = Callable[[Sequence[Call]], Steps[list[Any]]]
+"""Runs calls in one request; gives what each gave. Equal ones share requests."""
 
 
-class _Coroutine(greenlet):  # type: ignore[misc]
-    """One of several functions that run together."""
+class Coroutine(greenlet):  # type: ignore[misc]
+    """A function that stands still at each request, and goes on with what it brought; one of several.
+
+    It is switched to, and gives `(run, calls)`, or what the function returns when it is dead.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        """The function sees the context variables of now, and changes its own."""
+        super().__init__(function)
+        self.gr_context = copy_context()
 
 
 def request(run: Run, calls: Sequence[Call]) -> list[Any]:
     """Runs calls in a request, which is shared if this function is one of several that run `together`."""
     me = getcurrent()
-    if not isinstance(me, _Coroutine):
-        return run(calls)
+    if not isinstance(me, Coroutine):
+        return finish(run(calls))
     found: list[Any] = me.parent.switch((run, calls))
     return found
 
@@ -46,7 +57,7 @@ def together(functions: Iterable[Callable[[], T]], *, apart: bool = False) -> li
     Raises:
         Exception: What any of them raises; the others are given up.
     """
-    coroutines = [_Coroutine(function) for function in functions]
+    coroutines = [Coroutine(function) for function in functions]
     results: list[Any] = [None] * len(coroutines)
     waiting: dict[int, tuple[Run, Sequence[Call]]] = {}
 
@@ -65,7 +76,7 @@ def together(functions: Iterable[Callable[[], T]], *, apart: bool = False) -> li
         for run in dict.fromkeys(run for run, _ in round_.values()):
             mine = [number for number, (other, _) in round_.items() if other == run]
             calls = [call for number in mine for call in round_[number][1]]
-            found = iter(run(calls) if apart else request(run, calls))
+            found = iter(finish(run(calls)) if apart else request(run, calls))
             answers |= {number: [next(found) for _ in round_[number][1]] for number in mine}
         for number in round_:
             go_on(number, answers[number])

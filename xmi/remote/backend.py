@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from threading import RLock, local
+from threading import RLock, Semaphore
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +19,12 @@ from jaxtyping import Float, Int
 from nnsight.modeling.huggingface import _ID_CACHE
 from nnsight.schema.config import CONFIG
 
+from xmi.arguments import outside
+from xmi.backend import portions as sizes
 from xmi.backend.base import Backend, Kept, Look, Need, Rows, Slots, nnsights_own, refuse_nnsights_own
 from xmi.backend.gather import Call, request, together
+from xmi.backend.portions import cut_calls, cut_prompts, picture_bytes
+from xmi.backend.steps import Steps, abreast
 from xmi.errors import HookError, ModelError, PromptError, RemoteError, XmiError
 from xmi.kernels import cache_kernel, generate_kernel, rows_kernel
 from xmi.model.adapter import find_adapter
@@ -30,6 +38,7 @@ from xmi.model.source import hub_options, resolve
 from xmi.remote.host import Host
 from xmi.remote.identity import model_key
 from xmi.remote.jobs import Jobs
+from xmi.remote.payload import load_of
 from xmi.remote.preflight import Preflight, preflight
 from xmi.remote.self_check import check_hosted, prove
 from xmi.remote.tracing import SafeBackend
@@ -72,6 +81,23 @@ VERSIONS = ("nnsight", "torch", "transformers", "python", "accelerator")
 """Of a host's facts, those that numbers depend on beside dtype and device."""
 
 
+_ABOUT: ContextVar[str] = ContextVar("xmi_about", default="")
+"""What requests are for."""
+SEAT = 0.02
+"""Seconds after which a job that waits for others looks again."""
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Requests of one model for one purpose; those that are equal are sent together."""
+
+    backend: RemoteBackend
+    label: str
+
+    def __call__(self, calls: Sequence[Call]) -> Steps[list[Any]]:
+        return self.backend.steps(calls, self.label)
+
+
 class RemoteBackend(Backend):
     """One model of one NDIF host.
 
@@ -79,12 +105,15 @@ class RemoteBackend(Backend):
         host: The host.
         key: The model's key there.
         jobs: Its jobs.
+        in_flight: How many of them are under way at the same time at most.
     """
 
     needs_weights = False
     keeps_requests = True
 
-    def __init__(self, remote: str | bool, envoy: Any, *, wait: float = 3600.0, resubmit: bool = False) -> None:
+    def __init__(
+        self, remote: str | bool, envoy: Any, *, wait: float = 3600.0, resubmit: bool = False, in_flight: int = 4
+    ) -> None:
         """Nothing is sent yet.
 
         Args:
@@ -92,6 +121,7 @@ class RemoteBackend(Backend):
             envoy: nnsight model, on the meta device.
             wait: Seconds to wait for one job at most.
             resubmit: Resend what failed, was lost, or may have reached the host without an answer.
+            in_flight: How many jobs are under way at the same time at most.
 
         Raises:
             RemoteError: No address, or a model that a host cannot know.
@@ -101,7 +131,8 @@ class RemoteBackend(Backend):
             _ID_CACHE[envoy.repo_id] = f"xmi/{name}"  # the Hub does not know it
         self.key = model_key(envoy)
         self._envoy, self._wait, self._resubmit = envoy, wait, resubmit
-        self._about, self._keeping, self._one = local(), False, RLock()
+        self.in_flight, self._seats = in_flight, Semaphore(in_flight)
+        self._keeping, self._one, self._told = False, RLock(), False
         self._proofs: dict[Backbone, dict[str, float]] = {}
         name = hashlib.sha256(f"{self.host.url} {self.key}".encode()).hexdigest()[:16]
         self.jobs = self._in(cache_home() / "remote" / name)
@@ -197,13 +228,26 @@ class RemoteBackend(Backend):
 
     def map(self, engine: Engine, kernel: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
         """Runs a kernel on all sets of arguments in one request, which is shared by what runs together."""
-        found = request(self.run, [(kernel, given) for given in arguments])
+        found = request(_Asking(self, _ABOUT.get()), [(kernel, given) for given in arguments])
         # Activations of whole prompts may hold anything at padding; who asks for them looks at the rest.
         return found if kernel is cache_kernel else [engine.numbers(one, ()) for one in found]
 
     def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Runs functions that share requests."""
         return together(tasks, apart=apart)
+
+    def portions(self, images: Sequence[Sequence[object]], inputs: Inputs) -> list[int]:
+        """As many prompts in a batch as make about a megabyte."""
+        each = picture_bytes(inputs, sum(map(len, images)))
+        most = max(len(set(map(str, shown))) for shown in images) * each
+        if most > sizes.ROOM and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.key}: the images of one prompt take about {most / 1e6:.1f} MB, and a prompt goes whole: "
+                "requests to the host are as large.",
+                stacklevel=outside(),
+            )
+        return cut_prompts(images, each)
 
     def ahead(self, task: Callable[[], T]) -> T | None:
         """Nothing: a request of its own would cost more."""
@@ -287,11 +331,12 @@ class RemoteBackend(Backend):
         """The host's versions, and its accelerator."""
         return {f"host's {name}": str(value) for name, value in self.provenance.items() if name in VERSIONS}
 
-    def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Runs kernels in one request.
+    def steps(self, calls: Sequence[Call], label: str) -> Steps[list[Any]]:
+        """Runs kernels, in one request or, if they are too much for one, in several at the same time.
 
         Args:
             calls: Kernels with their arguments after the model.
+            label: What they are for; nothing stands for the kernels' names.
 
         Returns:
             What each gave.
@@ -299,26 +344,33 @@ class RemoteBackend(Backend):
         Raises:
             RemoteError: As in `Jobs.run`.
         """
-        label = self._label or " + ".join(dict.fromkeys(kernel.__name__.removesuffix("_kernel") for kernel, _ in calls))
+        label = label or " + ".join(dict.fromkeys(kernel.__name__.removesuffix("_kernel") for kernel, _ in calls))
+        rest = iter(calls)
+        parts = [list(islice(rest, size)) for size in cut_calls(map(load_of, calls))]
         with self._one:  # jobs stand in files by their label: threads that ask the same ask one after the other
-            results = self.jobs.run(calls, label)
-            if not self._keeping:
-                self.jobs.release(label)
-            return results
+            jobs, keeping = self.jobs, self._keeping
+            found = yield from abreast([self._seated(jobs.steps(part, label)) for part in parts])
+            if not keeping:
+                jobs.release(label)
+        return [one for part in found for one in part]
+
+    def _seated(self, steps: Steps[T]) -> Steps[T]:
+        """The steps of a job, once fewer than `in_flight` others are under way."""
+        while not self._seats.acquire(blocking=False):
+            yield SEAT
+        try:
+            return (yield from steps)
+        finally:
+            self._seats.release()
 
     @contextmanager
     def about(self, label: str) -> Iterator[None]:
         """Names what the requests inside are for; errors and statistics show it."""
-        before, self._about.label = self._label, label
+        token = _ABOUT.set(label)
         try:
             yield
         finally:
-            self._about.label = before
-
-    @property
-    def _label(self) -> str:
-        """What this thread's requests are for."""
-        return str(getattr(self._about, "label", ""))
+            _ABOUT.reset(token)
 
     @contextmanager
     def kept_in(self, folder: Path, tell: Say) -> Iterator[None]:

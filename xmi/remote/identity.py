@@ -47,16 +47,17 @@ def model_key(envoy: Any) -> str:
     )
 
 
-def fingerprint(model_key: str, calls: Sequence[Call], env: Mapping[str, Any] | None = None) -> str:
-    """Identity of a job: the same calls on the same model, in any process at any time.
+def fingerprint(model_key: str, calls: Sequence[Call], env: Mapping[str, Any] | None = None, label: str = "") -> str:
+    """Identity of a job: the same calls on the same model for the same purpose, in any process at any time.
 
     Args:
         model_key: The model's key.
         calls: Kernels and arguments.
         env: What nnsight has the host apply to the model beforehand.
+        label: What they are for: of two cells of a study that ask the same, each has a job.
 
     Returns:
-        sha256 in hexadecimal over the key, the kernels' source code, and every call's kernel and arguments.
+        sha256 in hexadecimal over the key, the label, the kernels' source code, and every call's kernel and arguments.
 
     Raises:
         RemoteError: An argument cannot travel.
@@ -65,7 +66,8 @@ def fingerprint(model_key: str, calls: Sequence[Call], env: Mapping[str, Any] | 
     shapes = [[kernel.__qualname__, split(list(args), tensors, kernel.__name__)] for kernel, args in calls]
     kinds = [[str(tensor.dtype), list(tensor.shape)] for tensor in tensors]
     digest = hashlib.sha256()
-    digest.update(json.dumps([model_key, dict(env or {}), _kernel_code(), shapes, kinds], sort_keys=True).encode())
+    about = [model_key, label, dict(env or {}), _kernel_code(), shapes, kinds]
+    digest.update(json.dumps(about, sort_keys=True).encode())
     for tensor in tensors:
         digest.update(raw(tensor))
     return digest.hexdigest()

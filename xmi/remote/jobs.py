@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from nnsight.schema.response import Status
 
 from xmi.backend import Call
+from xmi.backend.steps import Steps, finish
 from xmi.errors import JobError, RemoteError
 from xmi.remote.expected import SPARE, check, expected, largest, sizes
 from xmi.remote.host import Away, Host, Refused
@@ -73,7 +74,13 @@ class Jobs:
         self._tell = tell or (lambda line: None)
 
     def run(self, calls: Sequence[Call], label: str) -> list[Any]:
+        """Goes through `steps`, waiting in between."""
+        return finish(self.steps(calls, label))
+
+    def steps(self, calls: Sequence[Call], label: str) -> Steps[list[Any]]:
         """Runs calls one after another in one request, or gives what an earlier request for the same ones brought.
+
+        Several may be under way in one thread.
 
         Args:
             calls: Functions of `xmi.kernels`, and their arguments after the model.
@@ -86,13 +93,14 @@ class Jobs:
             RemoteError: The host cannot be reached or refuses, the job failed, was lost or may have been lost, or has
                 not ended within `wait`; the message says which, and what to do.
         """
-        name = fingerprint(self.model_key, calls, self.envoy._remoteable_get_env())
+        name = fingerprint(self.model_key, calls, self.envoy._remoteable_get_env(), label)
         last = self.ledger.last(name)
         if last is not None:
-            kept = self._earlier(name, last, calls, label)
+            kept = yield from self._earlier(name, last, calls, label)
             if kept is not None:
                 return kept
-        return self._collect(name, self._submit(name, calls, label), calls, label, self.wait)
+        job = yield from self._submit(name, calls, label)
+        return (yield from self._collect(name, job, calls, label, self.wait))
 
     def release(self, label: str) -> None:
         """Drops the results under a label, which the caller has stored; what they took stays known."""
@@ -103,7 +111,7 @@ class Jobs:
         """What the jobs took: label, requests, bytes up, bytes down and seconds; see `Ledger.traffic`."""
         return self.ledger.traffic()
 
-    def _earlier(self, name: str, last: Attempt, calls: Sequence[Call], label: str) -> list[Any] | None:
+    def _earlier(self, name: str, last: Attempt, calls: Sequence[Call], label: str) -> Steps[list[Any] | None]:
         """What an earlier attempt brings, or None if the job is to be sent."""
         doubt: RemoteError | None = None
         match last.state:
@@ -128,13 +136,13 @@ class Jobs:
         self._tell(f"{label}: resumed job {last.job_id}")
         try:
             patience = self.wait if last.state == "submitted" else 0.0
-            return self._collect(name, str(last.job_id), calls, label, patience)
+            return (yield from self._collect(name, str(last.job_id), calls, label, patience))
         except Lost:
             if last.state == "submitted" or not self.resubmit:
                 raise
             return None
 
-    def _submit(self, name: str, calls: Sequence[Call], label: str) -> str:
+    def _submit(self, name: str, calls: Sequence[Call], label: str) -> Steps[str]:
         """Sends a job and returns the host's name for it."""
         blob, env = build(self.envoy, calls), self.envoy._remoteable_get_env()
         attempt = Attempt(label=label, host=self.host.url, model_key=self.model_key, begun=now(), up=len(blob))
@@ -160,7 +168,7 @@ class Jobs:
                     raise RemoteError(f"{label}: {error} Nothing was run there; run again to send it.") from None
             except RemoteError as error:
                 raise RemoteError(f"{label}: {error} Whether the job runs there is unknown. {AGAIN}") from None
-            time.sleep(next(waits))
+            yield next(waits)
         self.ledger.change(name, state="submitted", job_id=answer.id)
         self._tell(f"{label}: submitted as job {answer.id} ({_size(len(blob))} up)")
         if answer.status == Status.ERROR:
@@ -170,7 +178,7 @@ class Jobs:
     def _sent(self, name: str) -> None:
         self.ledger.change(name, state="sent")
 
-    def _collect(self, name: str, job: str, calls: Sequence[Call], label: str, patience: float) -> list[Any]:
+    def _collect(self, name: str, job: str, calls: Sequence[Call], label: str, patience: float) -> Steps[list[Any]]:
         """Waits for a submitted job and fetches its result.
 
         Args:
@@ -203,7 +211,7 @@ class Jobs:
                     f"{label}: job {job} has not ended after {self.wait:g} s of waiting. {found} It is not lost: run "
                     "the same again to keep waiting."
                 )
-            time.sleep(next(waits))
+            yield next(waits)
 
     def _finish(self, name: str, calls: Sequence[Call], label: str, answer: Reply) -> list[Any]:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
 from xmi.backend import Call
+from xmi.backend.portions import Load
 from xmi.errors import RemoteError
 from xmi.remote.on_host import run_calls
 from xmi.remote.pytree import raw, split
@@ -76,7 +77,9 @@ def _check_kernel(kernel: Any) -> None:
 
 
 def pool_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[torch.Tensor]]:
-    """Finds equal rows (bit by bit, along the first dimension) of floating tensors with three dimensions or more.
+    """Finds equal rows (bit by bit, along the first dimension) of floating tensors with two dimensions or more.
+
+    Rows are pictures, or the patches of which some models are given all in one axis.
 
     Args:
         tensors: Dense tensors on the CPU.
@@ -88,7 +91,7 @@ def pool_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[torch.Te
     pools: dict[tuple[torch.dtype, torch.Size], dict[bytes, tuple[int, torch.Tensor]]] = {}
     sent: list[Any] = []
     for tensor in tensors:
-        if not tensor.is_floating_point() or tensor.dim() < 3 or not tensor.numel():
+        if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.numel():
             sent.append(tensor)
             continue
         kind = (tensor.dtype, tensor.shape[1:])
@@ -96,6 +99,24 @@ def pool_rows(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[torch.Te
         places = [rows.setdefault(hashlib.sha256(raw(row)).digest(), (len(rows), row))[0] for row in tensor]
         sent.append([list(pools).index(kind), places])
     return sent, [torch.stack([row for _, row in rows.values()]) for rows in pools.values()]
+
+
+def load_of(call: Call) -> Load:
+    """What a call brings: the pictures of its encoded prompts, and other tensors of floats."""
+    kernel, (inputs, *others) = call
+    return Load(_rows(inputs, kernel, picture=True), _rows(others, kernel, picture=False))
+
+
+def _rows(value: Any, kernel: Any, *, picture: bool) -> dict[Hashable, int]:
+    """Bytes of the distinct rows of tensors of floats; a picture's numbers are bytes."""
+    tensors, found = list[torch.Tensor](), dict[Hashable, int]()
+    split(value, tensors, kernel.__name__)
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            for row in tensor if tensor.dim() > 1 else [tensor]:
+                size = row.numel() * (1 if picture else row.element_size())
+                found[tensor.dtype, row.shape, hashlib.sha256(raw(row)).digest()] = size
+    return found
 
 
 def coded(pool: torch.Tensor) -> list[torch.Tensor]:

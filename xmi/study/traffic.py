@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from PIL import Image
 
+from xmi.backend.portions import Load, cut_calls, cut_prompts, picture_bytes
 from xmi.kernels import lens_kernel, next_token_kernel, residual_kernel, sweep_kernel
 from xmi.prompt import Prompts, Task, free_prompt
 from xmi.study.experiments import registry
@@ -36,7 +38,8 @@ class Traffic:
 def traffic_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Traffic:
     """What one of a study's models takes, its checks included.
 
-    Sweeps are taken to be packed, which a request for the first of each kind proves. Bytes are those of the compressed
+    Sweeps are taken to be packed, which a request for the first of each kind proves; pictures to be as large as those
+    of two prompts of their kind, by which requests are cut as they are in a run. Bytes are those of the compressed
     encodings of two prompts of each kind, of one image for each different one in a request, of vectors as they are, and
     of the code.
 
@@ -50,8 +53,27 @@ def traffic_of(vlm: VLM, plan: Plan, tasks: Mapping[str, Task], name: str) -> Tr
     found = count.checks()
     for cell in cells_for(name, plan, tasks):
         for sent in count.rounds(registry()[cell.kind].rounds(cell, plan, tasks, vlm)):
-            found += count.request(sent)
+            for calls in count.requests(sent, plan.patch_slot):
+                found += count.request(calls)
     return found
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes of a prompt's text and of an image as they travel, and of an image as requests are cut by it."""
+
+    text: int
+    image: int
+    room: int
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A call: what it brings, by which requests are cut, and the bytes of its text and of each image as they travel."""
+
+    load: Load
+    text: int
+    image: int
 
 
 class _Count:
@@ -65,8 +87,8 @@ class _Count:
         """One token, the proof on two texts, and the same prompt with two pictures if the model sees."""
         if self.vlm.encoder.processor is None:
             return Traffic(2, 2 * self.code)
-        _, image = self._sizes(free_prompt("<image>Q:\nA:", [Image.new("RGB", (112, 112))]))
-        return Traffic(3, 3 * self.code + 2 * image)
+        sizes = self._sizes(free_prompt("<image>Q:\nA:", [Image.new("RGB", (112, 112))]))
+        return Traffic(3, 3 * self.code + 2 * sizes.image)
 
     def rounds(self, given: Iterable[Sequence[Forward]]) -> Iterator[Sequence[Forward]]:
         """The requests of a cell: its rounds, and before them one for each kind of sweep not yet seen to be packed."""
@@ -79,15 +101,47 @@ class _Count:
             if sent:
                 yield sent
 
-    def request(self, sent: Iterable[Forward]) -> Traffic:
+    def requests(self, sent: Sequence[Forward], slot: str) -> Iterator[list[_Sent]]:
+        """The calls of a round, cut into requests."""
+        calls = [
+            call for number, one in enumerate(sent) for call in self._calls(one, 0 if one.shares else number, slot)
+        ]
+        rest = iter(calls)
+        for size in cut_calls(call.load for call in calls):
+            yield list(islice(rest, size))
+
+    def _calls(self, one: Forward, vectors: int, slot: str) -> Iterator[_Sent]:
+        """The calls of a forward: its prompts in batches; of a sweep, each with every part of the vectors."""
+        sizes = self._sizes(one.prompts)
+        parts = list(self._parts(one, vectors, slot)) if one.sets else [dict[Hashable, int]()]
+        for start in range(0, len(one.prompts), self.vlm.batch_size):
+            batch = iter(one.prompts[start : start + self.vlm.batch_size])
+            for size in cut_prompts([p.images for p in one.prompts[start : start + self.vlm.batch_size]], sizes.room):
+                some = list(islice(batch, size))
+                shown = {str(image) for prompt in some for image in prompt.images}
+                pictures: dict[Hashable, int] = dict.fromkeys(shown, sizes.room)
+                for part in parts:
+                    yield _Sent(Load(pictures, part), size * sizes.text, sizes.image)
+
+    def _parts(self, one: Forward, vectors: int, slot: str) -> Iterator[dict[Hashable, int]]:
+        """Vectors as a packed sweep of a batch is divided, see `xmi.vector.sweep`."""
+        first = self.vlm.encode(one.prompts[:1])
+        width = int(first.inputs["input_ids"].shape[1] - first.columns(slot)[0]) + one.tokens - 1
+        some = max(1, min(one.layers, self.vlm.engine.budget // width))
+        groups = min(one.sets, max(1, self.vlm.engine.budget // (some * width)))
+        for begin in range(0, one.sets, groups):
+            for layer in range(0, one.layers, some):
+                size = 4 * min(some, one.layers - layer) * self.vlm.backbone.d_model
+                yield {(vectors, s, layer): size for s in range(begin, min(begin + groups, one.sets))}
+
+    def request(self, calls: Iterable[_Sent]) -> Traffic:
         """One request: equal images are in it once, and repeated text takes no room when it is compressed."""
-        up, images = self.code, dict[str, int]()
-        for one in sent:
-            text, image = self._sizes(one.prompts)
-            numbers = 0 if one.shares else one.sets * one.layers * self.vlm.backbone.d_model
-            up += len(one.prompts) * text + 4 * numbers
-            images |= {str(shown): image for prompt in one.prompts for shown in prompt.images}
-        return Traffic(1, up + sum(images.values()))
+        up, others, images = self.code, dict[Hashable, int](), dict[Hashable, int]()
+        for call in calls:
+            up += call.text
+            others |= call.load.others
+            images |= dict.fromkeys(call.load.pictures, call.image)
+        return Traffic(1, up + sum(others.values()) + sum(images.values()))
 
     @cached_property
     def code(self) -> int:
@@ -96,14 +150,18 @@ class _Count:
 
         return len(build(self.vlm.engine.envoy, [(kernel, ()) for kernel in KERNELS]))
 
-    def _sizes(self, prompts: Prompts) -> tuple[int, int]:
-        """Bytes of a prompt's text, and of one of its images, as two prompts of the kind show."""
+    def _sizes(self, prompts: Prompts) -> _Sizes:
+        """Bytes of a prompt and of one of its images, as two prompts of the kind show."""
         few = prompts[:2]
-        text, pixels = list[torch.Tensor](), list[torch.Tensor]()
-        for tensor in self.vlm.encode(few).inputs.values():
-            (pixels if tensor.is_floating_point() and tensor.dim() > 2 else text).append(tensor)
-        shown = {str(image) for prompt in few for image in prompt.images}
-        return _compressed(text) // len(few), _compressed(pixels) // max(1, len(shown))
+        text, pixels, inputs = list[torch.Tensor](), list[torch.Tensor](), self.vlm.encode(few).inputs
+        for tensor in inputs.values():
+            (pixels if tensor.is_floating_point() and tensor.dim() > 1 else text).append(tensor)
+        shown = [image for prompt in few for image in prompt.images]
+        return _Sizes(
+            _compressed(text) // len(few),
+            _compressed(pixels) // max(1, len(set(map(str, shown)))),
+            picture_bytes(inputs, len(shown)),
+        )
 
 
 def _compressed(tensors: Sequence[torch.Tensor]) -> int:
