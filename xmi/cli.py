@@ -22,7 +22,7 @@ from xmi.errors import XmiError
 from xmi.load_options import Loading
 from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
-from xmi.study.plan import Plan
+from xmi.study.plan import Plan, Running
 from xmi.terminal import close_streams, open_streams, put, put_table, say
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1,
 
 
 @app.command()
-@with_flags(Plan, Loading, leave=("model",))
+@with_flags(Plan, Loading, Running, leave=("model", "out", "preset"))
 def run(
     model: Annotated[str | None, typer.Argument(help="Hub id, folder, or embedded name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
@@ -133,12 +133,11 @@ def run(
     fork: Annotated[
         bool, typer.Option("--fork", help="If the plan has changed, start another run next to it.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes on a CPU (as fits the model).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
     **given: Any,
 ) -> None:
     """Runs the study on any model and writes an interactive report."""
-    asked = {"model": model, "out": out, "plan": plan, "preset": preset, "workers": workers, **given}
+    asked = {"model": model, "out": out, "plan": plan, "preset": preset, **given}
     arguments = {name: value for name, value in asked.items() if value not in (None, [])}
     if dry_run:
         from xmi.study import dry_run as estimate

@@ -94,7 +94,7 @@ def parse_yaml(text: str, path: Path, error: type[XmiError]) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """The safe loader, but for keys that occur twice."""
+    """The safe loader, but for keys that occur twice, and for keys such as `on`, which stay the words they are."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Makes a mapping.
@@ -104,6 +104,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         """
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
             value = self.construct_object(key, deep=True)
             if not isinstance(value, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a list cannot be a key", key.start_mark)

@@ -23,7 +23,7 @@ import sys, xmi
 from tests.study.test_study import run
 from pathlib import Path
 print("begun", flush=True)
-run(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, say=lambda line: print(line, flush=True))
+run(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, on=sys.argv[3], say=lambda line: print(line, flush=True))
 """
 
 
@@ -36,10 +36,10 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def start(world: Path, out: Path) -> subprocess.Popen[str]:
+def start(world: Path, out: Path, on: str = "fork") -> subprocess.Popen[str]:
     """A study in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", SCRIPT, str(world), str(out)]
+    command = [sys.executable, "-c", SCRIPT, str(world), str(out), on]
     return subprocess.Popen(
         command, env=environment, preexec_fn=listen_to_interrupts, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True,

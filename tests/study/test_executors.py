@@ -21,10 +21,13 @@ from tests.study.kill import files, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
 from xmi.study import executors
-from xmi.study.executors import fork
+from xmi.study.executors import fork, ray
+from xmi.study.executors.executor import Done
 from xmi.study.executors.fork import Fork
+from xmi.study.executors.ray import Ray
 from xmi.study.executors.serial import Serial
 from xmi.study.grid import Cell, cells_of
+from xmi.study.plan import Running
 from xmi.study.prepare import prepare
 from xmi.study.run import store_of
 from xmi.study.work import Work
@@ -36,7 +39,10 @@ CELLS = [Cell(kind, "model", task, 0) for kind in ("read", "ask") for task in "a
 class Small:
     """Work of which every question needs all that is read."""
 
-    do: Callable[[Cell], float]
+    act: Callable[[Cell], float]
+
+    def do(self, cell: Cell) -> Done:
+        return Done(cell, {}, self.act(cell))
 
     def needs(self, cell: Cell) -> list[Cell]:
         return CELLS[:4] if cell.kind == "ask" else []
@@ -59,8 +65,8 @@ def noted(path: Path) -> Callable[[Cell], float]:
 def test_cells_wait_for_what_they_need(tmp_path: Path, count: int) -> None:
     log = tmp_path / "log"
     done = list(Fork(count).each(Small(noted(log)), CELLS))
-    assert sorted(cell.key for cell, _ in done) == sorted(cell.key for cell in CELLS)
-    assert {seconds for _, seconds in done} == {0.5}
+    assert sorted(one.cell.key for one in done) == sorted(cell.key for cell in CELLS)
+    assert {one.seconds for one in done} == {0.5}
     lines = [line.split() for line in log.read_text().splitlines()]
     last_read = max(i for i, (what, kind, *_) in enumerate(lines) if (what, kind) == ("ends", "read"))
     first_ask = min(i for i, (what, kind, *_) in enumerate(lines) if (what, kind) == ("begins", "ask"))
@@ -151,40 +157,79 @@ def test_work_can_be_done_where_it_was_sent(tmp_path: Path) -> None:
     asked = prepare(model=world / "eye", tasks=[str(world / "capital.json")], out=tmp_path / "run", **options)
     xmi.run(world / "eye", tasks=[str(world / "capital.json")], out=tmp_path / "run", workers=1, **options)
     work = Work(store_of(asked), cells_of(asked.plan, asked.tasks), asked.tasks, asked.loading)
-    work.models()
+    for name in work.names():
+        work.model(name)
     before = files(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "cells")
     sent = tmp_path / "work.pickle"
     sent.write_bytes(pickle.dumps(work))
     assert len(sent.read_bytes()) < 100_000
-    script = f"import pickle; work = pickle.load(open({str(sent)!r}, 'rb')); [work.do(cell) for cell in work.cells]"
+    script = (
+        f"import pickle; work = pickle.load(open({str(sent)!r}, 'rb')); "
+        "[work.keep(work.do(cell)) for cell in work.cells]"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert files(tmp_path / "run") == before
 
 
 def test_the_first_that_takes_a_study_does_its_cells() -> None:
-    small = torch.nn.Linear(2, 2)
-    assert isinstance(executors.choose(1, [small]), Serial)
-    assert executors.choose(3, [small]) == Fork(3)
+    said: list[str] = []
+    small = type("Vlm", (), {"model": torch.nn.Linear(2, 2)})
+    work = type("Work", (), {"names": lambda _: ["small"], "model": lambda _, name, tell: tell(name) or small})()
+    assert isinstance(executors.choose(Running(workers=1), work, said.append), Serial)
+    assert executors.choose(Running(workers=3), work, said.append) == Fork(3)
+    assert said == ["small", "small"]
+    assert isinstance(executors.choose(Running(on="serial"), work, said.append), Serial)
+    assert isinstance(executors.choose(Running(on="ray"), work, said.append), Ray)
+    assert len(said) == 2, "a model was loaded here, though it is needed elsewhere"
 
 
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.nn.Linear(2, 2)
+
+    def count(model: torch.nn.Module = small, **asked: object) -> int:
+        return fork.count_workers(Running(**asked), [model])
+
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert fork.count_workers(None, [small]) == fork.MOST
+    assert count() == count(on="fork") == fork.MOST
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert fork.count_workers(None, [small]) == 1
-    assert fork.count_workers(3, [small]) == 3
+    assert count() == 1
+    assert count(workers=3) == 3
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(fork, "SMALL", 5)
-    assert fork.count_workers(None, [small]) == 1
+    assert (count(), count(on="fork")) == (1, fork.MOST)
     elsewhere = torch.nn.Linear(2, 2, device="meta")
-    assert fork.count_workers(None, [elsewhere]) == 1
+    assert count(elsewhere) == 1
     with pytest.raises(xmi.RunError, match=r"workers=2.*is on meta.*Use 1"):
-        fork.count_workers(2, [elsewhere])
+        count(elsewhere, workers=2)
+    with pytest.raises(xmi.RunError, match=r"on=fork.*is on meta.*--on ray"):
+        count(elsewhere, on="fork")
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(xmi.RunError, match="darwin"):
-        fork.count_workers(2, [small])
-    with pytest.raises(xmi.RunError, match="at least one"):
-        monkeypatch.setattr(sys, "platform", "linux")
-        fork.count_workers(0, [small])
+        count(workers=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"on": "rays"}, "serial, fork, ray, auto or ray://host:port, found 'rays'"),
+        ({"on": "ray://"}, "found 'ray://'"),
+        ({"on": "serial", "workers": 2}, "serial is this process alone"),
+        ({"gpus_per_model": 2}, "gpus_per_model=2 is for on: ray"),
+        ({"on": "ray", "gpus_per_model": 1.5}, r"a part of one GPU such as 0\.5, found 1\.5"),
+        ({"on": "ray", "gpus_per_model": 0}, "found 0"),
+        ({"on": "ray", "remote": "http://x"}, "on a host, whose queue does the scheduling"),
+        ({"on": "ray", "device": "cuda:1"}, "Ray gives each copy of the models its own GPU"),
+        ({"on": "ray", "device": "cpu", "gpus_per_model": 1}, "with device=cpu"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_before_a_model_is_read(asked: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(xmi.RunError, match=said):
+        prepare(model="organism", tasks=["country-capital"], out=tmp_path / "run", **asked)
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "find_spec", lambda name: None)
+    with pytest.raises(xmi.RunError, match=r"pip install 'xmi\[ray\]'"):
+        prepare(model="organism", tasks=["country-capital"], on="ray")

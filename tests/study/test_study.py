@@ -195,7 +195,7 @@ def test_a_full_disk_loses_nothing(world: Path, finished: StudyResults, tmp_path
     )
     code = f"{limit}{SCRIPT}"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", code, str(world), str(out)]
+    command = [sys.executable, "-c", code, str(world), str(out), "fork"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "RunError: Cannot write" in done.stderr

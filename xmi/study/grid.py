@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -133,15 +134,21 @@ def cells_for(name: str, plan: Plan, tasks: Mapping[str, Task]) -> list[Cell]:
     return [cell for cell in cells if kinds[cell.kind].of_base == of_base and (of_base or cell.model == name)]
 
 
-def needs_of(cell: Cell, cells: Collection[Cell]) -> list[Cell]:
-    """The cells whose results another one takes: of its model, and of its seed if they have seeds."""
+def needs_among(cells: Collection[Cell]) -> dict[Cell, tuple[Cell, ...]]:
+    """The cells whose results each takes: of its model, and of its seed if they have seeds; in the order of kinds."""
     kinds = registry()
-    return [
-        other
-        for kind in kinds[cell.kind].takes
-        for other in cells
-        if other.kind == kind and other.model == cell.model and (other.seed == cell.seed or not kinds[kind].every_seed)
-    ]
+    groups: dict[tuple[str, str, int | None], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.kind, cell.model, cell.seed if kinds[cell.kind].every_seed else None].append(cell)
+    taken: dict[tuple[str, str, int], tuple[Cell, ...]] = {}  # one for all cells of a kind: they may be many
+    for cell in cells:
+        key = cell.kind, cell.model, cell.seed
+        if key not in taken:
+            wanted = (
+                (kind, cell.model, cell.seed if kinds[kind].every_seed else None) for kind in kinds[cell.kind].takes
+            )
+            taken[key] = tuple(other for group in wanted for other in groups.get(group, ()))
+    return {cell: taken[cell.kind, cell.model, cell.seed] for cell in cells}
 
 
 def slug(text: str, allowed: str = "") -> str:

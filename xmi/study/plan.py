@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +25,7 @@ from pydantic import (
 from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing, short, some
-from xmi.fields import MOST, Count, Number, Switch, Text
+from xmi.fields import MOST, Count, Number, Switch, Text, plain
 from xmi.load_options import Loading
 from xmi.names import (
     IMAGE_ICL,
@@ -82,6 +83,9 @@ equally good ones (Luo, Darrell and Bar, ICML 2025, section 3 and the published 
 REVISIONS = {"revision": "model", "base_revision": "base", "control_revision": "control"}
 """Fields that name a revision, and those of the models that it is of."""
 
+PLACES = ("serial", "fork", "ray", "auto")
+"""Where cells can be done: in this process, in forked ones, by Ray on this node, by the Ray cluster it belongs to."""
+
 FOLDER = "runs/study"
 """The run folder, unless another is named."""
 
@@ -137,6 +141,18 @@ def _seeds(value: Any) -> Any:
             raise ValueError(f"the number of seeds is 1 to {MOST}")
         return tuple(range(count))
     return _numbers(value)
+
+
+def _place(value: str) -> str:
+    if value not in PLACES and not re.fullmatch(r"ray://[^/\s:]+(:\d{1,5})?", value):
+        raise ValueError(f"expected {', '.join(PLACES)} or ray://host:port, found {short(value)!r}")
+    return value
+
+
+def _gpus(value: float) -> float:
+    if not 0 < value <= 64 or (value > 1 and value != int(value)):
+        raise ValueError(f"expected a whole number up to 64, or a part of one GPU such as 0.5, found {value:g}")
+    return value
 
 
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
@@ -244,12 +260,18 @@ class Plan(BaseModel):
 
 
 class Running(BaseModel):
-    """What a plan file may hold besides the plan and the options of `xmi.load`."""
+    """What a plan file may hold besides the plan and the options of `xmi.load`: none of it changes what a study is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     preset: Literal["paper"] | None = Field(None, description="paper: the paper's protocol.")
     out: Text | None = Field(None, description=f"Run folder; an interrupted run continues there ({FOLDER}).")
-    workers: Count | None = Field(None, ge=1, description="Processes on a CPU (as fits the model).")
+    on: Annotated[str, AfterValidator(_place)] | None = Field(
+        None, description="Where cells are done: serial, fork, ray, auto or ray://host:port (as fits the model)."
+    )
+    workers: Count | None = Field(None, ge=1, description="Cells done at the same time (as fits model and machine).")
+    gpus_per_model: Annotated[float, BeforeValidator(plain), AfterValidator(_gpus)] | None = Field(
+        None, description="With ray: GPUs for each copy of the models, whole ones or a part of one (1)."
+    )
 
 
 LOADING = tuple(Loading.model_fields)
@@ -319,7 +341,7 @@ def check_options(kind: type[BaseModel], given: Mapping[str, Any]) -> None:
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
-    """Reads a plan file: YAML with the fields of `Plan`, `preset`, `out`, `workers`, and options of `xmi.load`.
+    """Reads a plan file: YAML with the fields of `Plan` and `Running`, and options of `xmi.load`.
 
     Paths of tasks and models are relative to where the command runs, as on the command line.
 

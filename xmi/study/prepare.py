@@ -16,6 +16,7 @@ from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.model.source import check_revision
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
+from xmi.study.executors import check
 from xmi.study.grid import Role, Subject, subjects
 from xmi.study.lenses import REGISTRY
 from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
@@ -36,7 +37,7 @@ class Prepared:
         folder: The run folder.
         loading: Options of `xmi.load`.
         tasks: The tasks, by their name in the plan; every prompt was built once.
-        workers: Processes, or None for as many as fit.
+        running: Where and how it is done; nothing of it is part of what the study is.
         notes: What the plan leaves out by default, and why.
         revisions: The revision of each model's files, by where it is loaded from and the revision that is asked for.
     """
@@ -45,7 +46,7 @@ class Prepared:
     folder: Path
     loading: dict[str, Any]
     tasks: dict[str, Task]
-    workers: int | None = None
+    running: Running = field(default_factory=Running)
     notes: tuple[str, ...] = ()
     revisions: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
 
@@ -55,8 +56,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
 
     Args:
         file: A plan file, or None.
-        **given: Fields of the plan, `preset`, `out`, `workers`, options of `xmi.load`; what is not None stands before
-            the file.
+        **given: Fields of `Plan` and `Running`, options of `xmi.load`; what is not None stands before the file.
 
     Raises:
         RunError: A fault in the plan, or no model or folder; TaskError: a faulty task; ModelError: a model whose
@@ -72,7 +72,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     check_options(Loading, loading)
     if loading.get("remote") == "ndif":
         loading["remote"] = True
-    workers, out = wanted.pop("workers", None), wanted.pop("out", FOLDER)
+    running = Running(**{name: wanted.pop(name, None) for name in Running.model_fields if name != "preset"})
+    check(running, loading)
     if not wanted.get("model"):
         raise RunError("Which model? Name it, or give a plan that does.")
     wanted.setdefault("tasks", task_names())
@@ -92,7 +93,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     _check_tasks(plan, tasks, plan.modalities)
     _check_prompts(plan, tasks, models)
     revisions = {(one.source, one.revision): vlm.revision for one, vlm in seen.items()}
-    return Prepared(plan, Path(out), loading, tasks, workers, (blind,) if blind else (), revisions)
+    folder = Path(running.out or FOLDER)
+    return Prepared(plan, folder, loading, tasks, running, (blind,) if blind else (), revisions)
 
 
 def _plain(value: Any) -> Any:

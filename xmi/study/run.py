@@ -17,17 +17,15 @@ from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
 from xmi.study.executors import choose
-from xmi.study.executors.executor import Executor
+from xmi.study.executors.executor import Executor, Say
 from xmi.study.experiments import registry
-from xmi.study.grid import Cell, Subject, cells_of, needs_of, subjects
+from xmi.study.grid import Cell, cells_of, subjects
 from xmi.study.identity import Identity, identify
 from xmi.study.prepare import Prepared, prepare
 from xmi.study.results import StudyResults
 from xmi.study.store import MISSING, Store, locked
-from xmi.study.work import Say, Work
-from xmi.vector.sweep import PROOF
+from xmi.study.work import Work
 from xmi.versions import versions
-from xmi.vlm import VLM
 
 ROUNDS = 3
 """How often what was computed is looked at again: a cell recomputed may make those that took its results unfit."""
@@ -64,7 +62,9 @@ def run_study(
     lens: str | None = None,
     experiments: Sequence[str] | None = None,
     fork: bool = False,
+    on: str | None = None,
     workers: int | None = None,
+    gpus_per_model: float | None = None,
     say: Say | None = None,
     **options: Any,
 ) -> StudyResults:
@@ -99,8 +99,12 @@ def run_study(
         lens: What phases are read with: `logit` or `tuned`.
         experiments: What is done beyond the matrix; by default all of `xmi.study.EXPERIMENTS`.
         fork: If the folder holds a run of another study (plan, models, tasks), start one beside it (`<out>-<hash>`).
-        workers: Processes that do cells at the same time, on a CPU under Linux, each with one thread; by default as
-            many as torch may use threads (at most 4) for small models, and 1 for others.
+        on: Where cells are done: `serial` in this process, `fork` in processes that share the models (a CPU under
+            Linux), `ray` in one process per GPU or core, each with its own copy, `auto` or `ray://host:port` on a Ray
+            cluster; by default in forked processes for small models on a CPU, and in this one otherwise.
+        workers: How many cells are done at the same time, each with one thread; by default as many as torch may use
+            threads (at most 4) for small models and with ray on a CPU, one per GPU with ray, and 1 otherwise.
+        gpus_per_model: With ray: how many GPUs each copy of the models takes, whole ones or a part of one (1).
         slot: Where vectors are read in prompts with examples (`last`; `example[-1].delimiter` as the published code).
         patch_slot: Where vectors are patched into queries (`last`).
         ties: Which of equally good layers is chosen: that of the highest `likelihood`, or the `first`.
@@ -129,15 +133,15 @@ def run_study(
         tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, slot=slot,
         patch_slot=patch_slot, shots=shots, prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score,
         ties=ties, whole=whole, points=points, task_words=task_words, lens=lens, experiments=experiments,
-        workers=workers, **options,
+        on=on, workers=workers, gpus_per_model=gpus_per_model, **options,
     )  # fmt: skip
-    study, tell = given.plan, say or (lambda line: None)
+    tell = say or (lambda line: None)
     for note in given.notes:
         tell(f"{note}: sources and targets are those of text alone.")
-    models, store = subjects(study), store_of(given, fork=fork)
+    store = store_of(given, fork=fork)
     store.open()
     with locked(store.path):
-        _complete(store, models, given.tasks, given.loading, given.workers, tell)
+        _complete(store, given, tell)
     return StudyResults(store.path)
 
 
@@ -153,43 +157,32 @@ def store_of(asked: Prepared, *, fork: bool = False) -> Store:
     return store
 
 
-def _complete(
-    store: Store,
-    subjects: Mapping[str, Subject],
-    tasks: dict[str, Task],
-    options: dict[str, Any],
-    workers: int | None,
-    tell: Say,
-) -> None:
+def _complete(store: Store, given: Prepared, tell: Say) -> None:
     """Computes what a run folder lacks: cells first, then what is made from them."""
     store.tidy()
-    cells = cells_of(store.plan, tasks)
-    lacking = _lacking(store, cells)
-    if not lacking and store.begun and store.assembled(cells):
+    tasks = given.tasks
+    work = Work(store, cells_of(store.plan, tasks), tasks, given.loading)
+    lacking = _lacking(work)
+    if not lacking and store.begun and store.assembled(work.cells):
         tell(f"{store.path} is complete: nothing to compute.")
         return
     if lacking or not store.begun:
-        work = Work(store, cells, tasks, options)
-        models = work.models(tell)
-        if store.begun and (moved := _moved(store.begun_with())):
-            tell(f"Versions changed since this run was begun: {moved}. Each cell records its own.")
-        hosts = {name: found for name, vlm in models.items() if (found := vlm.engine.backend.provenance)}
-        facts = {name: _facts(vlm, subjects[name], store.identity) for name, vlm in models.items()}
-        store.begin(facts, _provenance(tasks, store.identity, options, hosts))
-        executor = choose(workers, [vlm.model for vlm in models.values()])
-        with work.opened(tell):
-            for _ in range(ROUNDS):
-                _do(work, lacking, executor, tell)
-                if not (lacking := _lacking(store, cells)):
-                    break
-            for vlm in models.values():
-                vlm.engine.backend.release(PROOF)
+        with choose(given.running, work, tell) as executor:
+            facts = executor.facts(work, tell)
+            if store.begun and (moved := _moved(store.begun_with())):
+                tell(f"Versions changed since this run was begun: {moved}. Each cell records its own.")
+            store.begin(facts, _provenance(tasks, store.identity, given.loading, work.hosts()))
+            with work.opened(tell):
+                for _ in range(ROUNDS):
+                    _do(work, lacking, executor, tell)
+                    if not (lacking := _lacking(work)):
+                        break
         if lacking:
             raise RunError(
                 f"{next(iter(lacking.values()))}, though it was just computed: does something else write there?"
             )
     with _timed(tell, "tables"):
-        assemble(store, cells, tasks)
+        assemble(store, work.cells, tasks)
 
 
 def _moved(before: Mapping[str, str]) -> str:
@@ -198,9 +191,9 @@ def _moved(before: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name])
 
 
-def _lacking(store: Store, cells: Sequence[Cell]) -> dict[Cell, str]:
+def _lacking(work: Work) -> dict[Cell, str]:
     """The cells that have to be computed, and why."""
-    found = {cell: store.lacks(cell, needs_of(cell, cells)) for cell in cells}
+    found = {cell: work.store.lacks(cell, work.needs(cell)) for cell in work.cells}
     return {cell: why for cell, why in found.items() if why}
 
 
@@ -219,23 +212,9 @@ def _do(work: Work, lacking: Mapping[Cell, str], executor: Executor, tell: Say) 
     for why in (why for why in lacking.values() if not why.endswith(MISSING)):
         tell(f"    {why}: computed again")
     finished = executor.each(work, [cell for cell in work.cells if cell in lacking])
-    for number, (cell, seconds) in enumerate(finished, len(before) + 1):
-        say(number, cell, f"  {seconds:.1f} s")
-
-
-def _facts(vlm: VLM, subject: Subject, identity: Identity) -> dict[str, Any]:
-    b = vlm.backbone
-    return {
-        "role": subject.role,
-        "source": subject.source,
-        "revision": identity.models[subject.name],
-        **({"weights": vlm.revision} if subject.role == "untrained" else {}),
-        "class": type(vlm.model).__name__,
-        "dtype": str(vlm.engine.dtype).removeprefix("torch."),
-        "device": vlm.engine.backend.device(vlm.engine),
-        "layers": b.n_layers,
-        "width": b.d_model,
-    }
+    for number, done in enumerate(finished, len(before) + 1):
+        work.keep(done)
+        say(number, done.cell, f"  {done.seconds:.1f} s")
 
 
 def _provenance(

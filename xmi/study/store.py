@@ -192,8 +192,10 @@ class Store:
             return str(error)
         return ""
 
-    def put(self, cell: Cell, result: CellResult, needs: Collection[Cell], made_with: Mapping[str, str]) -> None:
-        """Stores a cell: vectors, images, tensors and records first, the cell's own file last.
+    def pack(
+        self, cell: Cell, result: CellResult, needs: Collection[Cell], made_with: Mapping[str, str]
+    ) -> dict[str, bytes]:
+        """The files of a cell: vectors, images, tensors and records first, the cell's own file last.
 
         Args:
             cell: The cell.
@@ -201,13 +203,11 @@ class Store:
             needs: The cells whose results it took.
             made_with: Versions of what numbers depend on, precision and device.
         """
-        files: dict[str, str] = {}
+        files: dict[str, bytes] = {}
         parts: dict[str, Any] = {"vectors": []}
 
         def keep(name: str, content: bytes) -> str:
-            files[name] = hashlib.sha256(content).hexdigest()
-            if digest_of(self.path / name) != files[name]:  # an image that another cell shows is there
-                self.write(name, content)
+            files[name] = content
             return name
 
         for (task, source), vector in result.vectors.items():
@@ -228,13 +228,36 @@ class Store:
             "study": asdict(self.identity),
             "made_with": dict(made_with),
             "needs": self._seals(needs),
-            "files": files,
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "parts": parts,
         }
         measured = {
             "answers": result.answers, "transfers": result.transfers, "phases": result.phases, "result": result.result,
         }  # fmt: skip
-        self.write(f"cells/{cell.key}.json", seal({**head, "measured": encode(measured)}))
+        return {**files, self._name(cell): seal({**head, "measured": encode(measured)})}
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Stores a cell, as `pack` gives it.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        for name, content in files.items():
+            if digest_of(self.path / name) != hashlib.sha256(content).hexdigest():  # images are shared by cells
+                self.write(name, content)
+
+    def parcel(self, cell: Cell) -> dict[str, bytes]:
+        """The files of a finished cell that others take: vectors, tensors and its own.
+
+        Raises:
+            RunError: One is missing or damaged.
+        """
+        stored = self.get(cell)
+        parts = {name: file for name, file in stored.head["parts"].items() if name not in ("vectors", "records")}
+        names = [*(vector["file"] for vector in stored.head["parts"]["vectors"]), *parts.values()]
+        return {name: stored.file(name).read_bytes() for name in names} | {
+            self._name(cell): self._file(cell).read_bytes()
+        }
 
     def get(self, cell: Cell) -> Stored:
         """A finished cell.
@@ -274,8 +297,11 @@ class Store:
             return False
         return self.identity.fits(index["study"]) and index["cells"] == self._seals(cells)
 
+    def _name(self, cell: Cell) -> str:
+        return f"cells/{cell.key}.json"
+
     def _file(self, cell: Cell) -> Path:
-        return self.path / "cells" / f"{cell.key}.json"
+        return self.path / self._name(cell)
 
     def _seals(self, cells: Collection[Cell]) -> dict[str, str]:
         return {cell.key: seal_of(self._file(cell)) for cell in cells}

@@ -5,26 +5,46 @@ To add one, write a module with an `offer` (see `choose`) and name it in `REGIST
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import torch
+from xmi.errors import RunError
+from xmi.study.executors import fork, ray, serial
+from xmi.study.executors.executor import Executor, Say, Work
+from xmi.study.plan import Running
 
-from xmi.study.executors import fork, serial
-from xmi.study.executors.executor import Executor
-
-REGISTRY = (fork, serial)
+REGISTRY = (ray, fork, serial)
 """In the order in which they are asked; the last one takes any study."""
 
 
-def choose(workers: int | None, models: Collection[torch.nn.Module]) -> Executor:
+def choose(running: Running, work: Work, tell: Say) -> Executor:
     """The first that takes a study.
 
     Args:
-        workers: How many processes the user asked for; None leaves it to the models.
-        models: All that are loaded.
+        running: What the user asked for.
+        work: The study's work; models are loaded here only if the choice depends on them.
+        tell: Told one line per model that is loaded.
 
     Raises:
         RunError: Several processes were asked for where they cannot share a model.
     """
-    offers: Iterator[Executor | None] = (module.offer(workers, models) for module in REGISTRY)
+    offers: Iterator[Executor | None] = (module.offer(running, work, tell) for module in REGISTRY)
     return next(executor for executor in offers if executor is not None)
+
+
+def check(running: Running, loading: Mapping[str, Any]) -> None:
+    """Refuses what cannot be done, before anything is loaded.
+
+    Args:
+        running: What the user asked for.
+        loading: Options of `xmi.load`.
+
+    Raises:
+        RunError: Options that exclude each other, or a library that is missing.
+    """
+    if running.on == "serial" and (running.workers or 1) > 1:
+        raise RunError(f"workers={running.workers}: on: serial is this process alone. Leave one of them out.")
+    if ray.meant(running):
+        ray.check(running, loading)
+    elif running.gpus_per_model is not None:
+        raise RunError(f"gpus_per_model={running.gpus_per_model:g} is for on: ray, which loads a model per worker.")

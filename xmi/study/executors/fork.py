@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -20,9 +19,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from xmi.errors import RunError
-from xmi.study.executors.executor import Work
+from xmi.study.executors.executor import Done, Executor, Failure, Say, Work, fail
+from xmi.study.executors.schedule import drive
 from xmi.study.executors.serial import Serial
 from xmi.study.grid import Cell
+from xmi.study.plan import Running
 
 SMALL = 10**8
 """Parameters up to which a process per core is faster than one process with all cores: a larger model's products keep
@@ -32,45 +33,48 @@ MOST = 4
 """Processes at most, unless more are asked for: each holds the activations of a batch."""
 
 
-def count_workers(asked: int | None, models: Collection[torch.nn.Module]) -> int:
+def count_workers(running: Running, models: Collection[torch.nn.Module]) -> int:
     """How many processes do a study's cells.
 
     Args:
-        asked: What the user asked for; None decides by the models.
+        running: What the user asked for.
         models: All that are loaded.
 
     Returns:
-        As many as torch may use threads (at most 4) for small models on a CPU under Linux, otherwise 1.
+        As asked, or as many as torch may use threads (at most 4) for small models on a CPU under Linux; otherwise 1.
 
     Raises:
         RunError: Several were asked for where processes cannot share a model.
     """
-    if asked == 1:
+    if running.workers == 1:
         return 1
     parameters = [p for model in models for p in model.parameters()]
     where = sorted({p.device.type for p in parameters} - {"cpu"})
     able = sys.platform == "linux" and not where
-    if asked is not None and not able:
+    forced = running.workers is not None or running.on == "fork"
+    if forced and not able:
+        asked = "on=fork" if running.workers is None else f"workers={running.workers}"
         found = (
             f"is on {', '.join(where)}" if where else f"would have to be forked, which {sys.platform} does not support"
         )
-        raise RunError(f"workers={asked}: processes share a model on the CPU under Linux; this one {found}. Use 1.")
-    if asked is None:
-        small = sum(p.numel() for p in parameters) <= SMALL
-        return min(MOST, torch.get_num_threads()) if able and small else 1
-    if asked < 1:
-        raise RunError(f"workers={asked}: at least one process must do the work.")
-    return asked
+        advice = "Use 1, or --on ray, which loads it once per worker."
+        raise RunError(f"{asked}: processes share a model on the CPU under Linux; this one {found}. {advice}")
+    if running.workers is not None:
+        return running.workers
+    small = sum(p.numel() for p in parameters) <= SMALL
+    return min(MOST, torch.get_num_threads()) if able and (small or forced) else 1
 
 
-def offer(workers: int | None, models: Collection[torch.nn.Module]) -> Fork | None:
+def offer(running: Running, work: Work, tell: Say) -> Fork | None:
     """Takes a study that several processes do."""
-    count = count_workers(workers, models)
+    if running.on == "serial":
+        return None
+    count = count_workers(running, [work.model(name, tell).model for name in work.names()])
     return Fork(count) if count > 1 else None
 
 
 @dataclass(frozen=True)
-class Fork:
+class Fork(Executor):
     """Does cells in processes that share the models of this one.
 
     Attributes:
@@ -79,79 +83,68 @@ class Fork:
 
     count: int
 
-    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, float]]:
+    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[Done]:
         """As `Executor.each`."""
-        if min(self.count, len(cells)) < 2:
+        count = min(self.count, len(cells))
+        if count < 2:
             yield from Serial().each(work, cells)
             return
-        todo = list(cells)
-        workers = [_Worker.start(work.do) for _ in range(min(self.count, len(cells)))]
-        busy: dict[Connection, tuple[_Worker, Cell]] = {}
+        crew = _Crew(work)
         try:
-            while todo or busy:
-                for worker in workers:
-                    going = [cell for _, cell in busy.values()]
-                    ready = [cell for cell in todo if {*todo, *going}.isdisjoint(work.needs(cell))]
-                    if ready and worker.pipe not in busy:
-                        cell = min(ready, key=lambda cell: _rank(cell, worker, workers))
-                        todo.remove(cell)
-                        worker.give(cell)
-                        busy[worker.pipe] = worker, cell
-                for pipe in wait(list(busy)):
-                    worker, cell = busy.pop(pipe)  # type: ignore[call-overload]
-                    yield cell, worker.take(cell)
+            yield from drive(work, cells, crew, count)
         finally:
-            for worker in workers:
-                worker.process.kill()
-            for worker in workers:
-                worker.process.join()
+            crew.end()
 
 
-def _rank(cell: Cell, worker: _Worker, workers: Sequence[_Worker]) -> int:
-    """A process best goes on with the tasks that it knows: what no seed changes is in its memory."""
-    about = (cell.model, cell.task)
-    return 0 if about in worker.known else 1 if all(about not in w.known for w in workers) else 2
+class _Crew:
+    """Processes; the pipe to one is the handle of what it is at."""
 
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
 
-@dataclass
-class _Worker:
-    """A process, and the tasks it has met."""
-
-    process: Any
-    pipe: Connection
-    known: set[tuple[str, str | None]] = field(default_factory=set)
-
-    @classmethod
-    def start(cls, do: Callable[[Cell], float]) -> _Worker:
+    def hire(self, worker: int) -> Connection:
         context = multiprocessing.get_context("fork")
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, here, do), daemon=True)
+        process = context.Process(target=_serve, args=(there, here, self._work.do), daemon=True)
         with warnings.catch_warnings():  # that threads do not survive a fork is known: a worker has one
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         there.close()
-        return cls(process, here)
+        self._processes.append(process)
+        self._pipes.append(here)
+        return here
 
-    def give(self, cell: Cell) -> None:
-        self.known.add((cell.model, cell.task))
-        self.pipe.send(cell)
+    def give(self, worker: int, cell: Cell) -> Connection:
+        self._pipes[worker].send(cell)
+        return self._pipes[worker]
 
-    def take(self, cell: Cell) -> float:
+    def wait(self, handles: Sequence[Connection]) -> list[Connection]:
+        return wait(handles)  # type: ignore[return-value]
+
+    def take(self, handle: Connection, worker: int, cell: Cell | None) -> Done | None:
+        what = f"process at work on {cell.key}" if cell else "process that was starting"
         try:
-            seconds, error, trace = self.pipe.recv()
-        except EOFError:
-            self.process.join()
+            answer: Done | Failure | None = handle.recv()
+        except (EOFError, ConnectionError):
+            self._processes[worker].join()
             raise RunError(
-                f"The process at work on {cell.key} ended with exit code {self.process.exitcode}; -9 means that the "
+                f"The {what} ended with exit code {self._processes[worker].exitcode}; -9 means that the "
                 "system killed it, as it does when memory runs out. Finished cells are kept: run again with workers=1."
             ) from None
-        if error is not None:
-            error.add_note(f"In the process at work on {cell.key}:\n{trace}")
-            raise error
-        return float(seconds)
+        if isinstance(answer, Failure):
+            raise answer.raised(what)
+        return answer
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
 
 
-def _serve(pipe: Connection, other: Connection, do: Callable[[Cell], float]) -> None:
+def _serve(pipe: Connection, other: Connection, do: Callable[[Cell], Done]) -> None:
     """What a process does: cells that it is given, with one thread, until it is killed or the parent is gone."""
     other.close()
     gc.freeze()  # what was there before the fork stays: looking for garbage in it would copy it, page by page
@@ -161,20 +154,13 @@ def _serve(pipe: Connection, other: Connection, do: Callable[[Cell], float]) -> 
     torch.set_num_threads(1)
     # Libraries that divide work among threads would wait for threads that the fork left behind.
     with threadpool_limits(1), suppress(EOFError):
+        pipe.send(None)
         while True:
             cell = pipe.recv()
             try:
-                pipe.send((do(cell), None, ""))
+                pipe.send(do(cell))
             except BaseException as error:
-                _send_error(pipe, error)
-
-
-def _send_error(pipe: Connection, error: BaseException) -> None:
-    trace = traceback.format_exc()
-    try:
-        pipe.send((0.0, error, trace))
-    except Exception:  # an error that cannot be pickled
-        pipe.send((0.0, RuntimeError(f"{type(error).__name__}: {error}"), trace))
+                pipe.send(fail(error))
 
 
 def _follow_parent() -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import torch
-
-from xmi.study.executors.executor import Work
+from xmi.study.executors.executor import Done, Executor, Say, Work
 from xmi.study.grid import Cell
+from xmi.study.plan import Running
 
 
-class Serial:
+class Serial(Executor):
     """Does cells in their order, which is one in which each has what it needs."""
 
-    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[tuple[Cell, float]]:
+    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[Done]:
         """As `Executor.each`."""
         for cell in cells:
-            yield cell, work.do(cell)
+            yield work.do(cell)
 
 
-def offer(workers: int | None, models: Collection[torch.nn.Module]) -> Serial:
+def offer(running: Running, work: Work, tell: Say) -> Serial:
     """Takes any study."""
     return Serial()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +48,7 @@ class Inputs:
         plan: The plan.
         tasks: All tasks, by their name in the plan.
         vlm: The cell's model.
-        base: Its base LLM, if the study has one.
+        base: Gives its base LLM, if the study has one; it is loaded when it is first asked for.
         taken: The finished cells whose results it takes.
         memory: Spares what was asked before.
     """
@@ -56,7 +56,7 @@ class Inputs:
     plan: Plan
     tasks: Mapping[str, Task]
     vlm: VLM
-    base: VLM | None = None
+    base: Callable[[], VLM] | None = None
     taken: Mapping[Cell, Stored] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
 
@@ -69,7 +69,7 @@ class Inputs:
         """
         if self.base is None:
             raise RunError("The study has no base LLM: name it with base.")
-        return self.base
+        return self.base()
 
     def vectors(self) -> dict[str, dict[str, TaskVector]]:
         """Task vectors that were read, by task (in the plan's order) and source."""

@@ -1,0 +1,323 @@
+"""Cells on every GPU or core of a node, or of a cluster, by Ray: actors load the models, this process alone writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from threadpoolctl import threadpool_limits
+
+from xmi.errors import RunError
+from xmi.faults import short
+from xmi.study.executors.executor import Done, Executor, Failure, Say, Work, fail
+from xmi.study.executors.fork import MOST
+from xmi.study.executors.schedule import Losses, Lost, drive
+from xmi.study.grid import Cell
+from xmi.study.plan import Running
+
+PREFIX = "xmi-ray-"
+"""How the folders of a local Ray begin: sockets, logs and what actors were sent."""
+
+LOCAL = {
+    "RAY_worker_niceness": "0",  # actors would yield to every other process
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: all sockets are those of 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""The environment that a local Ray is started with."""
+
+
+def meant(running: Running) -> bool:
+    """Whether a study is to be done by Ray."""
+    return running.on in ("ray", "auto") or (running.on or "").startswith("ray://")
+
+
+def check(running: Running, loading: Mapping[str, Any]) -> None:
+    """Refuses what Ray cannot do.
+
+    Raises:
+        RunError: It is not installed, the models are on a host, or a GPU is named that Ray is to choose.
+    """
+    if loading.get("remote"):
+        raise RunError(
+            f"on: {running.on} loads models where cells are done, and remote: {loading['remote']} has them on a host, "
+            "whose queue does the scheduling. Leave one of them out."
+        )
+    if find_spec("ray") is None:
+        raise RunError(f"on: {running.on} needs Ray: pip install 'xmi[ray]'.")
+    device = str(loading.get("device") or "")
+    if ":" in device:
+        raise RunError(f"device={device}: Ray gives each copy of the models its own GPU. Say cuda, or leave it out.")
+    if running.gpus_per_model is not None and device == "cpu":
+        raise RunError(f"gpus_per_model={running.gpus_per_model:g} with device=cpu: leave one of them out.")
+
+
+def offer(running: Running, work: Work, tell: Say) -> Ray | None:
+    """Takes a study that Ray is asked to do."""
+    return Ray(running, tell) if meant(running) else None
+
+
+class Ray(Executor):
+    """Does cells in actors, each of which loads the models it needs once.
+
+    What a cell needs goes through Ray's object store, what it gives comes back to this process. An actor that dies is
+    replaced, and its cell begun again.
+    """
+
+    def __init__(self, running: Running, tell: Say) -> None:
+        """Describes it.
+
+        Args:
+            running: Where, by how many, and with how many GPUs each.
+            tell: Told a line when actors start or die.
+        """
+        self._running, self._tell = running, tell
+        self._crew: _Crew | None = None
+
+    def __enter__(self) -> Ray:
+        """Starts a local Ray, or finds the cluster."""
+        self._open = ExitStack()
+        self._ray, self._scratch = self._open.enter_context(_session(self._running))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the actors, and a local Ray with all its files."""
+        self._open.close()
+
+    def facts(self, work: Work, tell: Say) -> dict[str, dict[str, Any]]:
+        """As `Executor.facts`: each model is loaded by an actor, several at the same time."""
+        crew, losses = self._hired(work), Losses()
+        todo, found = list(work.names()), dict[str, dict[str, Any]]()
+        busy: dict[Any, tuple[int, str]] = {crew.hire(worker): (worker, "") for worker in range(crew.count)}
+        while len(found) < len(work.names()):
+            for handle in crew.wait(list(busy)):
+                worker, name = busy.pop(handle)
+                answer = crew.answer(handle, worker, f"actor that loads {name}")
+                if isinstance(answer, Lost):
+                    losses.add(name and f"the model {name}", answer)
+                    todo += [name] if name else []
+                    busy[crew.hire(worker)] = worker, ""
+                    continue
+                if name:
+                    found[name], seconds = answer
+                    tell(f"loading and checking {name}  {seconds:.1f} s")
+                if todo:
+                    name = todo.pop(0)
+                    busy[crew.load(worker, name)] = worker, name
+        return {name: found[name] for name in work.names()}
+
+    def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[Done]:
+        """As `Executor.each`."""
+        crew = self._hired(work)
+        return drive(work, cells, crew, min(crew.count, len(cells)), crew.loaded)
+
+    def _hired(self, work: Work) -> _Crew:
+        if self._crew is None:
+            count, gpus = _size(self._ray, self._running, str(work.loading.get("device") or ""))
+            loading = dict(work.loading)
+            if gpus > 1 and loading.get("device_map") is None:
+                loading = {**loading, "device": None, "device_map": "auto"}
+            each = f"{gpus:g} GPU{'s' if gpus > 1 else ''} each" if gpus else "a core each"
+            self._tell(f"Ray: {count} actor{'s' if count > 1 else ''}, {each}")
+            self._crew = _Crew(self._ray, work, count, gpus, loading, self._scratch, self._tell)
+            self._open.callback(self._crew.end)
+        return self._crew
+
+
+class _Crew:
+    """Actors, by their numbers; what one is at has an object reference of Ray for a handle."""
+
+    def __init__(
+        self, ray: Any, work: Work, count: int, gpus: float, loading: Mapping[str, Any], scratch: str | None, tell: Say
+    ) -> None:
+        self.count, self.loaded = count, defaultdict[int, set[str]](set)
+        self._ray, self._work, self._tell = ray, work, tell
+        self._kind = ray.remote(_Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        self._given = ray.put(work), dict(loading), scratch
+        self._actors: dict[int, Any] = {}
+        self._sent: dict[int, set[Cell]] = defaultdict(set)
+        self._parcels: dict[Cell, Any] = {}
+
+    def hire(self, worker: int) -> Any:
+        if worker not in self._actors:
+            self._actors[worker] = self._kind.remote(*self._given)
+        return self._actors[worker].ready.remote()
+
+    def load(self, worker: int, name: str) -> Any:
+        self.loaded[worker].add(name)
+        return self._actors[worker].facts.remote(name)
+
+    def give(self, worker: int, cell: Cell) -> Any:
+        new = [other for other in self._work.needs(cell) if other not in self._sent[worker]]
+        self._sent[worker].update(new)
+        return self._actors[worker].do.remote(cell, [self._parcel(other) for other in new])
+
+    def _parcel(self, cell: Cell) -> Any:
+        if cell not in self._parcels:
+            self._parcels[cell] = self._ray.put(self._work.parcel(cell))
+        return self._parcels[cell]
+
+    def wait(self, handles: Sequence[Any]) -> list[Any]:
+        ready: list[Any] = self._ray.wait(handles, num_returns=1)[0]
+        return ready
+
+    def take(self, handle: Any, worker: int, cell: Cell | None) -> Done | Lost | None:
+        found: Done | Lost | None = self.answer(handle, worker, f"actor at work on {cell.key}" if cell else "actor")
+        return found
+
+    def answer(self, handle: Any, worker: int, what: str) -> Any:
+        """What an actor returned, or that it died; raises what it raised."""
+        try:
+            found = self._ray.get(handle)
+        except self._ray.exceptions.RayTaskError:
+            raise
+        except self._ray.exceptions.RayError as error:
+            self._ray.kill(self._actors.pop(worker))
+            self._sent.pop(worker, None), self.loaded.pop(worker, None)
+            why = short(" ".join(str(error).split()), 300)
+            self._tell(f"    The {what} died; another one takes its place. ({why})")
+            return Lost(why)
+        if isinstance(found, Failure):
+            raise found.raised(what)
+        return found
+
+    def end(self) -> None:
+        if self._given[-1] is None:  # elsewhere, nobody else removes their folders
+            closed = [actor.close.remote() for actor in self._actors.values()]
+            self._ray.wait(closed, num_returns=len(closed), timeout=2)
+        for actor in self._actors.values():
+            with suppress(Exception):
+                self._ray.kill(actor)
+
+
+class _Actor:
+    """A process of Ray's with its own copy of the models, and a folder in place of the run folder."""
+
+    def __init__(self, work: Work, loading: Mapping[str, Any], scratch: str | None) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        torch.set_num_threads(1)  # sums differ in their last bits by the number of threads
+        self._limits = threadpool_limits(1)
+        self._folder = tempfile.TemporaryDirectory(prefix="xmi-actor-", dir=scratch, ignore_cleanup_errors=True)
+        self._work = work.elsewhere(Path(self._folder.name), loading)
+
+    def ready(self) -> None:
+        """Answers."""
+
+    def facts(self, name: str) -> tuple[dict[str, Any], float] | Failure:
+        start = time.perf_counter()
+        try:
+            return self._work.facts(name, lambda line: None), time.perf_counter() - start
+        except Exception as error:
+            return fail(error)
+
+    def do(self, cell: Cell, parcels: Sequence[Any]) -> Done | Failure:
+        import ray
+
+        try:
+            for files in ray.get(list(parcels)):
+                self._work.receive(files)
+            return self._work.do(cell)
+        except Exception as error:
+            return fail(error)
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def _size(ray: Any, running: Running, device: str) -> tuple[int, float]:
+    """How many actors there are, and how many GPUs each has.
+
+    Raises:
+        RunError: There are too few GPUs or cores for what was asked.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = [0 if device == "cpu" else int(node.get("GPU", 0)) for node in nodes]
+    cores = int(sum(node.get("CPU", 0) for node in nodes))
+    if any(gpus) or running.gpus_per_model is not None or device == "cuda":
+        share = running.gpus_per_model or 1.0
+        most = sum(int(count // share) if share >= 1 else count * int(1 / share) for count in gpus)
+        if not most or (running.workers or 0) > most:
+            raise RunError(
+                f"{running.workers or 1} copies of the models with {share:g} GPUs each were asked for; Ray finds "
+                f"{sum(gpus)} GPUs on {len(nodes)} nodes. Change workers or gpus_per_model."
+            )
+        return running.workers or most, share
+    if (running.workers or 1) > cores:
+        raise RunError(f"workers={running.workers}: Ray finds {cores} cores on {len(nodes)} nodes.")
+    return running.workers or min(MOST, cores), 0.0
+
+
+@contextmanager
+def _session(running: Running) -> Iterator[tuple[Any, str | None]]:
+    """Ray, and the folder where actors may write (None: the temporary folder of their node).
+
+    Raises:
+        RunError: No cluster answers.
+    """
+    if running.on == "ray" and not _begun():
+        with _local(running) as found:
+            yield found
+        return
+    import ray
+
+    if ray.is_initialized():  # by the caller, who ends it
+        yield ray, None
+        return
+    try:
+        ray.init(address=running.on, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
+        raise RunError(f"on: {running.on}: no Ray cluster answers there: {error}") from error
+    try:
+        yield ray, None
+    finally:
+        ray.shutdown()
+
+
+def _begun() -> bool:
+    """Whether the caller has started Ray."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+@contextmanager
+def _local(running: Running) -> Iterator[tuple[Any, str]]:
+    """A Ray of this node alone: no dashboard, no usage statistics, no socket but those of 127.0.0.1."""
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)  # Ray reads some of them when it is imported
+    import ray
+
+    root = tempfile.gettempdir()
+    root = root if len(root) < 24 or sys.platform == "win32" else "/tmp"  # paths of sockets have 107 characters at most
+    _remove_left(Path(root))
+    folder = tempfile.mkdtemp(prefix=PREFIX, dir=root)
+    with FileLock(f"{folder}/.lock"):
+        try:
+            ray.init(
+                address="local", num_cpus=max(running.workers or 1, os.cpu_count() or 1), include_dashboard=False,
+                log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
+            )  # fmt: skip
+            # What Ray says of a worker's death, xmi says in one line.
+            vars(ray._private.worker)["print_to_stdstream"] = lambda *_, **__: None
+            yield ray, folder
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(root: Path) -> None:
+    """Removes the folders of processes that were killed: nobody holds their lock."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError):
+            if (folder / ".lock").is_file():
+                with FileLock(folder / ".lock", timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
