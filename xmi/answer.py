@@ -16,6 +16,7 @@ from xmi.kernels import next_token_kernel
 from xmi.measure import Answers, Transfer, paper_hit
 from xmi.measure.answers import rivals_of
 from xmi.prompt import Encoder, Prompt, PromptLike, Prompts, Template, check_room, new_tokens
+from xmi.proof import keeps
 from xmi.session import Session
 
 
@@ -46,7 +47,8 @@ def answers(session: Session, prompts: PromptLike, *, max_new_tokens: int | None
             for batch in batches:
                 check_room(batch, new, encoder.max_length)
                 wanted = first_of_labels(encoder, batch.prompts, several.template)
-                yield wanted, (session.engine.forward(batch.inputs), wanted, new)
+                inputs, cached = session.engine.forward(batch.inputs), keeps(session, batch, new)
+                yield wanted, (inputs, session.engine.paths, wanted, new, cached)
 
         wanted, said = zip(*session.each(next_token_kernel, calls()), strict=True)
         return score_answers(encoder, several, said, wanted, max_new_tokens)
@@ -68,7 +70,7 @@ def score_answers(
         wanted: The answer's first token in each row of each batch.
         max_new_tokens: How many tokens were asked for; None for one, and no texts.
     """
-    values = (torch.cat(column) for column in zip(*said, strict=True))
+    values = (torch.cat(column) for column in list(zip(*said, strict=True))[:3])
     found = answers_of(encoder, prompts, *values, torch.cat(list(wanted)), longer=max_new_tokens is not None)
     announce_ties(found)
     return found

@@ -22,7 +22,7 @@ from xmi.kernels import packing, swept
 from xmi.kernels.packing import cut, spare_copies
 from xmi.model.readout import readout
 from xmi.prompt import Prompts
-from xmi.vector import TaskVector, VectorCard, versions
+from xmi.vector import TaskVector, VectorCard, memory, versions
 from xmi.vector import sweep as sweep_module
 from xmi.vlm import VLM
 
@@ -101,7 +101,7 @@ def test_sweep_of_some_layers_and_split_forwards(case: tuple[VLM, Prompts], monk
     named = vectors(vlm, prompts, 5)
     whole = vlm.transfer(named, to=prompts)
     for budget in (3, 7):  # copies of one layer at a time, and of some sets at all layers
-        monkeypatch.setitem(vlm.engine.__dict__, "budget", budget)
+        monkeypatch.setattr(memory, "MOST_TOKENS", {"cpu": budget})
         some = vlm.transfer(named, to=prompts, layers=[3, 1])
         np.testing.assert_allclose(some.log_probability, whole.log_probability[:, [3, 1]], atol=TOLERANCE)
         np.testing.assert_allclose(some.clean.log_probability, whole.clean.log_probability, atol=TOLERANCE)
@@ -217,7 +217,7 @@ def test_plain_models_share_forwards_at_every_slot_and_token(name: str) -> None:
     vlm, prompts = xmi.load(model, processor=tool), prompts_for(seen(name))
     for options in ({}, {"slot": "query.prefix"}, {"max_new_tokens": 3}, {"slot": "query.prefix", "max_new_tokens": 2}):
         vlm.transfer(vectors(vlm, prompts), to=prompts, **options)
-    assert list(vlm.engine.ways.values()) == ["growing"] * 4
+    assert list(vlm.engine.ways.values()) == ["growing"] * 2 + ["growing, cached"] * 2
 
 
 @pytest.mark.parametrize("growing", [True, False])
@@ -230,7 +230,7 @@ def test_later_residuals_of_every_copy_are_those_of_its_run(growing: bool) -> No
     found = swept(
         vlm.engine.envoy, vlm.engine.forward(batch.inputs, keep=5), vlm.engine.paths, values[:, layers], layers,
         torch.full((3,), -1), 1, torch.zeros(3, dtype=torch.long), 1, "overwrite", 1.0, None, None, keep, growing,
-    )[3]  # fmt: skip
+    )[4]  # fmt: skip
     names = [f"blocks.{layer}.hook_resid_post" for layer in keep]
     for entry, (source, layer) in enumerate([(None, 0), *((s, i) for s in range(2) for i in layers)]):
 

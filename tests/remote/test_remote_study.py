@@ -20,10 +20,10 @@ from tests.command import run_xmi
 from tests.remote import kill
 from tests.remote.compare import TOLERANCE, differences
 from tests.remote.loopback import KEY, Loopback
+from xmi.proof import PROOF
 from xmi.remote import host as host_module
 from xmi.storage import DIGEST
 from xmi.study import StudyResults
-from xmi.vector.sweep import PROOF
 
 TASKS = ["country-capital", "country-currency"]
 OPTIONS: dict[str, Any] = {"base": "organism-llm", "tasks": TASKS, "shots": 2, "prompts": 4, "seeds": (0,)}

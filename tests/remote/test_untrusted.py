@@ -523,13 +523,13 @@ CALLS: dict[str, tuple[Any, Any]] = {
         ((torch.rand(ROWS, 3, 2), ids(ROWS, 3, 2), ids(ROWS, 3, 4), torch.rand(ROWS, 3, 4)), ()),
     ),
     "next tokens": (
-        (next_token_kernel, (INPUTS, torch.ones(ROWS, dtype=torch.long), 3)),
-        (ids(ROWS, 3), -torch.rand(ROWS), ids(ROWS)),
+        (next_token_kernel, (INPUTS, PATHS, torch.ones(ROWS, dtype=torch.long), 3)),
+        (ids(ROWS, 3), -torch.rand(ROWS), ids(ROWS), -torch.rand(ROWS, 3)),
     ),
     "sweep": (
         (sweep_kernel, (INPUTS, PATHS, torch.randn(1, 2, WIDTH), [0, 1], torch.full((ROWS,), -1),
-                        torch.ones(ROWS, dtype=torch.long), "overwrite", 1.0, 2, True, True)),
-        (ids(ROWS, 3, 2), -torch.rand(ROWS, 3), ids(ROWS, 3)),
+                        torch.ones(ROWS, dtype=torch.long), "overwrite", 1.0, 2, True, True, True)),
+        (ids(ROWS, 3, 2), -torch.rand(ROWS, 3), ids(ROWS, 3), -torch.rand(ROWS, 3, 2)),
     ),
     "cache": (
         (cache_kernel, (INPUTS, [["a", "output"]], None)),

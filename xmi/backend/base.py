@@ -71,6 +71,13 @@ class Rows(NamedTuple):
     new: int
 
 
+Ran = tuple[
+    Int[torch.Tensor, "row new"], Float[torch.Tensor, " row"], Int[torch.Tensor, " row"], Float[torch.Tensor, "row new"]
+]
+"""What patched runs gave: the tokens, log-probability (nats) and rank of the first target token, and log-probability of
+each token."""
+
+
 class Backend(ABC):
     """A place where a model computes.
 
@@ -237,10 +244,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def rows(
-        self, engine: Engine, inputs: Inputs, patched: Rows
-    ) -> tuple[Int[torch.Tensor, "row new"], Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:
-        """Patched runs, each a row: the tokens, and log-probability and rank of the first target token."""
+    def rows(self, engine: Engine, inputs: Inputs, patched: Rows) -> Ran:
+        """Patched runs, each a row."""
 
     @abstractmethod
     def sent(self, options: dict[str, Any], *, trust_host: bool) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
 
 from xmi.arguments import outside
-from xmi.backend.base import Backend, Kept, Look, Rows, Slots, nnsights_own, refuse_nnsights_own
+from xmi.backend.base import Backend, Kept, Look, Ran, Rows, Slots, nnsights_own, refuse_nnsights_own
 from xmi.backend.generation import generate
 from xmi.backend.rows import run_rows
 from xmi.backend.shelf import cached_forward
@@ -154,9 +153,7 @@ class LocalBackend(Backend):
         """The model's own `generate`."""
         return generate(engine, inputs, options)
 
-    def rows(
-        self, engine: Engine, inputs: Inputs, patched: Rows
-    ) -> tuple[Int[torch.Tensor, "row new"], Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:
+    def rows(self, engine: Engine, inputs: Inputs, patched: Rows) -> Ran:
         """A plain forward, or the model's own `generate`, with hooks."""
         return run_rows(engine, inputs, patched)
 

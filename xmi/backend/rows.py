@@ -7,18 +7,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 
-from xmi.backend.base import Rows
+from xmi.backend.base import Ran, Rows
 from xmi.kernels import blend, score
 from xmi.model.check import Inputs
 from xmi.model.engine import Engine
 from xmi.model.guard import Block
 
 
-def run_rows(
-    engine: Engine, inputs: Inputs, patched: Rows
-) -> tuple[Int[torch.Tensor, "row new"], Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:
+def run_rows(engine: Engine, inputs: Inputs, patched: Rows) -> Ran:
     """Runs rows that are patched each at its layer.
 
     Args:
@@ -27,21 +24,32 @@ def run_rows(
         patched: What is written where.
 
     Returns:
-        The tokens, and log-probability (nats) and rank of the first target token.
+        The tokens, log-probability (nats) and rank of the first target token, and log-probability of each token.
     """
     with _patched(engine, patched), torch.no_grad():
         if patched.new == 1:
             logits = engine.model(**inputs).logits[:, -1:]
-            ids = logits.argmax(-1).cpu()
         else:
             for name in ("use_cache", "logits_to_keep", "position_ids"):  # generate makes its own
                 inputs.pop(name, None)
             options = {"return_dict_in_generate": True, "output_logits": True, "do_sample": False, "eos_token_id": None}
             pad = engine.checkpoint.tokenizer.pad_token_id
-            made = engine.model.generate(**inputs, **options, max_new_tokens=patched.new, pad_token_id=pad)  # type: ignore[operator]
-            logits, ids = made.logits[0][:, None], torch.stack([step.argmax(-1) for step in made.logits], 1).cpu()
-    _, log_probability, rank = score(engine.numbers(logits, (inputs,)), patched.targets, 1)
-    return ids, log_probability[:, 0], rank[:, 0]
+            with plain_generation(engine.model):
+                made = engine.model.generate(**inputs, **options, max_new_tokens=patched.new, pad_token_id=pad)  # type: ignore[operator]
+            logits = torch.stack(made.logits, 1)
+    ids, log_probability, rank, certain = score(engine.numbers(logits, (inputs,)), patched.targets, 1)
+    return ids[..., 0], log_probability[:, 0], rank[:, 0], certain
+
+
+@contextmanager
+def plain_generation(model: Any) -> Iterator[None]:
+    """Leaves out what a model's own settings do to its logits (a penalty on repetition, tokens that are suppressed)."""
+    own = model.generation_config
+    model.generation_config = type(own)()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

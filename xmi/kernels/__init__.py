@@ -7,8 +7,10 @@ traces of its own and returns small results on the CPU.
 from xmi.kernels.activations import cache_kernel, generate_kernel
 from xmi.kernels.check import proof_kernel, sight_kernel
 from xmi.kernels.inputs import grown
+from xmi.kernels.lens import lens_kernel
+from xmi.kernels.next_tokens import next_token_kernel
 from xmi.kernels.packing import pack_inputs
-from xmi.kernels.residuals import ResidPost, lens_kernel, next_token_kernel, residual_kernel, score, stream_kernel
+from xmi.kernels.residuals import ResidPost, residual_kernel, score, stream_kernel
 from xmi.kernels.sweep import blend, rows_kernel, sweep_kernel, swept
 
 __all__ = [

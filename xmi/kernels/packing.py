@@ -53,12 +53,7 @@ def pack_inputs(
     embeds = kwargs.get("inputs_embeds")
     states = embeds if embeds is not None else embed(ids)
     length, device = states.shape[1], states.device
-    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-    if positions is None:
-        flat = (
-            mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else torch.ones(states.shape[:2], device=device)
-        )
-        positions = (flat.long().cumsum(-1) - 1).clamp(min=0)
+    positions, mask = positions_of(kwargs, states), kwargs.get("attention_mask")
     if not isinstance(mask, dict) and (mask is None or mask.dim() != 4):
         mask = create_masks_for_generate(config, states, mask, None, positions if positions.dim() == 2 else None)
     kwargs["attention_mask"] = pack_mask(mask, length, copies, width, device)
@@ -91,6 +86,18 @@ def pack_inputs(
         elif value.dim() == 4 and value.shape[0] == states.shape[0] and value.shape[2] == length:
             kwargs[name] = repeat_end(value, copies, width, 2)
     return args, kwargs
+
+
+def positions_of(kwargs: dict[str, Any], states: torch.Tensor) -> torch.Tensor:
+    """Position ids that a text decoder is given, or those that it counts itself from its mask: [..., row, token]."""
+    given, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if isinstance(given, torch.Tensor):
+        return given
+    real = torch.ones(states.shape[:2], device=states.device)
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        real = mask
+    counted: torch.Tensor = (real.long().cumsum(-1) - 1).clamp(min=0)
+    return counted
 
 
 OWN_RULES = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")

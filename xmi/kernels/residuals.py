@@ -1,4 +1,4 @@
-"""Kernels that read: residuals at one position per row or at any tokens, their lens decoding, and the next tokens."""
+"""Kernels that read residuals at one position per row or at any tokens, and what all kernels share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from nnsight import save
 
-from xmi.kernels.inputs import grown, place
+from xmi.kernels.inputs import place
 
 
 def at(model: Any, path: str) -> Any:
@@ -113,139 +113,31 @@ def translate(state: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     return (wide + wide @ weight.to(wide.device).T + bias.to(wide.device)).to(state.dtype)
 
 
-def lens_kernel(
-    model: Any,
-    inputs: dict[str, Any],
-    paths: dict[str, str],
-    columns: torch.Tensor,
-    sets: list[list[list[int]]],
-    scale: float,
-    softcap: float | None,
-    k: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    answers: torch.Tensor | None = None,
-    new: int = 1,
-) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """A lens at one column per row: every depth decoded by the model's own norm and unembedding.
-
-    Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1.
-
-    Args:
-        model: nnsight model.
-        inputs: What the model's forward takes.
-        paths: `layers`, `norm`, `head`, `n_layers`.
-        columns: The column to read in each row, counted from the end, shape [row].
-        sets: For each row, sets of token ids to follow; every row has the same number of sets.
-        scale: Factor on the unembedding's output.
-        softcap: Soft-capping of the logits, or None.
-        k: How many top tokens to return.
-        weight: What `translate` takes at each depth but the last, shape [depth - 1, d_model, d_model]; without it the
-            lens is the logit lens.
-        bias: The same, shape [depth - 1, d_model].
-        answers: Id of each row's answer token, shape [row], to score the next tokens in the same forward, too.
-        new: How many of these.
-
-    Returns:
-        Probability mass of each set [row, depth, set], best rank in each set [row, depth, set] (an empty set has
-        mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k]; and what
-        `next_token_kernel` returns, or nothing without `answers`.
-    """
-    rows = torch.arange(len(columns))
-    count = int(paths["n_layers"])
-    inputs = place(model, inputs)
-    with torch.no_grad(), model.trace(**inputs):
-        blocks = at(model, paths["layers"])
-        entering = blocks[0].input
-        kept = [entering[rows, columns]]
-        for layer in range(count):
-            kept.append(hidden(blocks[layer].output)[rows, columns])
-        if weight is not None and bias is not None:
-            for depth in range(count):
-                kept[depth] = translate(kept[depth], weight[depth], bias[depth])
-        mass, rank, ids, probabilities = [], [], [], []
-        for state in kept:
-            logits = at(model, paths["head"])(at(model, paths["norm"])(state)).float() * scale
-            if softcap is not None:
-                logits = torch.tanh(logits / softcap) * softcap
-            probability = logits.softmax(-1)
-            top = probability.topk(k, dim=-1)
-            ids.append(top.indices.cpu())
-            probabilities.append(top.values.cpu())
-            set_mass, set_rank = over_sets(probability, sets)
-            mass.append(set_mass)
-            rank.append(set_rank)
-        read = save((torch.stack(mass, 1), torch.stack(rank, 1), torch.stack(ids, 1), torch.stack(probabilities, 1)))
-        if answers is not None:
-            said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
-    return read, () if answers is None else continued(model, inputs, answers, said, new)
-
-
-def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mass of each row's token sets and the best rank in them, from probabilities [row, vocab].
-
-    Returns:
-        float32 and int64 on the CPU, shape [row, set]; an empty set has mass 0 and the last rank.
-    """
-    shape = (len(sets), len(sets[0]))
-    mass, rank = torch.zeros(shape), torch.full(shape, probability.shape[-1] - 1)
-    for row, groups in enumerate(sets):
-        for column, group in enumerate(groups):
-            if group:
-                chosen = probability[row, group]
-                mass[row, column] = chosen.sum()
-                rank[row, column] = (probability[row] > chosen.max()).sum()
-    return mass, rank
-
-
-def next_token_kernel(
-    model: Any, inputs: dict[str, Any], answers: torch.Tensor, new: int = 1
-) -> tuple[torch.Tensor, ...]:
-    """The next tokens after each left-padded row, greedily.
-
-    Args:
-        model: nnsight model.
-        inputs: What the model's forward takes.
-        answers: Id of each row's answer token, shape [row].
-        new: How many tokens.
-
-    Returns:
-        Their ids [row, new], and log-probability (nats) and rank (0 = top) of the answer as the first [row].
-    """
-    inputs = place(model, inputs)
-    with torch.no_grad(), model.trace(**inputs):
-        said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
-    return continued(model, inputs, answers, said, new)
-
-
-def continued(
-    model: Any, inputs: dict[str, Any], answers: torch.Tensor, said: tuple[torch.Tensor, ...], new: int
-) -> tuple[torch.Tensor, ...]:
-    """What `next_token_kernel` returns, from what was said first."""
-    ids, log_probability, rank = said
-    for _ in range(new - 1):
-        ids = torch.cat([ids, next_token_kernel(model, grown(inputs, ids), answers)[0]], 1)
-    return ids, log_probability, rank
-
-
-def score(logits: torch.Tensor, answers: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Top ids [row, place, k], log-probability and rank of the answers [row, place], on the CPU.
+def score(
+    logits: torch.Tensor, answers: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What comes next at each place, on the CPU.
 
     Args:
         logits: Shape [row, place, vocab].
         answers: One id per row.
         k: How many top tokens.
+
+    Returns:
+        Top ids [row, place, k], log-probability (nats) and rank (0 = top) of the answers [row, place], and
+        log-probability of the top token [row, place].
     """
-    tops, own, ranks = [], [], []
+    tops, own, ranks, firsts = [], [], [], []
     # A few places at a time: float32 copies of all logits of a large vocabulary would need gigabytes, and a share of
     # the logits' own memory is all that scoring may take.
     size = max(1, min(2**17 // logits.shape[-1], logits.shape[1] // 16))
     for part in torch.split(logits, size, dim=1):
         values = part.float()
         index = answers.to(part.device)[:, None, None].expand(-1, part.shape[1], 1)
-        chosen = values.gather(-1, index)
+        chosen, total = values.gather(-1, index), values.logsumexp(-1)
         best = values.argmax(-1, keepdim=True) if k == 1 else values.topk(k, dim=-1).indices
         tops.append(best.cpu())
-        own.append((chosen[..., 0] - values.logsumexp(-1)).cpu())
+        own.append((chosen[..., 0] - total).cpu())
         ranks.append((values > chosen).sum(-1).cpu())
-    return torch.cat(tops, 1), torch.cat(own, 1), torch.cat(ranks, 1)
+        firsts.append((values.gather(-1, best[..., :1])[..., 0] - total).cpu())
+    return torch.cat(tops, 1), torch.cat(own, 1), torch.cat(ranks, 1), torch.cat(firsts, 1)

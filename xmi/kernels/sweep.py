@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from nnsight import save
 
+from xmi.kernels.continuing import fill_up, go_on, keeping, last_told
 from xmi.kernels.inputs import grown, place
 from xmi.kernels.packing import cut, pack_inputs, spare_copies
 from xmi.kernels.residuals import at, hidden, score
@@ -25,10 +26,12 @@ def sweep_kernel(
     new: int,
     keeps_logits: bool,
     growing: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    cached: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Patches vectors at a slot after each layer and continues greedily, one forward per new token.
 
-    In every forward each copy is patched again and carries what it said so far.
+    With a cache, every forward after the first has one token of the prompt and of each copy. Without one, each copy is
+    patched again in every forward and carries what it said so far.
 
     Args:
         model: nnsight model.
@@ -43,30 +46,78 @@ def sweep_kernel(
         new: How many tokens.
         keeps_logits: Whether the model takes `logits_to_keep`.
         growing: See `swept`; continued copies have tokens of their own and do not grow.
+        cached: Whether tokens after the first are read from kept keys and values.
 
     Returns:
         Ids [row, 1 + set * layer, new], log-probability (nats) and rank of the answer as the first [row, 1 + set *
-        layer]; entry 0 is the clean run, entry 1 + s * len(layers) + i is set s patched after layers[i].
+        layer], and log-probability of each token [row, 1 + set * layer, new]; entry 0 is the clean run, entry 1 + s *
+        len(layers) + i is set s patched after layers[i].
     """
-    copies = vectors.shape[0] * vectors.shape[1]
     inputs = place(model, inputs)
+    if cached and new > 1:
+        fixed = vectors, layers, slots, answers, mode, strength, new, keeps_logits, growing
+        return from_cache(model, inputs, paths, *fixed)
+    copies = vectors.shape[0] * vectors.shape[1]
     written: list[torch.Tensor] = []
     first: list[torch.Tensor] = []
+    sure: list[torch.Tensor] = []
     for step in range(new):
         width = -int(slots.min()) + step
         said = torch.cat(written, 2) if written else None
         given = inputs if said is None else grown(inputs, said[:, 0])
-        if keeps_logits:
-            ends = torch.arange(copies + 1, device=given["input_ids"].device) * width - copies * width - 1
-            given = {**given, "logits_to_keep": copies + 1 if width == 1 else ends}
+        given = {**given, **keep_ends(given, copies, width, keeps_logits)}
         own, other = (None, None) if said is None else (said[:, 0], said[:, 1:])
-        ids, log_probability, rank, _ = swept(
+        ids, log_probability, rank, certain, *_ = swept(
             model, given, paths, vectors, layers, slots - step, width, answers, 1, mode, strength, own, other, [],
             growing and said is None,
         )  # fmt: skip
         first = first or [log_probability, rank]
         written.append(ids)
-    return torch.cat(written, 2), first[0], first[1]
+        sure.append(certain)
+    return torch.cat(written, 2), first[0], first[1], torch.stack(sure, 2)
+
+
+def from_cache(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    vectors: torch.Tensor,
+    layers: list[int],
+    slots: torch.Tensor,
+    answers: torch.Tensor,
+    mode: str,
+    strength: float,
+    new: int,
+    keeps_logits: bool,
+    growing: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `sweep_kernel` returns, with tokens after the first read from kept keys and values."""
+    sets, copies, width = len(vectors), vectors.shape[0] * vectors.shape[1], -int(slots.min())
+    given = keeping({**inputs, **keep_ends(inputs, copies, width, keeps_logits)})
+    ids, log_probability, rank, certain, _, told = swept(
+        model, given, paths, vectors, layers, slots, width, answers, 1, mode, strength, None, None, [], growing
+    )
+    if growing:
+        joined = [sets * sum(other < layer for other in layers) for layer in range(int(paths["n_layers"]))]
+        fill_up(given["past_key_values"], told["length"], width, joined, copies)
+    # The cache holds the clean run and then the copies, in the order of `joining`.
+    entries = torch.cat([torch.zeros(1, dtype=torch.long), 1 + joining(layers, sets)])
+    said, sure = go_on(model, given, paths, told, ids[:, entries.argsort(), 0], answers, width, new)
+    return said[:, entries], log_probability, rank, torch.cat([certain[..., None], sure[:, entries]], 2)
+
+
+def keep_ends(inputs: dict[str, Any], copies: int, width: int, keeps_logits: bool) -> dict[str, Any]:
+    """The argument by which a model keeps the logits of the prompt's last token and of every copy's, if it has one."""
+    if not keeps_logits:
+        return {}
+    ends = torch.arange(copies + 1, device=inputs["input_ids"].device) * width - copies * width - 1
+    return {"logits_to_keep": copies + 1 if width == 1 else ends}
+
+
+def joining(layers: list[int], sets: int) -> torch.Tensor:
+    """The place of each entry's copy: they stand in the order in which they join (by layer, then set)."""
+    turn = torch.tensor(layers).argsort().argsort()
+    return (turn[None, :] * sets + torch.arange(sets)[:, None]).flatten()
 
 
 def swept(
@@ -85,7 +136,7 @@ def swept(
     other: torch.Tensor | None,
     keep: list[int],
     growing: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
     """Patches vectors at a slot after each layer, one copy of the prompt's end per vector and layer.
 
     Until it is patched, a copy is nothing but the prompt's end once more. A growing sweep therefore lets it join the
@@ -95,7 +146,8 @@ def swept(
     Args:
         model: nnsight model.
         inputs: What the model's forward takes, rows padded on the left; `logits_to_keep` must keep the last token of
-            the prompt and of every copy, in this order.
+            the prompt and of every copy, in this order. A cache among it keeps keys and values, of a growing sweep's
+            copies from the layer on at which they join.
         paths: `decoder`, `layers`.
         vectors: What to write, shape [set, len(layers), d_model].
         layers: After which blocks.
@@ -113,21 +165,20 @@ def swept(
             have no tokens of their own.
 
     Returns:
-        Top ids [row, 1 + set * layer, k], log-probability (nats) and rank of the answer [row, 1 + set * layer], and
-        residuals [row, 1 + set * layer, len(keep), d_model]; entry 0 is the clean run, entry 1 + s * len(layers) + i is
-        set s patched after layers[i].
+        Top ids [row, 1 + set * layer, k], log-probability (nats) and rank of the answer and log-probability of the top
+        token [row, 1 + set * layer], residuals [row, 1 + set * layer, len(keep), d_model] (entry 0 is the clean run,
+        entry 1 + s * len(layers) + i is set s patched after layers[i]), and what `last_told` finds.
     """
     sets, count = vectors.shape[0], vectors.shape[1]
     copies = sets * count
     rows = torch.arange(len(slots))[:, None]
-    # Copies stand in the order in which they join (by layer, then set), entries by set, then layer.
-    turn = torch.tensor(layers).argsort().argsort()
-    order = (turn[None, :] * sets + torch.arange(sets)[:, None]).flatten()
+    turn, order = torch.tensor(layers).argsort().argsort(), joining(layers, sets)
     with torch.no_grad(), model.trace(**inputs):
         decoder = at(model, paths["decoder"])
         blocks = at(model, paths["layers"])
         args, kwargs = decoder.inputs
         config, embed = decoder._module.config, decoder._module.get_input_embeddings()
+        told = save(last_told(args, kwargs, embed))
         spare = spare_copies(args, kwargs, copies, width, config) if growing else 0
         if other is not None:
             other = other[:, order.argsort()]
@@ -162,10 +213,9 @@ def swept(
         if logits.shape[1] != copies + 1:  # the model keeps the logits of all tokens
             logits = logits[:, torch.arange(-copies - 1, 0) * width + width - 1]
         entries = [0, *(order + 1).tolist()]
-        ids, log_probability, rank = (value[:, entries] for value in score(logits, answers, k))
-        ids, log_probability, rank = save(ids), save(log_probability), save(rank)
+        scored = save(tuple(value[:, entries] for value in score(logits, answers, k)))
         residuals = save(torch.stack(kept, 2) if kept else torch.zeros(len(slots), copies + 1, 0, 0))
-    return ids, log_probability, rank, residuals
+    return *scored, residuals, told
 
 
 def rows_kernel(
@@ -180,7 +230,7 @@ def rows_kernel(
     mode: str,
     strength: float,
     new: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same as `sweep_kernel` with a row for each patched run, which any model computes rightly.
 
     Args:
@@ -197,10 +247,11 @@ def rows_kernel(
         new: How many tokens.
 
     Returns:
-        Ids [row, new], and log-probability (nats) and rank of the answer as the first [row].
+        Ids [row, new], log-probability (nats) and rank of the answer as the first [row], and log-probability of each
+        token [row, new].
     """
     inputs = place(model, inputs)
-    said = torch.zeros(len(entries), 0, dtype=torch.long)
+    said, sure = torch.zeros(len(entries), 0, dtype=torch.long), torch.zeros(len(entries), 0)
     first: list[torch.Tensor] = []
     for step in range(new):
         given = grown(inputs, said) if step else inputs
@@ -214,10 +265,10 @@ def rows_kernel(
                 values = torch.stack([vectors[entries[row][0], number] for row in mine])
                 columns = slots[mine] - step
                 state[mine, columns] = blend(state[mine, columns], values.to(state), mode, strength)
-            ids, log_probability, rank = save(score(model.output.logits[:, -1:], answers, 1))
-        said = torch.cat([said, ids[:, 0]], 1)
+            ids, log_probability, rank, certain = save(score(model.output.logits[:, -1:], answers, 1))
+        said, sure = torch.cat([said, ids[:, 0]], 1), torch.cat([sure, certain], 1)
         first = first or [log_probability[:, 0], rank[:, 0]]
-    return said, first[0], first[1]
+    return said, first[0], first[1], sure
 
 
 def blend(old: torch.Tensor, new: torch.Tensor, mode: str, strength: float) -> torch.Tensor:

@@ -71,12 +71,14 @@ class Asked:
         columns: The column to read in each row.
         sets: Token sets to follow in each row.
         answers: Id of each row's answer token, if the next tokens are read, too.
+        cached: Whether those after the first are read from kept keys and values.
     """
 
     inputs: dict[str, torch.Tensor]
     columns: Int[torch.Tensor, " row"]
     sets: list[list[list[int]]]
     answers: Int[torch.Tensor, " row"] | None = None
+    cached: bool = False
 
 
 def read_depths(
@@ -104,7 +106,7 @@ def read_depths(
         for one in asked:
             inputs, back = engine.reading(one.inputs, one.columns)
             read = backbone.scale, backbone.softcap, k, weight, bias
-            yield one.answers, (inputs, engine.paths, back, one.sets, *read, one.answers, new)
+            yield one.answers, (inputs, engine.paths, back, one.sets, *read, one.answers, new, one.cached)
 
     found = session.each(lens_kernel, calls())
     return [(LensValues(*(v.numpy() for v in values)), said, answers) for answers, (values, said) in found]

@@ -20,6 +20,7 @@ from xmi.measure import Answers, LensReading, Phases
 from xmi.measure.task_words import TaskWords
 from xmi.names import label_of
 from xmi.prompt import Batch, Encoder, PromptLike, Prompts, Template, check_room
+from xmi.proof import keeps
 from xmi.session import Session
 
 Said = Sequence[tuple[torch.Tensor, ...]]
@@ -145,7 +146,7 @@ def _phases(
                 columns = batch.columns(slot)
                 wanted = session.encoder.answer_ids(batch.prompts, several.template)
                 sets = _sets(session.encoder, batch, columns, wanted, task, labels, several.template, shared)
-                yield Asked(batch.inputs, columns, sets, wanted if new else None)
+                yield Asked(batch.inputs, columns, sets, wanted if new else None, keeps(session, batch, new))
 
         values, said, given = zip(*read_depths(session, chosen, asked(), 1, new), strict=True)
     _announce_shared(session.encoder, shared, len(several))

@@ -27,6 +27,10 @@ T = TypeVar("T")
 CRASHES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 """What a model's own code raises when it is given something it cannot compute."""
 
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Allowed difference in log-probability (nats) between two ways to compute the same; half precision and quantised
+models get 0.3."""
+
 
 def first_line(error: Exception) -> str:
     """What an error says, cut to its first line."""
@@ -165,15 +169,14 @@ class Engine:
 
     @cached_property
     def budget(self) -> int:
-        """How many tokens the copies of one packed forward have at most; halved when memory runs out.
+        """How many bytes the copies of one packed forward may take; less when memory turns out to hold less.
 
-        Logits in float32 take most: on CUDA half of the free memory is given to them.
+        On CUDA half of the memory that is free when the first sweep begins, elsewhere 1 GiB.
         """
         if self.device.type != "cuda":
-            return 1024
-        config = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
+            return 2**30
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(64, min(4096, int(free / 2 / (16 * int(config.vocab_size)))))
+        return max(2**26, free // 2)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -184,6 +187,11 @@ class Engine:
     def exact(self) -> bool:
         """Whether equal inputs give equal numbers; quantised products depend on what else is in the batch."""
         return not getattr(self.model, "is_quantized", False)
+
+    @property
+    def tolerance(self) -> float:
+        """Difference in log-probability (nats) that rounding explains between two ways to compute the same."""
+        return TOLERANCE.get(self.dtype, 0.3) if self.exact else 0.3
 
     @property
     def attention(self) -> str:

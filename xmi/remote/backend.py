@@ -15,13 +15,12 @@ from threading import RLock, Semaphore
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
 from nnsight.modeling.huggingface import _ID_CACHE
 from nnsight.schema.config import CONFIG
 
 from xmi.arguments import outside
 from xmi.backend import portions as sizes
-from xmi.backend.base import Backend, Kept, Look, Need, Rows, Slots, nnsights_own, refuse_nnsights_own
+from xmi.backend.base import Backend, Kept, Look, Need, Ran, Rows, Slots, nnsights_own, refuse_nnsights_own
 from xmi.backend.gather import Call, request, together
 from xmi.backend.portions import cut_calls, cut_prompts, picture_bytes
 from xmi.backend.steps import Steps, abreast
@@ -288,12 +287,10 @@ class RemoteBackend(Backend):
         [made] = self.map(engine, generate_kernel, [(inputs, options)])
         return made
 
-    def rows(
-        self, engine: Engine, inputs: Inputs, patched: Rows
-    ) -> tuple[Int[torch.Tensor, "row new"], Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:
+    def rows(self, engine: Engine, inputs: Inputs, patched: Rows) -> Ran:
         """A job."""
-        [(ids, log_probability, rank)] = self.map(engine, rows_kernel, [(inputs, engine.paths, *patched)])
-        return ids, log_probability, rank
+        [found] = self.map(engine, rows_kernel, [(inputs, engine.paths, *patched)])
+        return found
 
     def sent(self, options: dict[str, Any], *, trust_host: bool) -> dict[str, Any]:
         """The options, and by what the trace travels: without it nnsight would load the weights here."""

@@ -75,9 +75,10 @@ def _ids(*shape: Size) -> Numbers:
     return Numbers(shape, (torch.int64,), 0, "vocab")
 
 
-def _scored(*shape: Size) -> tuple[Numbers, Numbers]:
-    """Log-probability and rank of an answer."""
-    return Numbers(shape, WHOLE, None, 1e-3), _ids(*shape)
+def _scored(new: int, *shape: Size) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """New tokens, log-probability and rank of an answer, and log-probability of each token."""
+    nats = Numbers(shape, WHOLE, None, 1e-3)
+    return _ids(*shape, new), nats, _ids(*shape), Numbers((*shape, new), WHOLE, None, 1e-3)
 
 
 def _stream(inputs: Any, paths: Any, rows: Any, columns: Any) -> Expected:
@@ -91,25 +92,24 @@ def _residual(inputs: Any, paths: Any, columns: Any, keep: int, ends: Sequence[i
 
 def _lens(
     inputs: Any, paths: Any, columns: Any, sets: Any, scale: Any, softcap: Any, k: int,
-    weight: Any = None, bias: Any = None, answers: Any = None, new: int = 1,
+    weight: Any = None, bias: Any = None, answers: Any = None, new: int = 1, cached: bool = False,
 ) -> Expected:  # fmt: skip
     one = len(columns), int(paths["n_layers"]) + 1
     mass, top = (Numbers((*one, count), WHOLE, -1e-3, 1 + 1e-3) for count in (len(sets[0]), k))
-    said = () if answers is None else _next_token(inputs, answers, new)
+    said = () if answers is None else _next_token(inputs, paths, answers, new)
     return (mass, _ids(*one, len(sets[0])), _ids(*one, k), top), said
 
 
-def _next_token(inputs: Any, answers: Any, new: int = 1) -> Expected:
-    return _ids(len(answers), new), *_scored(len(answers))
+def _next_token(inputs: Any, paths: Any, answers: Any, new: int = 1, cached: bool = False) -> Expected:
+    return _scored(new, len(answers))
 
 
 def _sweep(inputs: Any, paths: Any, vectors: Any, layers: Any, slots: Any, answers: Any, *rest: Any) -> Expected:
-    one = len(slots), 1 + vectors.shape[0] * vectors.shape[1]
-    return _ids(*one, rest[2]), *_scored(*one)
+    return _scored(rest[2], len(slots), 1 + vectors.shape[0] * vectors.shape[1])
 
 
 def _rows(inputs: Any, paths: Any, vectors: Any, layers: Any, entries: Any, *rest: Any) -> Expected:
-    return _ids(len(entries), rest[-1]), *_scored(len(entries))
+    return _scored(rest[-1], len(entries))
 
 
 def _cache(inputs: Any, places: Any, columns: Any) -> Expected:

@@ -21,6 +21,7 @@ from xmi.study.plan import Plan
 from xmi.study.prepare import Prepared, glance, prepare
 from xmi.study.run import store_of
 from xmi.study.traffic import Traffic, traffic_of
+from xmi.vector.memory import load_of
 from xmi.vlm import VLM
 
 
@@ -143,11 +144,10 @@ def _batches(vlm: VLM, prompts: Prompts) -> Iterable[tuple[int, int]]:
 
 
 def _plain(vlm: VLM, prompts: Prompts, new: int = 1) -> Cost:
-    """One forward per batch and new token."""
+    """One forward per batch and new token; after the first it has this token alone."""
     cost = Cost()
     for rows, length in _batches(vlm, prompts):
-        for step in range(new):
-            cost += Cost(1, rows * (length + step), rows * (length + step), rows)
+        cost += Cost(1, rows * length, rows * length, rows) + Cost(new - 1, rows * (new - 1), rows, rows)
     return cost
 
 
@@ -158,13 +158,13 @@ def _packed(vlm: VLM, prompts: Prompts, sets: int, layers: int, new: int, slot: 
     tail = int(first.inputs["input_ids"].shape[1] - first.columns(slot)[0])  # tokens from the slot on
     for rows, length in _batches(vlm, prompts):
         for step in range(new):
-            width = tail + step
-            some = max(1, min(layers, vlm.engine.budget // (tail + new - 1)))
-            groups = max(1, min(sets, vlm.engine.budget // (some * (tail + new - 1))))
+            width = 1 if step else tail
+            some, groups = load_of(vlm.engine, (rows, length), tail, new, cached=True).parts(sets, layers)
             parts = math.ceil(layers / some) * math.ceil(sets / groups)
             copies = sets * layers * width
-            tokens = parts * (length + step) + (copies // 2 if step == 0 else copies)
-            widest = rows * (length + step + some * groups * width)
+            shared = 1 if step else length
+            tokens = parts * shared + (copies if step else copies // 2)
+            widest = rows * (shared + some * groups * width)
             cost += Cost(parts, rows * tokens, widest, rows * (some * groups + 1))
     return cost
 

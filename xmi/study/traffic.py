@@ -17,6 +17,7 @@ from xmi.study.experiments import registry
 from xmi.study.experiments.experiment import Forward
 from xmi.study.grid import cells_for
 from xmi.study.plan import Plan
+from xmi.vector.memory import load_of
 from xmi.vlm import VLM
 
 KERNELS = (residual_kernel, next_token_kernel, lens_kernel, sweep_kernel)
@@ -81,7 +82,7 @@ class _Count:
 
     def __init__(self, vlm: VLM) -> None:
         self.vlm = vlm
-        self._proven: set[tuple[bool, bool]] = set()
+        self._proven: set[tuple[bool, bool, bool]] = set()
 
     def checks(self) -> Traffic:
         """One token, the proof on two texts, and the same prompt with two pictures if the model sees."""
@@ -91,12 +92,12 @@ class _Count:
         return Traffic(3, 3 * self.code + 2 * sizes.image)
 
     def rounds(self, given: Iterable[Sequence[Forward]]) -> Iterator[Sequence[Forward]]:
-        """The requests of a cell: its rounds, and before them one for each kind of sweep not yet seen to be packed."""
+        """The requests of a cell: its rounds, and before them one for each kind of fast way not yet proven."""
         for sent in given:
-            for sweep in (one for one in sent if one.sets):
-                kind = sweep.tokens > 1, any(prompt.images for prompt in sweep.prompts)
+            for one in (one for one in sent if one.sets or one.tokens > 1):
+                kind = bool(one.sets), one.tokens > 1, any(prompt.images for prompt in one.prompts)
                 if kind not in self._proven:
-                    yield [Forward(sweep.prompts[:4])]  # with one vector at two layers
+                    yield [Forward(one.prompts[: 4 if one.sets else 2])]  # of sweeps, one vector at two layers
                 self._proven.add(kind)
             if sent:
                 yield sent
@@ -126,9 +127,10 @@ class _Count:
     def _parts(self, one: Forward, vectors: int, slot: str) -> Iterator[dict[Hashable, int]]:
         """Vectors as a packed sweep of a batch is divided, see `xmi.vector.sweep`."""
         first = self.vlm.encode(one.prompts[:1])
-        width = int(first.inputs["input_ids"].shape[1] - first.columns(slot)[0]) + one.tokens - 1
-        some = max(1, min(one.layers, self.vlm.engine.budget // width))
-        groups = min(one.sets, max(1, self.vlm.engine.budget // (some * width)))
+        length, rows = int(first.inputs["input_ids"].shape[1]), min(self.vlm.batch_size, len(one.prompts))
+        tail = length - int(first.columns(slot)[0])
+        load = load_of(self.vlm.engine, (rows, length), tail, one.tokens, cached=True)
+        some, groups = load.parts(one.sets, one.layers)
         for begin in range(0, one.sets, groups):
             for layer in range(0, one.layers, some):
                 size = 4 * min(some, one.layers - layer) * self.vlm.backbone.d_model

@@ -14,6 +14,7 @@ from typing import Any
 from xmi.errors import RunError
 from xmi.loading import load, untrained
 from xmi.prompt import Task
+from xmi.proof import PROOF
 from xmi.study.cell import Memory
 from xmi.study.executors.executor import Done, Say
 from xmi.study.experiments import registry
@@ -21,7 +22,6 @@ from xmi.study.experiments.experiment import Inputs
 from xmi.study.folder import JOBS
 from xmi.study.grid import Cell, needs_among, subjects
 from xmi.study.store import Store
-from xmi.vector.sweep import PROOF
 from xmi.versions import versions
 from xmi.vlm import VLM
 

@@ -193,7 +193,7 @@ def _answers(session: Session, patch: Patch, prompts: Prompts, told: Prompts) ->
 
     def asked(batch: Batch) -> torch.Tensor:
         targets = encoder.answer_ids(batch.prompts, told.template)
-        [(ids, *_)] = engine.map(next_token_kernel, [(engine.forward(batch.inputs), targets)])
+        [(ids, *_)] = engine.map(next_token_kernel, [(engine.forward(batch.inputs), engine.paths, targets)])
         return ids
 
     ways = ((patched, prompts, "overriding"), (asked, told, "asking with a system prompt"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -12,28 +12,24 @@ from jaxtyping import Float, Int
 
 from xmi.arguments import outside
 from xmi.backend.base import Rows
-from xmi.errors import JobError, RemoteError, VectorError
+from xmi.errors import VectorError
 from xmi.kernels import sweep_kernel
 from xmi.model import Engine
 from xmi.model.engine import CRASHES, first_line
 from xmi.prompt import Batch, Prompt
+from xmi.proof import first_alike, seen
 from xmi.session import Session
+from xmi.vector.memory import load_of
 
 MODES = ("overwrite", "add", "interpolate")
 
-WAYS = ("growing", "packed", "rows")
+WAYS = ("growing, cached", "packed, cached", "growing", "packed", "rows")
 """How patched runs are done, fastest first: copies of the prompt's end that join the sequence when they are patched,
-copies that are there from the start, or a row for each."""
-
-PROOF = "proof of the sweep"
-"""What requests to a host that prove a way are called: their results serve all of a study's cells."""
+copies that are there from the start, or a row for each. Cached ways keep keys and values for tokens after the first;
+the others compute the prompt again for each."""
 
 MAX_ROWS = 32
 """How many patched runs are rows of one forward, where they cannot be packed."""
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Allowed difference in log-probability (nats) between packed and plain runs; half precision and quantised models get
-0.3."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +66,18 @@ class Swept:
         ids: The greedy continuation.
         log_probability: Of the answer's first token, in nats.
         rank: Of it, 0 = top.
+        certain: Log-probability of each token of the continuation, in nats.
     """
 
     ids: Int[torch.Tensor, "*row entry new"]
     log_probability: Float[torch.Tensor, "*row entry"]
     rank: Int[torch.Tensor, "*row entry"]
+    certain: Float[torch.Tensor, "*row entry new"]
+
+    @classmethod
+    def put(cls, parts: Sequence[Swept], join: Callable[[list[torch.Tensor]], torch.Tensor]) -> Swept:
+        """Several, each attribute joined by a function."""
+        return cls(*(join([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def sweep(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int = 1) -> Swept:
@@ -104,14 +107,17 @@ def sweep(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tenso
 def _swept(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tensor, " row"], new: int) -> Swept:
     engine = session.engine
     place, more = "last" if patch.slot == "last" else "earlier", "one" if new == 1 else "more"
-    kind = f"{place}, {more}, {'images' if seen(batch) else 'text'}"
+    kind = f"{place}, {more}, {seen(batch)}"
     if kind not in engine.ways:
         _prove(session, batch, patch, targets, new, kind)
     while engine.ways[kind] != "rows":
         try:
             return _packed(engine, batch, patch, targets, new, engine.ways[kind])
         except torch.cuda.OutOfMemoryError:
-            raise
+            if not engine.ways[kind].endswith("cached"):
+                raise
+            torch.cuda.empty_cache()  # one copy does not fit beside the prompts' keys and values
+            _resort(engine, kind, engine.ways[kind].removesuffix(", cached"), "")
         except CRASHES as error:  # another batch may have what the first had not: an image behind the slot
             _resort(engine, kind, WAYS[WAYS.index(engine.ways[kind]) + 1], first_line(error))
     return _rows(session, batch, patch, targets, new)
@@ -128,11 +134,6 @@ def _resort(engine: Engine, kind: str, way: str, why: str) -> None:
         )
 
 
-def seen(batch: Batch) -> bool:
-    """Whether a batch holds images."""
-    return any(prompt.images for prompt in batch.prompts)
-
-
 def _prove(
     session: Session,
     batch: Batch,
@@ -144,8 +145,8 @@ def _prove(
     """Finds the fastest way that gives what rows of their own give; once per model and kind of sweep.
 
     Packing rests on attention that is causal and obeys a mask. A convolution or a recurrence between tokens does not.
-    Copies that join late rest on blocks that nothing outside of them touches. No configuration says so reliably; two
-    runs do, of few prompts: the shortest and the longest of a batch, and its ends.
+    Copies that join late rest on blocks that nothing outside of them touches; a cache, on layers that keep nothing but
+    keys and values. A few prompts show it: the shortest and the longest of a batch, and its ends.
     """
     engine = session.engine
     order = batch.inputs["attention_mask"].sum(1).argsort(stable=True).tolist()
@@ -155,31 +156,12 @@ def _prove(
     few = Patch(
         patch.vectors[:1, places], tuple(patch.layers[i] for i in places), patch.slot, patch.mode, patch.strength
     )
-    bound = TOLERANCE.get(engine.dtype, 0.3) if engine.exact else 0.3
-    plain = partial(_rows, session, batch, few, targets, new)
-    expected = engine.backend.ahead(plain)
-    why = ""
-    for way in WAYS[:-1]:
-        packed = partial(_packed, engine, batch, few, targets, new, way)
-        try:
-            with engine.backend.about(PROOF):
-                found, *again = engine.together([packed, *([plain] if expected is None else [])], apart=True)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever the model's own code does with a mask that it does not expect
-            if isinstance(error, RemoteError) and not isinstance(error, JobError):
-                raise  # the host was not asked, or did not answer
-            why = first_line(error)
-            continue
-        expected = expected or again[0]
-        gap = float((found.log_probability - expected.log_probability).abs().max())
-        if not gap <= bound:
-            why = f"a packed run differs from a plain one by {gap:.1e} in log-probability"
-        elif bound < 0.1 and not torch.equal(found.ids, expected.ids):
-            why = "packed runs continue otherwise than plain ones"
-        else:
-            return _resort(engine, kind, way, "")
-    _resort(engine, kind, WAYS[-1], why)
+    ways = {
+        way: partial(_packed, engine, batch, few, targets, new, way)
+        for way in WAYS[2 * (new == 1) : -1]  # one token needs no cache
+    }
+    way, why = first_alike(engine, ways, partial(_rows, session, batch, few, targets, new))
+    _resort(engine, kind, way or WAYS[-1], why)
 
 
 def _packed(
@@ -188,11 +170,11 @@ def _packed(
     """Copies of the prompt's end share a forward, as many as fit."""
     sets, count = patch.vectors.shape[:2]
     back = batch.columns(patch.slot) - batch.inputs["input_ids"].shape[1]
-    width = -int(back.min()) + new - 1
-    fixed = targets, patch.mode, patch.strength, new, engine.backbone.keeps_logits, way == "growing"
+    growing, cached = way.startswith("growing"), way.endswith("cached")
+    fixed = targets, patch.mode, patch.strength, new, engine.backbone.keeps_logits, growing, cached
+    load = load_of(engine, batch.inputs["input_ids"].shape, -int(back.min()), new, cached=cached)
     while True:
-        some = max(1, min(count, engine.budget // width))
-        groups = min(sets, max(1, engine.budget // (some * width)))
+        some, groups = load.parts(sets, count)
         inputs = engine.forward(batch.inputs)
         rows = [
             [patch.part(slice(s, s + groups), slice(i, i + some)) for i in range(0, count, some)]
@@ -209,9 +191,9 @@ def _packed(
             if some * groups == 1:
                 raise
             torch.cuda.empty_cache()
-            engine.__dict__["budget"] = max(width, some * groups * width // 2)
+            engine.__dict__["budget"] = load.bytes(some * groups // 2)
     across = len(rows[0])
-    return Swept(*(_joined([part[i] for part in found], across, some) for i in range(3)))
+    return Swept.put([Swept(*part) for part in found], lambda parts: _joined(parts, across, some))
 
 
 def _joined(parts: Sequence[torch.Tensor], across: int, some: int) -> torch.Tensor:
@@ -244,11 +226,8 @@ def _rows(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tenso
         for prompt, target in zip(batch.prompts, targets, strict=True)
         for chunk in chunks
     )
-    rows = []
-    for start in range(0, len(runs), len(chunks)):
-        parts = runs[start : start + len(chunks)]
-        rows.append([torch.cat([getattr(p, n) for p in parts]) for n in ("ids", "log_probability", "rank")])
-    return Swept(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    each = [runs[start : start + len(chunks)] for start in range(0, len(runs), len(chunks))]
+    return Swept.put([Swept.put(parts, torch.cat) for parts in each], torch.stack)
 
 
 def _run_rows(

@@ -1,0 +1,113 @@
+"""The kernel that reads a lens: every depth decoded by the model's own norm and unembedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnsight import save
+
+from xmi.kernels.continuing import keeping, last_told
+from xmi.kernels.inputs import place
+from xmi.kernels.next_tokens import continued
+from xmi.kernels.residuals import at, hidden, score, translate
+
+
+def lens_kernel(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    columns: torch.Tensor,
+    sets: list[list[list[int]]],
+    scale: float,
+    softcap: float | None,
+    k: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    answers: torch.Tensor | None = None,
+    new: int = 1,
+    cached: bool = False,
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """A lens at one column per row: every depth decoded by the model's own norm and unembedding.
+
+    Depth 0 is the embedding (the first block's input), depth i the residual after block i - 1. Depths are decoded
+    together, as many as fit in `TOGETHER`, so that the unembedding is read from memory once.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes.
+        paths: `decoder`, `layers`, `norm`, `head`, `n_layers`.
+        columns: The column to read in each row, counted from the end, shape [row].
+        sets: For each row, sets of token ids to follow; every row has the same number of sets.
+        scale: Factor on the unembedding's output.
+        softcap: Soft-capping of the logits, or None.
+        k: How many top tokens to return.
+        weight: What `translate` takes at each depth but the last, shape [depth - 1, d_model, d_model]; without it the
+            lens is the logit lens.
+        bias: The same, shape [depth - 1, d_model].
+        answers: Id of each row's answer token, shape [row], to score the next tokens in the same forward, too.
+        new: How many of these.
+        cached: Whether those after the first are read from kept keys and values.
+
+    Returns:
+        Probability mass of each set [row, depth, set], best rank in each set [row, depth, set] (an empty set has
+        mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k]; and what
+        `next_token_kernel` returns, or nothing without `answers`.
+    """
+    rows = torch.arange(len(columns))
+    count = int(paths["n_layers"])
+    inputs = place(model, inputs)
+    cached = cached and answers is not None and new > 1
+    given, told = keeping(inputs) if cached else inputs, None
+    with torch.no_grad(), model.trace(**given):
+        if cached:
+            decoder = at(model, paths["decoder"])
+            args, kwargs = decoder.inputs
+            told = save(last_told(args, kwargs, decoder._module.get_input_embeddings()))
+        blocks = at(model, paths["layers"])
+        entering = blocks[0].input
+        kept = [entering[rows, columns]]
+        for layer in range(count):
+            kept.append(hidden(blocks[layer].output)[rows, columns])
+        if weight is not None and bias is not None:
+            for depth in range(count):
+                kept[depth] = translate(kept[depth], weight[depth], bias[depth])
+        states = torch.stack([state.to(kept[-1].device) for state in kept], 1)
+        some = max(1, TOGETHER // (len(rows) * at(model, paths["head"])._module.weight.shape[0]))
+        parts: list[list[torch.Tensor]] = [[], [], [], []]
+        for part in torch.split(states, some, dim=1):
+            logits = at(model, paths["head"])(at(model, paths["norm"])(part)).float() * scale
+            if softcap is not None:
+                logits = torch.tanh(logits / softcap) * softcap
+            probability = logits.softmax(-1)
+            top = probability.topk(k, dim=-1)
+            found = *over_sets(probability, sets), top.indices.cpu(), top.values.cpu()
+            for values, value in zip(parts, found, strict=True):
+                values.append(value)
+        read = save(tuple(torch.cat(values, 1) for values in parts))
+        if answers is not None:
+            said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
+    if answers is None:
+        return read, ()
+    return read, continued(model, given, paths, answers, said, new, told)
+
+
+TOGETHER = 2**22
+"""How many probabilities are held at once: more of them no longer gain time, and cost memory."""
+
+
+def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mass of each row's token sets and the best rank in them, from probabilities [row, depth, vocab].
+
+    Returns:
+        float32 and int64 on the CPU, shape [row, depth, set]; an empty set has mass 0 and the last rank.
+    """
+    shape = (*probability.shape[:2], len(sets[0]))
+    mass, rank = torch.zeros(shape), torch.full(shape, probability.shape[-1] - 1)
+    for row, groups in enumerate(sets):
+        for column, group in enumerate(groups):
+            if group:
+                chosen = probability[row][:, group]
+                mass[row, :, column] = chosen.sum(-1).cpu()
+                rank[row, :, column] = (probability[row] > chosen.max(-1, keepdim=True).values).sum(-1).cpu()
+    return mass, rank
