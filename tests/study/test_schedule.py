@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from xmi.study.executors.schedule import Schedule
+import xmi
+from xmi.study.executors.executor import Done
+from xmi.study.executors.schedule import Lost, Schedule, drive
 from xmi.study.experiments import registry
 from xmi.study.grid import Cell, needs_among
 
@@ -71,6 +75,37 @@ def test_any_order_of_events_is_sound(seed: int) -> None:
             done.add(cell := busy.pop(worker))
             schedule.done(cell)
         assert schedule.left == len(cells) - len(done)
+
+
+class Mortal:
+    """Workers that answer at once; one cell kills whoever is at it, so many times."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths, self.given = deaths, Counter[Cell]()
+
+    def hire(self, worker: int) -> tuple[int, int]:
+        return worker, -1
+
+    def give(self, worker: int, cell: Cell) -> tuple[int, Cell]:
+        self.given[cell] += 1
+        return worker, cell
+
+    def wait(self, handles: Sequence[Any]) -> Sequence[Any]:
+        return handles[:1]
+
+    def take(self, handle: Any, worker: int, cell: Cell | None) -> Done | Lost | None:
+        if cell is not None and cell.task == "t1" and self.given[cell] <= self.deaths:
+            return Lost("no memory")
+        return None if cell is None else Done(cell, {}, 0.0)
+
+
+def test_a_cell_is_begun_three_times_at_most() -> None:
+    cells, work = cells_of(1, 3, 1)[:3], type("Work", (), {"needs": lambda self, cell: ()})()
+    crew = Mortal(deaths=2)
+    assert {done.cell for done in drive(work, cells, crew, 2)} == set(cells)
+    assert crew.given[cells[1]] == 3 and crew.given.total() == 5
+    with pytest.raises(xmi.RunError, match=r"3 workers died.*work on m0\.0\.t1\.read: no memory"):
+        list(drive(work, cells, Mortal(deaths=3), 2))
 
 
 def test_the_cost_grows_with_the_number_of_cells() -> None:

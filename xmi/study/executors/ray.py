@@ -31,7 +31,6 @@ PREFIX = "xmi-ray-"
 
 LOCAL = {
     "RAY_worker_niceness": "0",  # actors would yield to every other process
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: all sockets are those of 127.0.0.1
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -292,26 +291,41 @@ def _begun() -> bool:
 @contextmanager
 def _local(running: Running) -> Iterator[tuple[Any, str]]:
     """A Ray of this node alone: no dashboard, no usage statistics, no socket but those of 127.0.0.1."""
-    for name, value in LOCAL.items():
-        os.environ.setdefault(name, value)  # Ray reads some of them when it is imported
     import ray
 
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)
     root = tempfile.gettempdir()
     root = root if len(root) < 24 or sys.platform == "win32" else "/tmp"  # paths of sockets have 107 characters at most
     _remove_left(Path(root))
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=root)
-    with FileLock(f"{folder}/.lock"):
+    with FileLock(f"{folder}/.lock"), _closed_and_quiet(ray):
         try:
             ray.init(
                 address="local", num_cpus=max(running.workers or 1, os.cpu_count() or 1), include_dashboard=False,
                 log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
             )  # fmt: skip
-            # What Ray says of a worker's death, xmi says in one line.
-            vars(ray._private.worker)["print_to_stdstream"] = lambda *_, **__: None
             yield ray, folder
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _closed_and_quiet(ray: Any) -> Iterator[None]:
+    """What Ray has no option for: all its sockets are those of 127.0.0.1, and a dead actor is not told in ten lines."""
+    changes = [
+        (vars(ray._private.ray_constants), "ENABLE_RAY_CLUSTER", False),  # as it is by default on Windows and macOS
+        (vars(ray._private.worker), "print_to_stdstream", lambda *_, **__: None),
+    ]
+    before = [names[name] for names, name, _ in changes]
+    for names, name, value in changes:
+        names[name] = value
+    try:
+        yield
+    finally:
+        for (names, name, _), value in zip(changes, before, strict=True):
+            names[name] = value
 
 
 def _remove_left(root: Path) -> None:

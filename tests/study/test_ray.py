@@ -1,0 +1,121 @@
+"""Cells done by a local Ray of two actors: the bytes of an ordinary run, deaths, errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xmi
+from analyses.benchmarks.scaling import Timed, workers_of
+from tests.study.kill import actors, files, kill, left, start
+from tests.study.test_study import run
+from tests.zoo.world import make_world
+from xmi.study.executors import ray, schedule
+from xmi.study.executors.executor import Done, Say
+from xmi.study.grid import Cell
+from xmi.study.plan import Running
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'xmi[ray]'")
+
+TWO = Running(on="ray", workers=2)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[str]:
+    """A local Ray, started as a study starts it; studies of this process take it for the caller's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        before = listening()
+        with ray._session(TWO) as (_, folder):
+            assert folder is not None
+            assert {address for address, _ in listening() - before} == {"127.0.0.1"}
+            yield folder
+    assert left() == []
+
+
+def listening() -> set[tuple[str, int]]:
+    """Addresses and ports on which something on this machine waits for connections."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            place, state = line.split()[1], line.split()[3]
+            if state == "0A":
+                last = bytes.fromhex(place.split(":")[0])[-4:][::-1]
+                mapped = name == "tcp" or place.startswith("0000000000000000FFFF0000")
+                found.add((".".join(map(str, last)) if mapped else place, int(place.split(":")[1], 16)))
+    return found
+
+
+@pytest.mark.slow
+def test_actors_give_the_files_of_forked_processes_though_one_is_killed(session: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", size=(200, 120))
+    forked = run(world, tmp_path / "forked", on="fork", workers=2)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("[ 5/"):
+            os.kill(actors(os.getpid())[0], signal.SIGKILL)
+
+    done = run(world, tmp_path / "actors", on="ray", workers=2, say=say)
+    assert files(done.path) == files(forked.path)
+    assert "Ray: 2 actors, a core each" in said
+    assert sum("died; another one takes its place" in line for line in said) == 1
+    next(done.path.glob("cells/*.ask.json")).unlink()
+    run(world, done.path, on="serial")  # where a study is done is no part of what it is
+    assert files(done.path) == files(forked.path)
+
+
+@dataclass(frozen=True)
+class Faulty(Timed):
+    """A work whose model cannot be loaded, and of which one cell fails and another ends its process."""
+
+    def names(self) -> list[str]:
+        return ["one", "two"]
+
+    def facts(self, name: str, tell: Say) -> dict[str, Any]:
+        raise xmi.ModelError(f"{name} cannot be loaded")
+
+    def do(self, cell: Cell) -> Done:
+        if cell.kind == "ask" and cell.task == "t0":
+            raise xmi.TaskError("no t0")
+        if cell.kind == "ask" and cell.task == "t1":
+            os._exit(1)
+        return super().do(cell)
+
+
+@pytest.mark.slow
+def test_errors_and_deaths_are_named(session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "TRIES", 2)  # each start takes seconds
+    work, said = Faulty(tmp_path, tasks=2, seconds=0.01), list[str]()
+    with ray.Ray(Running(on="ray", workers=1), said.append) as executor:
+        with pytest.raises(xmi.ModelError, match="one cannot be loaded"):
+            executor.facts(work, said.append)  # type: ignore[arg-type]
+        read, fails, dies = work.cells(1)[:2], *work.cells(1)[2:]
+        with pytest.raises(xmi.TaskError, match="no t0") as caught:
+            workers_of(executor, work, [*read, fails])
+        assert "in do" in caught.value.__notes__[0]
+        with pytest.raises(xmi.RunError, match=r"2 workers died.*at work on timed\.0\.t1\.ask"):
+            workers_of(executor, work, [dies])
+    assert said[0] == "Ray: 1 actor, a core each"
+    assert [line[: line.index(";")] for line in said[1:]] == ["    The actor at work on timed.0.t1.ask died"] * 2
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_a_run_killed_at_random_moments_ends_equal(tmp_path: Path) -> None:
+    """Ten times the study dies, and as often as not an actor before it."""
+    world = make_world(tmp_path / "world", size=(200, 120))
+    whole = run(world, tmp_path / "whole", on="fork", workers=2)
+    hit = kill(world, tmp_path / "killed", times=10, longest=10.0, on="ray")
+    assert hit["study"] >= 2 and hit["actor"] >= 1
+    with start(world, tmp_path / "killed", "ray") as process:
+        process.communicate()
+    assert files(tmp_path / "killed") == files(whole.path)
+    assert left() == []
