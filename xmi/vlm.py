@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from xmi import answer
 from xmi.arguments import check_calls
+from xmi.errors import PromptError
 from xmi.hooks import generate as generation
 from xmi.hooks import hooked, run
 from xmi.kernels import ResidPost
@@ -57,7 +58,9 @@ class VLM(Session):
         """The residual stream after each block, for use inside `trace`: `vlm.resid_post[5]`, to read and to write."""
         return ResidPost(self.layers)
 
-    def trace(self, prompt: PromptLike, *, trust_host: bool = False, **options: Any) -> Any:
+    def trace(
+        self, prompt: PromptLike, *, logits: Literal["all", "last"] = "all", trust_host: bool = False, **options: Any
+    ) -> Any:
         """Opens a raw nnsight trace on a prompt (`with vlm.trace(prompt): ...`).
 
         Other threads wait while the block runs, so it must not wait for one that runs the same model.
@@ -67,12 +70,16 @@ class VLM(Session):
 
         Args:
             prompt: The prompt.
+            logits: Of which positions the model computes logits, where it leaves the choice: of `all`, or of the `last`
+                alone, which saves the unembedding of the others where nothing but `logits[:, -1]`, or no logits, is
+                read. Activations are those of all positions either way.
             trust_host: Send it by nnsight's own means, which show progress and take anything that can be saved, but
                 un-pickle what comes back: whoever runs the host can run code on this machine.
             **options: What nnsight's `trace` takes.
 
         Raises:
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
+            PromptError: Another word for `logits`, or the last ones of prompts that are padded on the right.
             HookError: Hooks are active, or (when the block runs) the model is in the middle of a forward.
 
         Example:
@@ -83,8 +90,12 @@ class VLM(Session):
             torch.Size([1, 4, 128])
         """
         options = self.engine.backend.sent(options, trust_host=trust_host)
-        inputs = self.engine.forward(self._require_alike(self.encode(prompt)).inputs)
-        inputs.pop("logits_to_keep", None)
+        batch = self._require_alike(self.encode(prompt))
+        if logits == "last" and not bool(batch.inputs["attention_mask"][:, -1].all()):
+            raise PromptError("logits='last' of prompts that are padded on the right: encode them with padding left.")
+        inputs = self.engine.forward(batch.inputs)
+        if logits == "all":
+            inputs.pop("logits_to_keep", None)
         return self.engine.trace(**inputs, **options)
 
     @property

@@ -34,8 +34,8 @@ logits, with N blocks of width h and MLP f, a vocabulary of V, and a vision towe
     joint    2 P (v h + h^2)
 
 One set costs published, traces and rows N such forwards of T tokens that keep one logit. k sets cost xmi one forward
-that keeps k N + 1, of T tokens in the first block and k more in every further one (several forwards where k N exceeds
-`engine.budget`).
+that keeps k N + 1, of T tokens in the first block and k more in every further one (several forwards where k N copies
+do not fit in `engine.budget`).
 
 Memory: peak of torch's allocator above what was held before, weights left out, as in `overhead.py` (on a CPU the events
 of torch's profiler, exact to the byte), of a sweep of one set and of a plain forward of T + N tokens that keeps as many
@@ -61,6 +61,7 @@ import transformers as hf
 from nnsight import save
 
 import xmi
+from analyses.benchmarks import several_tokens
 from analyses.benchmarks.overhead import (
     PATCH,
     SEVEN,
@@ -76,8 +77,10 @@ from analyses.benchmarks.overhead import (
     prompt_of,
     say,
 )
+from analyses.benchmarks.several_tokens import Measured, section
 from xmi.kernels.residuals import at, hidden
 from xmi.prompt import Batch
+from xmi.vector.memory import load_of
 from xmi.vector.sweep import Patch, sweep
 from xmi.vlm import VLM
 
@@ -345,15 +348,15 @@ def forward_flops(cell: Cell, tokens: int | Sequence[int], kept: int) -> float:
     h, n, v, m, p = cell.hidden, cell.layers, cell.vision_hidden, cell.vision_layers, cell.patches
     f = cell.intermediate or h * 11008 // 4096
     lengths = [tokens] * n if isinstance(tokens, int) else tokens
-    text = sum(s * (8 * h**2 + 6 * h * f + 4 * h * s) for s in lengths) + 2 * h * 32064 * kept
-    vision = m * (p + 1) * (24 * v**2 + 4 * v * (p + 1)) + 2 * 3 * PATCH**2 * p * v
+    text = sum(s * (8 * h**2 + 6 * h * f + 4 * h * s) for s in lengths) + 2 * h * cell.vocabulary * kept
+    vision = m * (p + 1) * (24 * v**2 + 4 * v * (p + 1)) + 2 * 3 * cell.patch**2 * p * v
     return text + vision + 2 * p * (v * h + h**2)
 
 
-def packed_flops(cell: Cell, sets: int, budget: int) -> float:
-    """FLOPs of xmi's sweep: as many sets share a forward as fit in the budget, as `xmi.vector.sweep` splits them."""
-    layers = max(1, min(cell.layers, budget))
-    groups = max(1, budget // layers)
+def packed_flops(cell: Cell, sets: int, fit: int) -> float:
+    """FLOPs of xmi's sweep: as many copies share a forward as fit, as `xmi.vector.sweep` splits them."""
+    layers = max(1, min(cell.layers, fit))
+    groups = max(1, fit // layers)
     total = 0.0
     for first in range(0, sets, groups):
         for start in range(0, cell.layers, layers):
@@ -387,13 +390,13 @@ def measure(cell: Cell, *, pairs: int, rounds: int, seconds: float, quick: bool)
     calls["xmi 16"] = lambda _number: ways["xmi"](setting.vectors)
     found = interleave(calls, rounds=rounds, **timing)
     others = [name for name in timed if name != "xmi"]
-    budget = setting.vlm.engine.budget
+    fit = load_of(setting.vlm.engine, (1, cell.tokens), 1, 1, cached=False).copies()
     forward = forward_flops(cell, cell.tokens, 1)
     flops = {"clean": forward, **{name: cell.layers * forward for name in WAYS if name != "xmi"}}
-    flops |= {"xmi": packed_flops(cell, 1, budget), "xmi 16": packed_flops(cell, SETS, budget)}
+    flops |= {"xmi": packed_flops(cell, 1, fit), "xmi 16": packed_flops(cell, SETS, fit)}
     say(f"{cell}: memory")
     memory, memory_plain, memory_one = peaks(setting, ways["xmi"])
-    per_forward = max(1, budget // cell.layers)
+    per_forward = max(1, fit // cell.layers)
     return Result(
         cell=cell,
         clean=xmi_one.plain,
@@ -403,7 +406,7 @@ def measure(cell: Cell, *, pairs: int, rounds: int, seconds: float, quick: bool)
         over={n: median(np.divide(found[n], found["xmi"]).tolist()) for n in others},
         over_16={n: median((SETS * np.divide(found[n], found["xmi 16"])).tolist()) for n in others},
         rounds=len(found["xmi"]),
-        forwards_16=ceil(SETS / per_forward) * ceil(cell.layers / budget),
+        forwards_16=ceil(SETS / per_forward) * ceil(cell.layers / fit),
         apart=apart,
         flops=flops,
         memory=memory,
@@ -458,7 +461,7 @@ def met(name: str, value: float) -> bool:
     return {"at most": value <= bound, "at least": value >= bound, "under": value < bound}[kind]
 
 
-def page(results: Sequence[Result], command: str, threads: int, figure: str) -> str:
+def page(results: Sequence[Result], command: str, threads: int, figure: str, several: Sequence[Measured] = ()) -> str:
     """The page of the documentation."""
     worst = max(result.apart for result in results)
     lines = [
@@ -545,7 +548,7 @@ def page(results: Sequence[Result], command: str, threads: int, figure: str) -> 
         )
     if not any(r.cell.device == "cuda" for r in results):
         lines += ["", "The cell of a 7B model's shape (bfloat16) needs CUDA and was not run here."]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *section(several), ""])
 
 
 def label(cell: Cell) -> str:
@@ -642,6 +645,10 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256, help="width (a multiple of 64)")
     grid = ",".join(f"{n}x{t}" for n, t in GRID)
     parser.add_argument("--cells", default=grid, help=f"layers x tokens of the grid (default: {grid})")
+    parser.add_argument(
+        "--small-vlm", type=int, nargs="*", default=list(several_tokens.CELLS), choices=several_tokens.CELLS,
+        help="prompt lengths at the shape of a small VLM, for labels of several tokens (none: leave it out)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--pairs", type=int, default=60, help="pairs of clean forward and xmi")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all ways")
@@ -683,10 +690,11 @@ def run(args: argparse.Namespace, command: str) -> int:
         figure = f"images/{args.out.stem}.svg"
         (args.out.parent / figure).parent.mkdir(exist_ok=True)
         (args.out.parent / figure).write_text(drawn, encoding="utf-8")
-    args.out.write_text(page(results, command, args.threads, figure), encoding="utf-8")
+    several = [several_tokens.measure(several_tokens.CELLS[t], seconds=args.seconds) for t in args.small_vlm]
+    args.out.write_text(page(results, command, args.threads, figure, several), encoding="utf-8")
     for name, value in reached(results).items():
         print(f"{name} {value:.3f}{'' if met(name, value) else ' (missed)'}")
-    print(json.dumps(summary(results[0])))
+    print(json.dumps({**summary(results[0]), **several_tokens.summary(several)}))
     return 0
 
 

@@ -71,13 +71,18 @@ class Cell:
         hidden: Width of the language model.
         layers: Its blocks.
         tokens: Length of the prompt, patches included.
-        image: Side of the image in pixels; each 14 by 14 of them are one token.
+        image: Side of the image in pixels.
         vision_hidden: Width of the vision tower.
         vision_layers: Its blocks.
         intermediate: Width of the language model's MLP; 0 for LLaMA's proportion.
         dtype: Precision.
         device: Where it runs.
         pairs: Timed pairs.
+        patch: Side of a patch in pixels, which is one token.
+        vocabulary: Tokens of the language model.
+        heads: Its attention heads; 0 for one per 64 of the width (128 of a wide one).
+        key_heads: Its heads of keys and values; 0 for as many.
+        tied: Whether the unembedding is the embedding.
     """
 
     name: str
@@ -91,11 +96,16 @@ class Cell:
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     pairs: int = 60
+    patch: int = PATCH
+    vocabulary: int = 32064
+    heads: int = 0
+    key_heads: int = 0
+    tied: bool = False
 
     @property
     def patches(self) -> int:
         """Tokens of the image."""
-        return (self.image // PATCH) ** 2
+        return (self.image // self.patch) ** 2
 
     def __str__(self) -> str:
         """Says the sizes in a line."""
@@ -198,16 +208,16 @@ def build(cell: Cell) -> tuple[Any, Any]:
         num_hidden_layers=cell.vision_layers,
         num_attention_heads=max(1, cell.vision_hidden // 64),
         image_size=cell.image,
-        patch_size=PATCH,
+        patch_size=cell.patch,
     )
-    heads = max(1, cell.hidden // (128 if cell.hidden > 2048 else 64))
+    heads = cell.heads or max(1, cell.hidden // (128 if cell.hidden > 2048 else 64))
     text = hf.LlamaConfig(
-        vocab_size=32064,
+        vocab_size=cell.vocabulary,
         hidden_size=cell.hidden,
         intermediate_size=cell.intermediate or cell.hidden * 11008 // 4096,
         num_hidden_layers=cell.layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=cell.key_heads or heads,
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
         pad_token_id=tokenizer.pad_token_id,
@@ -220,12 +230,16 @@ def build(cell: Cell) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=cell.patches,
         vision_feature_layer=-2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=cell.tied,
     )
     size = {"height": cell.image, "width": cell.image}
     pictures = hf.CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False)
     processor = hf.LlavaProcessor(
-        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        pictures,
+        tokenizer,
+        patch_size=cell.patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     )
     torch.manual_seed(0)
     before = torch.get_default_dtype()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_it_writes_a_page_with_its_figure_and_ends_with_a_json_object(tmp_path: Path) -> None:
     out = tmp_path / "layer_sweep.md"
-    done = run("--cells", "3x24,2x80,3x80,4x80", "--out", str(out), *TINY)
+    done = run("--cells", "3x24,2x80,3x80,4x80", "--out", str(out), *TINY, "--small-vlm")
     assert done.returncode == 0, done.stderr
     text = out.read_text(encoding="utf-8")
     for cell in ("| 3 | 24 |", "| 2 | 80 |", "| 3 | 80 |", "| 4 | 80 |"):
@@ -78,6 +79,23 @@ def test_sizes_that_make_no_model_are_refused(wrong: list[str], capsys: pytest.C
     with pytest.raises(SystemExit):
         layer_sweep.main(["--quick", *wrong])
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_several_tokens_are_measured_at_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    from analyses.benchmarks import several_tokens as several
+
+    tiny = replace(
+        several.SHORT, hidden=64, layers=3, tokens=12, image=48, vision_hidden=64, vision_layers=2, intermediate=96,
+        vocabulary=300, heads=4, key_heads=2, pairs=5,
+    )  # fmt: skip
+    found = several.measure(tiny, seconds=0.0)
+    assert set(found.rows) == set(several.ROWS)
+    table = [line for line in several.section([found]) if line.startswith("|")]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:]] == list(several.ROWS.values())
+    assert several.section([]) == []
+    slow = {row: replace(timed, cpu_ratio=99.0) for row, timed in found.rows.items()}
+    text = "".join(several.section([replace(found, cell=several.SHORT, rows=slow)]))
+    assert text.count("(missed)") == sum(tokens == 70 for _, tokens in several.TARGETS)
 
 
 def test_rounds_alternate() -> None:

@@ -289,6 +289,22 @@ def test_a_hook_is_told_where_it_is(text: VLM, prompts: Prompts) -> None:
         xmi.Hook("hook_embed").layer()
 
 
+def test_a_trace_computes_the_last_logits_alone_where_it_is_told_to(text: VLM, prompts: Prompts) -> None:
+    model, resid = text.engine.envoy, text.resid_post
+    with text.trace(prompts):
+        before, every = resid[1].save(), model.output.logits.save()
+    with text.trace(prompts, logits="last"):
+        after, last = resid[1].save(), model.output.logits.save()
+    assert every.shape[1] == text.encode(prompts).inputs["input_ids"].shape[1]
+    assert last.shape[1] == 1
+    torch.testing.assert_close(last, every[:, -1:], atol=2e-5, rtol=1e-5)
+    assert torch.equal(before, after)
+    with pytest.raises(xmi.ArgumentError, match="logits must be one of 'all', 'last'"):
+        text.trace(prompts, logits="first")  # type: ignore[arg-type]
+    with pytest.raises(xmi.PromptError, match="padded on the right"):
+        text.trace(text.encode(prompts, padding_side="right"), logits="last")
+
+
 def test_traces_are_refused_inside_hooks(text: VLM, prompts: Prompts) -> None:
     with text.hooks([("resid_post", lambda state, hook: None)]), pytest.raises(xmi.HookError, match="nnsight trace"):
         text.residuals(prompts)
