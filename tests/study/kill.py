@@ -83,7 +83,7 @@ def kill(world: Path, out: Path, times: int, seed: int = 0, longest: float = 3.0
         with start(world, out, on) as process:
             assert process.stdout is not None
             for line in process.stdout:  # imports alone take seconds, in which nothing can break
-                if line.startswith("Ray: " if on == "ray" else "begun") or "complete" in line:
+                if line.startswith("loading and checking" if on == "ray" else "begun") or "complete" in line:
                     break
             time.sleep(rng.random() * longest)
             if on == "ray" and rng.random() < 0.5 and (found := actors(process.pid)):
@@ -115,7 +115,8 @@ def main() -> None:
             with start(world, out, asked.on if name == "killed" else "fork") as process:
                 process.communicate()
         one, two = files(Path(folder) / "whole"), files(Path(folder) / "killed")
-        print(f"{len(one)} files, {'byte-equal' if one == two else 'NOT EQUAL'}")
+        wrong = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+        print(f"{len(one)} files, {'NOT EQUAL: ' + ', '.join(wrong) if wrong else 'byte-equal'}")
         remains = left()
         print(f"left behind: {', '.join(remains) or 'nothing'}")
         sys.exit(one != two or bool(remains))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from xmi.study.executors import fork, ray
 from xmi.study.executors.executor import Done
 from xmi.study.executors.fork import Fork
 from xmi.study.executors.ray import Ray
+from xmi.study.executors.ray_session import count_actors
 from xmi.study.executors.serial import Serial
 from xmi.study.grid import Cell, cells_of
 from xmi.study.plan import Running
@@ -175,7 +177,8 @@ def test_work_can_be_done_where_it_was_sent(tmp_path: Path) -> None:
 def test_the_first_that_takes_a_study_does_its_cells() -> None:
     said: list[str] = []
     small = type("Vlm", (), {"model": torch.nn.Linear(2, 2)})
-    work = type("Work", (), {"names": lambda _: ["small"], "model": lambda _, name, tell: tell(name) or small})()
+    does = {"names": lambda _: ["small"], "model": lambda _, name, tell: tell(name) or small, "loading": {}}
+    work = type("Work", (), does)()
     assert isinstance(executors.choose(Running(workers=1), work, said.append), Serial)
     assert executors.choose(Running(workers=3), work, said.append) == Fork(3)
     assert said == ["small", "small"]
@@ -219,6 +222,7 @@ def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"on": "ray", "gpus_per_model": 1.5}, r"a part of one GPU such as 0\.5, found 1\.5"),
         ({"on": "ray", "gpus_per_model": 0}, "found 0"),
         ({"on": "ray", "remote": "http://x"}, "on a host, whose queue does the scheduling"),
+        ({"on": "auto", "device": "cudda"}, "device=cudda"),
         ({"on": "ray", "device": "cuda:1"}, "Ray gives each copy of the models its own GPU"),
         ({"on": "ray", "device": "cpu", "gpus_per_model": 1}, "with device=cpu"),
     ],
@@ -233,3 +237,34 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ray, "find_spec", lambda name: None)
     with pytest.raises(xmi.RunError, match=r"pip install 'xmi\[ray\]'"):
         prepare(model="organism", tasks=["country-capital"], on="ray")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "device", "expected"),
+    [
+        ([8], {}, None, (8, 1.0)),
+        ([8], {}, "cpu", (4, 0.0)),
+        ([8], {"workers": 3}, "cuda", (3, 1.0)),
+        ([8], {"gpus_per_model": 0.5}, None, (16, 0.5)),
+        ([8, 8], {"gpus_per_model": 3}, None, (4, 3.0)),  # no copy lies on two nodes
+        ([0, 8], {}, None, (8, 1.0)),
+        ([0], {}, None, (4, 0.0)),
+        ([0], {"workers": 6}, None, (6, 0.0)),
+        ([8], {"workers": 9}, None, "9 workers with 1 GPUs each.*8 GPUs on 1 nodes, enough for 8"),
+        ([2, 2], {"gpus_per_model": 4}, None, "enough for 0"),
+        ([0], {}, "cuda", "Ray finds 0 GPUs"),
+        ([0, 0], {"workers": 64}, None, "workers=64: Ray finds 32 cores on 2 nodes"),
+    ],
+    ids=str,
+)
+def test_actors_are_as_many_as_fit(
+    gpus: list[int], asked: dict[str, Any], device: str | None, expected: tuple[int, float] | str
+) -> None:
+    def count() -> tuple[int, float]:
+        return count_actors(gpus, 32, Running(on="ray", **asked), device)
+
+    if isinstance(expected, str):
+        with pytest.raises(xmi.RunError, match=expected):
+            count()
+    else:
+        assert count() == expected

@@ -16,7 +16,7 @@ from analyses.benchmarks.scaling import Timed, workers_of
 from tests.study.kill import actors, files, kill, left, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
-from xmi.study.executors import ray, schedule
+from xmi.study.executors import ray, ray_session, schedule
 from xmi.study.executors.executor import Done, Say
 from xmi.study.grid import Cell
 from xmi.study.plan import Running
@@ -32,7 +32,7 @@ def session() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         before = listening()
-        with ray._session(TWO) as (_, folder):
+        with ray_session.session(TWO) as (_, folder, _size):
             assert folder is not None
             assert {address for address, _ in listening() - before} == {"127.0.0.1"}
             yield folder

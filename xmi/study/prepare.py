@@ -16,7 +16,7 @@ from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.model.source import check_revision
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
-from xmi.study.executors import check
+from xmi.study.executors import check, loads_here
 from xmi.study.grid import Role, Subject, subjects
 from xmi.study.lenses import REGISTRY
 from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
@@ -83,7 +83,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         check_for_host(plan, loading)
     tasks = _load_tasks(plan)
     _check_tasks(plan, tasks)
-    seen = {one: glance(one, loading) for one in subjects(plan).values() if one.role != "untrained"}
+    here = {name: value for name, value in loading.items() if name != "device" or loads_here(running)}
+    seen = {one: glance(one, here) for one in subjects(plan).values() if one.role != "untrained"}
     models = {one.role: vlm for one, vlm in seen.items()}
     blind = _blind(plan, tasks, models)
     if blind:

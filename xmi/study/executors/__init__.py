@@ -48,3 +48,8 @@ def check(running: Running, loading: Mapping[str, Any]) -> None:
         ray.check(running, loading)
     elif running.gpus_per_model is not None:
         raise RunError(f"gpus_per_model={running.gpus_per_model:g} is for on: ray, which loads a model per worker.")
+
+
+def loads_here(running: Running) -> bool:
+    """Whether models are loaded on this machine, so that they can only go to its devices."""
+    return not ray.meant(running) or running.on == "ray"

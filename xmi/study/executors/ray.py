@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
+import re
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from xmi.errors import RunError
 from xmi.faults import short
 from xmi.study.executors.executor import Done, Executor, Failure, Say, Work, fail
-from xmi.study.executors.fork import MOST
+from xmi.study.executors.ray_session import session
 from xmi.study.executors.schedule import Losses, Lost, drive
 from xmi.study.grid import Cell
 from xmi.study.plan import Running
-
-PREFIX = "xmi-ray-"
-"""How the folders of a local Ray begin: sockets, logs and what actors were sent."""
-
-LOCAL = {
-    "RAY_worker_niceness": "0",  # actors would yield to every other process
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-"""The environment that a local Ray is started with."""
 
 
 def meant(running: Running) -> bool:
@@ -55,16 +43,24 @@ def check(running: Running, loading: Mapping[str, Any]) -> None:
         )
     if find_spec("ray") is None:
         raise RunError(f"on: {running.on} needs Ray: pip install 'xmi[ray]'.")
-    device = str(loading.get("device") or "")
-    if ":" in device:
+    try:
+        device = torch.device(loading.get("device") or "cuda")
+    except (RuntimeError, TypeError) as error:
+        raise RunError(f"device={loading['device']}: there is no such kind of device. Say cuda or cpu.") from error
+    if ":" in str(device):
         raise RunError(f"device={device}: Ray gives each copy of the models its own GPU. Say cuda, or leave it out.")
-    if running.gpus_per_model is not None and device == "cpu":
+    if running.gpus_per_model is not None and device.type == "cpu":
         raise RunError(f"gpus_per_model={running.gpus_per_model:g} with device=cpu: leave one of them out.")
 
 
 def offer(running: Running, work: Work, tell: Say) -> Ray | None:
     """Takes a study that Ray is asked to do."""
-    return Ray(running, tell) if meant(running) else None
+    return Ray(running, tell, _device(work.loading)) if meant(running) else None
+
+
+def _device(loading: Mapping[str, Any]) -> str | None:
+    device = loading.get("device")
+    return None if device is None else torch.device(device).type
 
 
 class Ray(Executor):
@@ -74,20 +70,21 @@ class Ray(Executor):
     replaced, and its cell begun again.
     """
 
-    def __init__(self, running: Running, tell: Say) -> None:
+    def __init__(self, running: Running, tell: Say, device: str | None = None) -> None:
         """Describes it.
 
         Args:
             running: Where, by how many, and with how many GPUs each.
             tell: Told a line when actors start or die.
+            device: Where models are to be loaded; None for a GPU if there is one.
         """
-        self._running, self._tell = running, tell
+        self._running, self._tell, self._device = running, tell, device
         self._crew: _Crew | None = None
 
     def __enter__(self) -> Ray:
         """Starts a local Ray, or finds the cluster."""
         self._open = ExitStack()
-        self._ray, self._scratch = self._open.enter_context(_session(self._running))
+        self._ray, self._scratch, self._count = self._open.enter_context(session(self._running, self._device))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,10 +120,10 @@ class Ray(Executor):
 
     def _hired(self, work: Work) -> _Crew:
         if self._crew is None:
-            count, gpus = _size(self._ray, self._running, str(work.loading.get("device") or ""))
+            count, gpus = self._count
             loading = dict(work.loading)
             if gpus > 1 and loading.get("device_map") is None:
-                loading = {**loading, "device": None, "device_map": "auto"}
+                loading |= {"device": None, "device_map": "auto"}
             each = f"{gpus:g} GPU{'s' if gpus > 1 else ''} each" if gpus else "a core each"
             self._tell(f"Ray: {count} actor{'s' if count > 1 else ''}, {each}")
             self._crew = _Crew(self._ray, work, count, gpus, loading, self._scratch, self._tell)
@@ -184,7 +181,9 @@ class _Crew:
         except self._ray.exceptions.RayError as error:
             self._ray.kill(self._actors.pop(worker))
             self._sent.pop(worker, None), self.loaded.pop(worker, None)
-            why = short(" ".join(str(error).split()), 300)
+            said = " ".join(str(error).split())
+            detail = re.search(r"exit detail: ([^.]*)", said)  # Ray says a lot before
+            why = detail[1] if detail else short(said, 200)
             self._tell(f"    The {what} died; another one takes its place. ({why})")
             return Lost(why)
         if isinstance(found, Failure):
@@ -232,106 +231,3 @@ class _Actor:
 
     def close(self) -> None:
         self._folder.cleanup()
-
-
-def _size(ray: Any, running: Running, device: str) -> tuple[int, float]:
-    """How many actors there are, and how many GPUs each has.
-
-    Raises:
-        RunError: There are too few GPUs or cores for what was asked.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = [0 if device == "cpu" else int(node.get("GPU", 0)) for node in nodes]
-    cores = int(sum(node.get("CPU", 0) for node in nodes))
-    if any(gpus) or running.gpus_per_model is not None or device == "cuda":
-        share = running.gpus_per_model or 1.0
-        most = sum(int(count // share) if share >= 1 else count * int(1 / share) for count in gpus)
-        if not most or (running.workers or 0) > most:
-            raise RunError(
-                f"{running.workers or 1} copies of the models with {share:g} GPUs each were asked for; Ray finds "
-                f"{sum(gpus)} GPUs on {len(nodes)} nodes. Change workers or gpus_per_model."
-            )
-        return running.workers or most, share
-    if (running.workers or 1) > cores:
-        raise RunError(f"workers={running.workers}: Ray finds {cores} cores on {len(nodes)} nodes.")
-    return running.workers or min(MOST, cores), 0.0
-
-
-@contextmanager
-def _session(running: Running) -> Iterator[tuple[Any, str | None]]:
-    """Ray, and the folder where actors may write (None: the temporary folder of their node).
-
-    Raises:
-        RunError: No cluster answers.
-    """
-    if running.on == "ray" and not _begun():
-        with _local(running) as found:
-            yield found
-        return
-    import ray
-
-    if ray.is_initialized():  # by the caller, who ends it
-        yield ray, None
-        return
-    try:
-        ray.init(address=running.on, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
-        raise RunError(f"on: {running.on}: no Ray cluster answers there: {error}") from error
-    try:
-        yield ray, None
-    finally:
-        ray.shutdown()
-
-
-def _begun() -> bool:
-    """Whether the caller has started Ray."""
-    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
-
-
-@contextmanager
-def _local(running: Running) -> Iterator[tuple[Any, str]]:
-    """A Ray of this node alone: no dashboard, no usage statistics, no socket but those of 127.0.0.1."""
-    import ray
-
-    for name, value in LOCAL.items():
-        os.environ.setdefault(name, value)
-    root = tempfile.gettempdir()
-    root = root if len(root) < 24 or sys.platform == "win32" else "/tmp"  # paths of sockets have 107 characters at most
-    _remove_left(Path(root))
-    folder = tempfile.mkdtemp(prefix=PREFIX, dir=root)
-    with FileLock(f"{folder}/.lock"), _closed_and_quiet(ray):
-        try:
-            ray.init(
-                address="local", num_cpus=max(running.workers or 1, os.cpu_count() or 1), include_dashboard=False,
-                log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
-            )  # fmt: skip
-            yield ray, folder
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _closed_and_quiet(ray: Any) -> Iterator[None]:
-    """What Ray has no option for: all its sockets are those of 127.0.0.1, and a dead actor is not told in ten lines."""
-    changes = [
-        (vars(ray._private.ray_constants), "ENABLE_RAY_CLUSTER", False),  # as it is by default on Windows and macOS
-        (vars(ray._private.worker), "print_to_stdstream", lambda *_, **__: None),
-    ]
-    before = [names[name] for names, name, _ in changes]
-    for names, name, value in changes:
-        names[name] = value
-    try:
-        yield
-    finally:
-        for (names, name, _), value in zip(changes, before, strict=True):
-            names[name] = value
-
-
-def _remove_left(root: Path) -> None:
-    """Removes the folders of processes that were killed: nobody holds their lock."""
-    for folder in root.glob(f"{PREFIX}*"):
-        with suppress(Timeout, OSError):
-            if (folder / ".lock").is_file():
-                with FileLock(folder / ".lock", timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,156 @@
+"""Ray for the time of a study: a local one that is started and ended, or a cluster; and how many actors fit there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from filelock import FileLock, Timeout
+
+from xmi.errors import RunError
+from xmi.study.executors.fork import MOST
+from xmi.study.plan import Running
+
+PREFIX = "xmi-ray-"
+"""How the folders of a local Ray begin: sockets, logs and what actors were sent."""
+
+LOCK = "lock"
+"""Held by the process that a folder belongs to."""
+
+LOCAL = {
+    "RAY_worker_niceness": "0",  # actors would yield to every other process
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""The environment that a local Ray is started with."""
+
+
+def count_actors(gpus: Sequence[int], cores: int, running: Running, device: str | None) -> tuple[int, float]:
+    """How many actors there are, and how many GPUs each has.
+
+    Args:
+        gpus: The GPUs of each node.
+        cores: All cores.
+        running: What the user asked for.
+        device: Where models are to be loaded; None for a GPU if there is one.
+
+    Returns:
+        As many actors as were asked for; otherwise as GPUs allow, or without GPUs one per core, at most 4.
+
+    Raises:
+        RunError: There are too few GPUs or cores for what was asked.
+    """
+    if device != "cpu" and (any(gpus) or running.gpus_per_model is not None or device is not None):
+        share = running.gpus_per_model or 1.0
+        most = sum(int(count // share) if share >= 1 else count * int(1 / share) for count in gpus)
+        if most < (running.workers or 1):
+            raise RunError(
+                f"{running.workers or 1} workers with {share:g} GPUs each were asked for; Ray finds {sum(gpus)} GPUs "
+                f"on {len(gpus)} nodes, enough for {most}. Change workers or gpus_per_model."
+            )
+        return running.workers or most, share
+    if cores < (running.workers or 1):
+        raise RunError(f"workers={running.workers}: Ray finds {cores} cores on {len(gpus)} nodes.")
+    return running.workers or min(MOST, cores), 0.0
+
+
+Session: TypeAlias = tuple[Any, "str | None", tuple[int, float]]
+"""Ray; the folder where actors may write (None: the temporary folder of their node); actors, and the GPUs of each."""
+
+
+@contextmanager
+def session(running: Running, device: str | None = None) -> Iterator[Session]:
+    """A local Ray, a cluster, or what the caller has begun.
+
+    Raises:
+        RunError: No cluster answers, or it is too small.
+    """
+    begun = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # by the caller, who ends it
+    if running.on == "ray" and not begun:
+        with _local(running, device) as found:
+            yield found
+        return
+    import ray
+
+    try:
+        if not begun:
+            ray.init(address=running.on, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
+        raise RunError(f"on: {running.on}: no Ray cluster answers there: {error}") from error
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = int(sum(node.get("CPU", 0) for node in nodes))
+        yield ray, None, count_actors([int(node.get("GPU", 0)) for node in nodes], cores, running, device)
+    finally:
+        if not begun:
+            ray.shutdown()
+
+
+@contextmanager
+def _local(running: Running, device: str | None) -> Iterator[Session]:
+    """A Ray of this node alone: no dashboard, no usage statistics, no socket but those of 127.0.0.1."""
+    import ray
+
+    for name, value in LOCAL.items():
+        os.environ.setdefault(name, value)
+    gpus = torch.cuda.device_count()
+    size = count_actors([gpus], max(running.workers or 1, os.cpu_count() or 1), running, device)
+    root = tempfile.gettempdir()
+    root = root if len(root) < 24 or sys.platform == "win32" else "/tmp"  # paths of sockets have 107 characters at most
+    _remove_left(Path(root))
+    folder = tempfile.mkdtemp(prefix=PREFIX, dir=root)
+    with FileLock(f"{folder}/{LOCK}"), _closed_and_quiet(ray):
+        try:
+            ray.init(
+                address="local", num_cpus=size[0], num_gpus=gpus, include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR, _temp_dir=folder,
+            )  # fmt: skip
+            yield ray, folder, size
+        finally:
+            ray.shutdown()
+            _remove(Path(folder))
+
+
+@contextmanager
+def _closed_and_quiet(ray: Any) -> Iterator[None]:
+    """What Ray has no option for: all its sockets are those of 127.0.0.1, and a dead actor is not told in ten lines."""
+    changes = [
+        (vars(ray._private.ray_constants), "ENABLE_RAY_CLUSTER", False),  # as it is by default on Windows and macOS
+        (vars(ray._private.worker), "print_to_stdstream", lambda *_, **__: None),
+    ]
+    before = [names[name] for names, name, _ in changes]
+    for names, name, value in changes:
+        names[name] = value
+    try:
+        yield
+    finally:
+        for (names, name, _), value in zip(changes, before, strict=True):
+            names[name] = value
+
+
+def _remove_left(root: Path) -> None:
+    """Removes the folders of processes that were killed: nobody holds their lock."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError):
+            if (folder / LOCK).is_file():
+                with FileLock(folder / LOCK, timeout=0):
+                    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, its lock last: while processes that end still write there, the next run tries again."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink()
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        shutil.rmtree(folder, ignore_errors=True)
