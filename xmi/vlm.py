@@ -79,7 +79,7 @@ class VLM(Session):
 
         Raises:
             RemoteError: Options ask for nnsight's own way to a host, which is not trusted.
-            PromptError: Another word for `logits`, or the last ones of prompts that are padded on the right.
+            PromptError: The last logits are asked for, of prompts that are padded on the right.
             HookError: Hooks are active, or (when the block runs) the model is in the middle of a forward.
 
         Example:

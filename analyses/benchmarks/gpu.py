@@ -24,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def zoo(setting: Setting) -> Rows:
                 break
             try:
                 model, tool = build(family.make)
-                vlm = xmi.load(model, processor=tool, device=setting.device, dtype=dtype, check=False)
+                vlm = xmi.load(model.to(dtype), processor=tool, device=setting.device, dtype=dtype, check=False)
                 gaps[family.name] = _gap(vlm, prompts_for(family.images))
                 ways += vlm.engine.ways.values()
             except Exception as error:  # the table says which, and the others go on
@@ -181,10 +181,10 @@ def _saved(setting: Setting, folder: Path) -> Path:
     return folder
 
 
-def _swept(vlm: VLM, new: int = 2) -> Swept:
+def _swept(vlm: VLM, new: int = 2, sets: int = 4) -> Swept:
     """A sweep of the small model."""
     batch = vlm.encode(["The city of a is", "of b is"])
-    values = torch.randn(4, vlm.backbone.n_layers, vlm.backbone.d_model, generator=torch.Generator().manual_seed(1))
+    values = torch.randn(sets, vlm.backbone.n_layers, vlm.backbone.d_model, generator=torch.Generator().manual_seed(1))
     return sweep(vlm, batch, Patch(values, tuple(range(vlm.backbone.n_layers))), torch.tensor([60, 61]), new)
 
 
@@ -230,8 +230,10 @@ def out_of_memory(setting: Setting) -> Rows:
     """A sweep in a memory that holds a part of it: on a CPU the allocator is played."""
     with tempfile.TemporaryDirectory() as place:
         vlm = xmi.load(_saved(setting, Path(place)), device=setting.device, dtype="float32", check=False)
-        expected, sizes, real = _swept(vlm), list[int](), sweep_module.sweep_kernel
-        limit = 4 * vlm.backbone.n_layers // 2
+        sizes, real, sets = list[int](), sweep_module.sweep_kernel, 64 if setting.device == "cuda" else 4
+        expected, limit = _swept(vlm, sets=sets), sets * vlm.backbone.n_layers // 2
+        vlm.engine.__dict__["budget"] = 2**40  # all at once
+        needed = overhead.cuda_peak(lambda: _swept(vlm, sets=sets)) if setting.device == "cuda" else 0
 
         def watched(*given: Any) -> Any:
             sizes.append(given[3].shape[0] * given[3].shape[1])
@@ -239,9 +241,8 @@ def out_of_memory(setting: Setting) -> Rows:
                 raise torch.cuda.OutOfMemoryError("out of memory")
             return real(*given)
 
-        vlm.engine.__dict__["budget"] = 2**40
-        with _filled(setting), mock.patch.object(sweep_module, "sweep_kernel", watched):
-            found = _swept(vlm)
+        with _room(needed * 6 // 10), mock.patch.object(sweep_module, "sweep_kernel", watched):
+            found = _swept(vlm, sets=sets)
         split = len(sizes) > 1 and sizes[-1] < sizes[0]
         return {
             "copies per forward": " -> ".join(map(str, dict.fromkeys(sizes))),
@@ -250,15 +251,17 @@ def out_of_memory(setting: Setting) -> Rows:
         }
 
 
-def _filled(setting: Setting) -> Any:
-    """On CUDA, memory that is taken, all but what the model's own forward needs twice over."""
-    if setting.device == "cpu":
-        return nullcontext()
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
-    room = 24 * 2**20
-    torch.cuda.set_per_process_memory_fraction((total - free + room) / total)
-    return nullcontext()
+@contextmanager
+def _room(size: int) -> Iterator[None]:
+    """On CUDA, no more memory than is held now and so many bytes; 0 leaves it as it is."""
+    if size:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(
+            (torch.cuda.memory_reserved() + size) / torch.cuda.get_device_properties(0).total_memory
+        )
+    yield
+    if size:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def actors(setting: Setting) -> Rows:
@@ -290,14 +293,14 @@ def _bytes(path: Path) -> bytes:
 
 
 PARTS: dict[str, tuple[Callable[[Setting], Rows], float]] = {
-    "sweep": (sweeps, 100),
-    "zoo": (zoo, 120),
-    "tokens": (tokens, 80),
-    "memory": (memory, 45),
-    "out_of_memory": (out_of_memory, 30),
+    "sweep": (sweeps, 90),
+    "zoo": (zoo, 110),
+    "tokens": (tokens, 60),
+    "memory": (memory, 35),
+    "out_of_memory": (out_of_memory, 25),
     "device_map": (device_map, 30),
-    "four_bit": (four_bit, 25),
-    "actors": (actors, 50),
+    "four_bit": (four_bit, 30),
+    "actors": (actors, 100),
 }
 """What is run, the most telling first, and for how many seconds at most: 8 minutes in all."""
 
@@ -313,8 +316,9 @@ def run_part(name: str, setting: Setting) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit)
         last = (done.stdout.strip().splitlines() or [""])[-1]
         found = json.loads(last) if last.startswith("{") else {"state": "failed", "why": _end(done)}
-    except subprocess.TimeoutExpired:
-        found = {"state": "failed", "why": f"it took more than {limit:.0f} s"}
+    except subprocess.TimeoutExpired as error:
+        last = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+        found = {"state": "failed", "why": f"it took more than {limit:.0f} s; last it said: {''.join(last)[-200:]!r}"}
     return {"part": name, **found, "seconds": round(time.monotonic() - begin, 1)}
 
 

@@ -41,7 +41,7 @@ def test_what_cannot_be_run_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_part_that_fails_or_hangs_loses_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if "memory" in command:
-            raise subprocess.TimeoutExpired(command, options["timeout"])
+            raise subprocess.TimeoutExpired(command, options["timeout"], stderr=b"one\ntwo\n")
         if "zoo" in command:
             return subprocess.CompletedProcess(command, -9, "", "")
         return subprocess.CompletedProcess(command, 0, 'noise\n{"state": "run", "rows": {"a": "1"}}\n', "")
@@ -51,7 +51,7 @@ def test_a_part_that_fails_or_hangs_loses_no_other(monkeypatch: pytest.MonkeyPat
     assert gpu.main(options) == 1
     page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     assert "| zoo | failed | it ended with -9 |" in page
-    assert "| memory | failed | it took more than 45 s |" in page
+    assert "| memory | failed | it took more than 35 s; last it said: 'two' |" in page
     assert "| sweep | a | 1 |" in page
 
 

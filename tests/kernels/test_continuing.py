@@ -182,3 +182,8 @@ def test_what_a_model_does_to_its_logits_when_it_generates_is_left_out() -> None
     rows = vlm.transfer(named, to=prompts, max_new_tokens=4)
     assert rows.continuations == packed.continuations
     assert model.generation_config.repetition_penalty == 50.0
+
+
+def test_a_mask_that_the_model_leaves_out_is_made_where_it_computes() -> None:
+    mask = for_copies(None, 4, 1, 3, 2, torch.device("meta"))
+    assert (mask.device.type, mask.shape) == ("meta", (1, 1, 4, 4 + 3 + 2 * 4))

@@ -100,7 +100,7 @@ def _generated(engine: Engine, batch: Batch, max_new_tokens: int | None, options
 
 def _continuations(engine: Engine, batch: Batch, made: torch.Tensor, new: int) -> Int[torch.Tensor, "row new"]:
     """The new tokens of each row: most models return the prompt before them, some do not."""
-    given = batch.inputs["input_ids"]
+    given = batch.inputs["input_ids"].cpu()
     length = given.shape[1]
     each, rest = divmod(len(made), len(batch))
     if not rest and made.shape[1] >= length and torch.equal(made[:, :length], given.repeat_interleave(each, 0)):

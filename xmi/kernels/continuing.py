@@ -126,7 +126,7 @@ def go_on(
             kwargs = {**kwargs, **more, "position_ids": (positions + step).expand(*positions.shape[:-1], count)}
             if count > 1:
                 row = next_sees(decoder._module.config, seen, told["dtype"])
-                kwargs["attention_mask"] = for_copies(row, told["length"], width, count - 1, step)
+                kwargs["attention_mask"] = for_copies(row, told["length"], width, count - 1, step, device)
             decoder.inputs = args, kwargs
             ids, _, _, certain = score(model.output.logits, answers, 1)
             ids, certain = save(ids[..., 0]), save(certain)
@@ -156,7 +156,7 @@ def next_sees(config: Any, seen: torch.Tensor, dtype: torch.dtype) -> Any:
     return create_masks_for_generate(config, nothing[:, 0, :1].expand(rows, 1, 1), seen, before, None)
 
 
-def for_copies(mask: Any, length: int, width: int, copies: int, step: int) -> Any:
+def for_copies(mask: Any, length: int, width: int, copies: int, step: int, device: Any) -> Any:
     """The mask of the next token of a prompt and of its copies, whose keys and values stand in one row.
 
     In the row: the prompt, the copies of its end, and for every token since, the prompt's and each copy's. A copy's
@@ -168,14 +168,15 @@ def for_copies(mask: Any, length: int, width: int, copies: int, step: int) -> An
         width: Tokens of a copy.
         copies: How many there are.
         step: How many tokens came since, the one that looks included.
+        device: Where a mask is made that the model itself leaves out.
 
     Returns:
         Masks of the same kind, shape [row, 1, 1 + copies, length + copies * width + step * (1 + copies)].
     """
     if isinstance(mask, dict):
-        return {key: for_copies(part, length, width, copies, step) for key, part in mask.items()}
+        return {key: for_copies(part, length, width, copies, step, device) for key, part in mask.items()}
     if mask is None:
-        mask = torch.ones(1, 1, 1, length + step, dtype=torch.bool)
+        mask = torch.ones(1, 1, 1, length + step, dtype=torch.bool, device=device)
     if mask.dim() != 4 or tuple(mask.shape[-2:]) != (1, length + step):
         raise ValueError(f"expected a mask of {length + step} tokens, found {tuple(mask.shape)}")
     hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min

@@ -82,9 +82,9 @@ class Batch:
     def padded(self, side: Side) -> Batch:
         """The same batch, padded on the side that is asked for."""
         order = _order(self.inputs["attention_mask"], side)
-        if bool((order == torch.arange(order.shape[1])).all()):
+        if bool((order == torch.arange(order.shape[1], device=order.device)).all()):
             return self
-        inputs, columns = dict(self.inputs), order.numpy()
+        inputs, columns = dict(self.inputs), order.cpu().numpy()
         arrange(inputs, side)
         first, last = (np.take_along_axis(of, columns, 1) for of in (self.first, self.last))
         tokens = tuple(tuple(row[i] for i in at) for row, at in zip(self.tokens, columns.tolist(), strict=True))
@@ -147,7 +147,7 @@ def arrange(inputs: dict[str, torch.Tensor], side: Side) -> None:
     """Moves padding to its side where a processor left it elsewhere, in everything that is given per token."""
     shape = inputs["input_ids"].shape
     order = _order(inputs["attention_mask"], side)
-    if bool((order == torch.arange(shape[1])).all()):
+    if bool((order == torch.arange(shape[1], device=order.device)).all()):
         return
     for name, value in inputs.items():
         # Ids and mask of another tokenizer (a Q-Former's) may happen to be as long.
