@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import gc
 import inspect
-import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -22,8 +22,10 @@ from xmi.errors import XmiError
 from xmi.load_options import Loading
 from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
+from xmi.studies import failures, run_each, run_to_page, studies_of
 from xmi.study.plan import Plan, Running
-from xmi.terminal import close_streams, open_streams, put, put_table, say
+from xmi.submit.resources import Resources
+from xmi.terminal import close_streams, open_streams, put, put_table, quiet_libraries, say
 
 if TYPE_CHECKING:
     from xmi.study import StudyResults
@@ -126,7 +128,7 @@ def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1,
 @app.command()
 @with_flags(Plan, Loading, Running, leave=("model", "out", "preset"))
 def run(
-    model: Annotated[str | None, typer.Argument(help="Hub id, folder, or embedded name.")] = None,
+    model: Annotated[list[str] | None, typer.Argument(help="Hub id, folder, or embedded name; several: each.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags take precedence.")] = None,
     preset: Annotated[str | None, typer.Option(help="'paper': the paper's protocol.")] = None,
@@ -136,15 +138,40 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs.")] = False,
     **given: Any,
 ) -> None:
-    """Runs the study on any model and writes an interactive report."""
-    asked = {"model": model, "out": out, "plan": plan, "preset": preset, **given}
-    arguments = {name: value for name, value in asked.items() if value not in (None, [])}
+    """Runs the study on any model and writes an interactive report; of several models one after another."""
+    one_or_more = model[0] if model and len(model) == 1 else model
+    asked = {"model": one_or_more, "out": out, "plan": plan, "preset": preset, **given}
+    studies = studies_of(**{name: value for name, value in asked.items() if value not in (None, [])})
     if dry_run:
         from xmi.study import dry_run as estimate
 
-        put(estimate(fork=fork, **arguments))
+        put("\n\n".join(estimate(fork=fork, **study) for study in studies))
+    elif len(studies) == 1:
+        _study(fork=fork, **studies[0])
+    else:
+        _several(studies, fork=fork)
+
+
+@app.command()
+@with_flags(Resources)
+def submit(
+    plan: Annotated[Path, typer.Argument(help="Plan file (YAML); a job for each of its models.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder, in place of the plan's.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run the jobs on this machine, in the background.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print a script for sbatch instead.")] = False,
+    **given: Any,
+) -> None:
+    """Submits a plan to SLURM. A job that is killed or runs out of time continues when it is started again."""
+    asked = Resources.of(**given)
+    from xmi import submit as to_slurm
+
+    if show:
+        folder, _ = to_slurm.check_plan(plan, out)
+        put(to_slurm.batch_script(plan, folder, asked, name=f"xmi-{folder.name}").removesuffix("\n"))
         return
-    _study(fork=fork, **arguments)
+    for job in to_slurm.submit(plan, out=out, resources=asked, local=local):
+        put("\n".join(job.lines()))
+    say("Killed or stopped, a job continues when the same command submits it again.")
 
 
 @app.command()
@@ -240,22 +267,38 @@ def _study(**arguments: Any) -> None:
     start = time.perf_counter()
     # Half a million objects that stay: looking for garbage among them is a fifth of the imports' time.
     gc.disable()
-    import xmi
-    from xmi.report import render, similarity_page
-
+    import_module("xmi.report")
     gc.freeze()
     gc.enable()
     try:
         say("Ctrl-C is safe: the same command continues.")
-        results = xmi.run(say=say, **arguments)
-        page = render(results, results.path / "report.html")
-        similarity_page(results, results.path / "similarity.html")
+        results, page = run_to_page(say, **arguments)
     except KeyboardInterrupt:
         say("Interrupted. Finished cells are kept; the same command continues.")
         raise typer.Exit(130) from None
     _print_table(results)
     say(f"{time.perf_counter() - start:.0f} s in all. The report:")
     put(page.resolve())
+
+
+def _several(studies: list[dict[str, Any]], **arguments: Any) -> None:
+    """Studies several models; exit code 1 if any could not be studied."""
+    start = time.perf_counter()
+    try:
+        say("Ctrl-C is safe: the same command continues.")
+        several = run_each(studies, say, **arguments)
+    except KeyboardInterrupt:
+        say("Interrupted. Finished models and cells are kept; the same command continues.")
+        raise typer.Exit(130) from None
+    for results in several.finished:
+        _print_table(results)
+        put((results.path / "report.html").resolve())
+    say(f"{time.perf_counter() - start:.0f} s in all.")
+    if several.failed:
+        say(f"{len(several.failed)} of {len(studies)} models failed:")
+        for line in failures(several):
+            say(line)
+        raise typer.Exit(1)
 
 
 def _print_table(results: StudyResults) -> None:
@@ -287,9 +330,7 @@ def _print_table(results: StudyResults) -> None:
 
 def main() -> None:
     """Runs the command line; errors that xmi raises on purpose end in one message and exit code 1."""
-    # The models named here are local or cached; a bar per weight file would drown the progress lines.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
     open_streams()
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:

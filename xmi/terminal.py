@@ -96,6 +96,13 @@ def _write(stream: TextIO, text: str) -> None:
             raise StorageError(f"Cannot write to standard output: {error.strerror}.") from error
 
 
+def quiet_libraries() -> None:
+    """Keeps bars and notes of libraries out of the lines of progress; to be called before they are imported."""
+    # The models named here are local or cached; a bar per weight file would drown the progress lines.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def open_streams() -> None:
     """Makes standard output and error writable: closed ones lead nowhere, others take any character."""
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):

@@ -76,6 +76,8 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     check(running, loading)
     if not wanted.get("model"):
         raise RunError("Which model? Name it, or give a plan that does.")
+    if isinstance(wanted["model"], (list, tuple)):
+        raise RunError("A study is of one model. Several of a plan are studied by `xmi run`; here, name one of them.")
     wanted.setdefault("tasks", task_names())
     plan = make_plan(**wanted)  # as it stands, for its faults
     subjects(plan)  # for two models of one name

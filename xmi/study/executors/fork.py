@@ -148,7 +148,9 @@ def _serve(pipe: Connection, other: Connection, do: Callable[[Cell], Done]) -> N
     """What a process does: cells that it is given, with one thread, until it is killed or the parent is gone."""
     other.close()
     gc.freeze()  # what was there before the fork stays: looking for garbage in it would copy it, page by page
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    # Ctrl-C, and what a cluster sends before it ends a job, reach the whole group; the parent ends the workers.
+    for sent in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(sent, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
