@@ -54,6 +54,8 @@ def studies_of(plan: str | Path | None = None, **given: Any) -> list[dict[str, A
     if not models or not all(isinstance(model, (str, Path)) and str(model) for model in models):
         found = next((model for model in models if not isinstance(model, (str, Path)) or not str(model)), None)
         raise RunError(f"model: expected a list of models by name, found {kind(found)} in it.")
+    if wanted.get("revision"):
+        raise RunError("revision: several models have none in common. Leave it out, or study the model alone.")
     folders: dict[str, str] = {}
     for model in map(str, models):
         name = Path(model).name or model
