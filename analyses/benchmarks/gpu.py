@@ -270,12 +270,12 @@ def actors(setting: Setting) -> Rows:
         raise NotRunError("Ray is not installed: pip install 'xmi[ray]'")
     plan: dict[str, Any] = {"tasks": ["country-capital", "country-currency"], "seeds": (0,), "say": say}
     with tempfile.TemporaryDirectory() as place:
-        shared = {"workers": 2, **({"gpus_per_model": 0.5} if setting.device == "cuda" else {"device": "cpu"})}
-        alone = {"device": setting.device, "on": "serial"}
+        shared = {"gpus_per_model": 0.5} if setting.device == "cuda" else {}
+        ways = {"on": "serial"}, {"on": "ray", "workers": 2, **shared}
         seconds, folders = [], [Path(place) / "one", Path(place) / "two"]
-        for folder, options in zip(folders, (alone, {"on": "ray", **shared}), strict=True):
+        for folder, options in zip(folders, ways, strict=True):
             begin = time.monotonic()
-            xmi.run("organism", out=folder, **plan, **options)
+            xmi.run("organism", out=folder, device=setting.device, **plan, **options)
             seconds.append(time.monotonic() - begin)
         names = sorted(p.relative_to(folders[0]).as_posix() for p in folders[0].rglob("*") if p.is_file())
         same = [n for n in names if (folders[1] / n).exists() and _bytes(folders[0] / n) == _bytes(folders[1] / n)]
