@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,19 @@ def test_actors_give_the_files_of_forked_processes_though_one_is_killed(session:
     next(done.path.glob("cells/*.ask.json")).unlink()
     run(world, done.path, on="serial")  # where a study is done is no part of what it is
     assert files(done.path) == files(forked.path)
+
+
+@pytest.mark.parametrize("on", ["ray://{}", "auto", "ray://127.0.0.1:port", "ray://no.host.invalid:10001"])
+def test_an_address_where_nobody_listens_is_an_error_at_once(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:  # and never listens
+        bound.bind(("127.0.0.1", 0))
+        free = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", free)
+        begin = time.monotonic()
+        with pytest.raises(xmi.RunError, match="no Ray cluster answers there"):  # noqa: SIM117
+            with ray_session.session(Running.model_construct(on=on.format(free))):
+                pass
+        assert time.monotonic() - begin < 15
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,6 @@ def check(running: Running, loading: Mapping[str, Any]) -> None:
             f"on: {running.on} loads models where cells are done, and remote: {loading['remote']} has them on a host, "
             "whose queue does the scheduling. Leave one of them out."
         )
-    if find_spec("ray") is None:
-        raise RunError(f"on: {running.on} needs Ray: pip install 'xmi[ray]'.")
     try:
         device = torch.device(loading.get("device") or "cuda")
     except (RuntimeError, TypeError) as error:
@@ -51,6 +49,8 @@ def check(running: Running, loading: Mapping[str, Any]) -> None:
         raise RunError(f"device={device}: Ray gives each copy of the models its own GPU. Say cuda, or leave it out.")
     if running.gpus_per_model is not None and device.type == "cpu":
         raise RunError(f"gpus_per_model={running.gpus_per_model:g} with device=cpu: leave one of them out.")
+    if find_spec("ray") is None:
+        raise RunError(f"on: {running.on} needs Ray: pip install 'xmi[ray]'.")
 
 
 def offer(running: Running, work: Work, tell: Say) -> Ray | None:

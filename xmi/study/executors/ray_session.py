@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import torch
 from filelock import FileLock, Timeout
@@ -24,6 +26,9 @@ PREFIX = "xmi-ray-"
 
 LOCK = "lock"
 """Held by the process that a folder belongs to."""
+
+PATIENCE = 10.0
+"""Seconds in which a cluster must accept a connection."""
 
 LOCAL = {
     "RAY_worker_niceness": "0",  # actors would yield to every other process
@@ -53,12 +58,12 @@ def count_actors(gpus: Sequence[int], cores: int, running: Running, device: str 
         most = sum(int(count // share) if share >= 1 else count * int(1 / share) for count in gpus)
         if most < (running.workers or 1):
             raise RunError(
-                f"{running.workers or 1} workers with {share:g} GPUs each were asked for; Ray finds {sum(gpus)} GPUs "
-                f"on {len(gpus)} nodes, enough for {most}. Change workers or gpus_per_model."
+                f"workers={running.workers or 1} with gpus_per_model={share:g}: there is room for {most}; Ray finds these "
+                f"GPUs per node: {', '.join(map(str, gpus))}."
             )
         return running.workers or most, share
     if cores < (running.workers or 1):
-        raise RunError(f"workers={running.workers}: Ray finds {cores} cores on {len(gpus)} nodes.")
+        raise RunError(f"workers={running.workers}: Ray finds this many cores: {cores}.")
     return running.workers or min(MOST, cores), 0.0
 
 
@@ -82,8 +87,9 @@ def session(running: Running, device: str | None = None) -> Iterator[Session]:
 
     try:
         if not begun:
+            _reach(os.environ.get("RAY_ADDRESS", "") if running.on == "auto" else str(running.on))
             ray.init(address=running.on, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise RunError(f"on: {running.on}: no Ray cluster answers there: {error}") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -92,6 +98,17 @@ def session(running: Running, device: str | None = None) -> Iterator[Session]:
     finally:
         if not begun:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Connects once: Ray itself goes on trying for half a minute, or for ever.
+
+    Raises:
+        OSError: Nobody listens at an address with a port.
+    """
+    place = urlsplit(address if "//" in address else f"//{address}")
+    if place.port is not None:
+        socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()
 
 
 @contextmanager
