@@ -74,7 +74,7 @@ def test_actors_give_the_files_of_forked_processes_though_one_is_killed(session:
     assert files(done.path) == files(forked.path)
 
 
-@pytest.mark.parametrize("on", ["ray://{}", "auto", "ray://127.0.0.1:port", "ray://no.host.invalid:10001"])
+@pytest.mark.parametrize("on", ["ray://{}", "auto", "ray://127.0.0.1:70000", "ray://no.host.invalid"])
 def test_an_address_where_nobody_listens_is_an_error_at_once(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:  # and never listens
         bound.bind(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ def test_an_address_where_nobody_listens_is_an_error_at_once(on: str, monkeypatc
         monkeypatch.setenv("RAY_ADDRESS", free)
         begin = time.monotonic()
         with pytest.raises(xmi.RunError, match="no Ray cluster answers there"):  # noqa: SIM117
-            with ray_session.session(Running.model_construct(on=on.format(free))):
+            with ray_session.session(Running(on=on.format(free))):
                 pass
         assert time.monotonic() - begin < 15
 

@@ -143,10 +143,14 @@ def _seeds(value: Any) -> Any:
     return _numbers(value)
 
 
+CLIENT_PORT = 10001
+"""Where a Ray cluster listens for clients, unless it was started with another port."""
+
+
 def _place(value: str) -> str:
     if value not in PLACES and not re.fullmatch(r"ray://[^/\s:]+(:\d{1,5})?", value):
         raise ValueError(f"expected {', '.join(PLACES)} or ray://host:port, found {short(value)!r}")
-    return value
+    return value if value in PLACES or value.count(":") == 2 else f"{value}:{CLIENT_PORT}"
 
 
 def _gpus(value: float) -> float:

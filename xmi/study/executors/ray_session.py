@@ -58,8 +58,8 @@ def count_actors(gpus: Sequence[int], cores: int, running: Running, device: str 
         most = sum(int(count // share) if share >= 1 else count * int(1 / share) for count in gpus)
         if most < (running.workers or 1):
             raise RunError(
-                f"workers={running.workers or 1} with gpus_per_model={share:g}: there is room for {most}; Ray finds these "
-                f"GPUs per node: {', '.join(map(str, gpus))}."
+                f"workers={running.workers or 1} with gpus_per_model={share:g}: there is room for {most}; Ray finds "
+                f"these GPUs per node: {', '.join(map(str, gpus))}."
             )
         return running.workers or most, share
     if cores < (running.workers or 1):
