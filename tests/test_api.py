@@ -148,7 +148,7 @@ class Right:
             "engine": vlm.engine, "encoder": vlm.encoder, "batches": [self.batch], "lens": self.instances["LogitLens"],
             "layers": [0, 1], "points": self.points, "modalities": self.modalities, "labels": list("abcdefgh"),
             "fwd_hooks": [], "exclude": [], "share": 0.5, "mass": 0.0, "times": 2.0, "limit": 2, "seed": 0, "steps": 1,
-            "task": self.task, "other": self.other, "source": "organism", "modality": "text", "score": "paper",
+            "runs": [self.results.path], "task": self.task, "other": self.other, "source": "organism", "modality": "text", "score": "paper",
             "hits": [True, False], "units": ["a", "b"], "p": [0.1, 0.2], "mean": 0.5, "n": 4, "own": self.points,
             "a": self.answers, "b": self.answers, "training": {"country-capital": ["Paris"]}, "winner": "patched",
             "pairs": [(self.answers, self.answers, ("a", "b"))], "asked": self.answers, "answers": answers,

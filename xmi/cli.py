@@ -225,6 +225,17 @@ def report(
     put(render(StudyResults(folder), out or folder / "report.html"))
 
 
+@app.command()
+def atlas(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file.")] = Path("atlas.html"),
+) -> None:
+    """Writes one HTML page over many runs: models, accuracies and phases beside each other."""
+    from xmi.report import atlas_page
+
+    put(atlas_page(folders, out))
+
+
 host = typer.Typer(help="NDIF hosts.", no_args_is_help=True)
 app.add_typer(host, name="remote")
 
