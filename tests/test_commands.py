@@ -64,7 +64,7 @@ def test_every_option_of_loading_is_a_key_or_known_not_to_be() -> None:
         "plan", "fork", "say", "options",
     }  # fmt: skip
     for command in ("lens", "check"):
-        assert set(LOADING) - {"remote", "wait", "resubmit", "batch_size"} <= set(flags(command))
+        assert set(LOADING) - {"remote", "wait", "in_flight", "resubmit", "batch_size"} <= set(flags(command))
 
 
 @pytest.mark.fault("C8")
@@ -119,6 +119,7 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "attn_implementation": ("eager", None),
     "remote": ("http://x", None),
     "wait": ("1.5", 1.5),
+    "in_flight": ("2", 2),
 }
 """A value for every key that takes one: as a flag has it, and as the plan has it if that is something else."""
 

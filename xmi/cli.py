@@ -45,7 +45,7 @@ ALSO = {
 }
 """Further flags of some keys."""
 
-HOSTS = ("remote", "wait", "resubmit")
+HOSTS = ("remote", "wait", "in_flight", "resubmit")
 """Options of loading that are about a host."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupted run continues there.")]

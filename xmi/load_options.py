@@ -42,4 +42,5 @@ class Loading(BaseModel):
     wait: Annotated[float, BeforeValidator(plain)] | None = Field(
         None, ge=0, description="Seconds to wait for one job on the host (3600)."
     )
+    in_flight: Count | None = Field(None, ge=1, description="Jobs on the host at the same time at most (4).")
     resubmit: Switch | None = Field(None, description="Resend, and pay again for, jobs that failed or were lost.")

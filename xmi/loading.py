@@ -31,6 +31,7 @@ def load(
     batch_size: int = 16,
     remote: bool | str = False,
     wait: float = 3600.0,
+    in_flight: int = 4,
     resubmit: bool = False,
 ) -> VLM:
     """Loads a vision-language model or a plain causal language model.
@@ -56,6 +57,8 @@ def load(
             weights. The API key is the environment's (NDIF_API_KEY) or nnsight's.
         wait: Seconds to wait for one job on the host (3600). The job is not cancelled then: the same call waits for it
             again.
+        in_flight: Jobs on the host at the same time at most (4). They are parts of one large request, and the cells of
+            a study.
         resubmit: Resend, and pay again for, jobs that failed or were lost. Also those that may have reached the
             host unanswered.
 
@@ -73,6 +76,7 @@ def load(
         ('organism', 8, 128)
     """
     count("batch_size", batch_size)
+    count("in_flight", in_flight)
     kind = backend_for(remote)
     given = {
         "device": device, "dtype": None if dtype == "auto" else dtype, "device_map": device_map,
@@ -93,7 +97,9 @@ def load(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-    backend = kind.open(remote, checkpoint, revision=revision, wait=wait, resubmit=resubmit, check=check)
+    backend = kind.open(
+        remote, checkpoint, revision=revision, wait=wait, resubmit=resubmit, in_flight=in_flight, check=check
+    )
     vlm = VLM(Engine.start(checkpoint, backend), batch_size=batch_size)
     if check and vlm.engine.computes:
         _ = vlm.report

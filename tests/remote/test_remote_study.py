@@ -248,6 +248,38 @@ def test_a_failed_job_names_its_cell_and_is_sent_again_on_request(
     assert done.traffic().set_index("cell").requests.to_dict() == {READ: 2, PROOF: 1, ASK: 1}
 
 
+SEVERAL = {**SMALL, "tasks": TASKS, "seeds": (0, 1)}
+
+
+@pytest.mark.slow
+def test_cells_under_way_together_give_what_they_give_alone(server: Loopback, tmp_path: Path) -> None:
+    seen: dict[int, list[str]] = {}
+    for count in (1, 4):
+        before, said = requests(server), list[str]()
+        xmi.run("organism", out=tmp_path / str(count), remote=server.url, in_flight=count, say=said.append, **SEVERAL)
+        jobs = server.stats()["jobs"][before:]
+        seen[count] = [word for line in said for word in ("submitted", "finished") if f": {word}" in line]
+        assert len(jobs) == STARTING + 8 + 1 and {job["runs"] for job in jobs} == {1}
+        assert StudyResults(tmp_path / str(count)).traffic().requests.tolist() == [1] * 9
+    assert stored(tmp_path / "1") == stored(tmp_path / "4")
+    assert [job for job, _ in ledger(tmp_path / "1")] == [job for job, _ in ledger(tmp_path / "4")]
+    assert seen[1] == ["submitted", "finished"] * 9
+    assert seen[4][:4] == ["submitted"] * 4 and sorted(seen[4]) == sorted(seen[1])
+
+
+def test_of_cells_under_way_together_one_fails_and_the_others_are_kept(server: Loopback, tmp_path: Path) -> None:
+    before = requests(server)
+    with pytest.raises(xmi.JobError, match=rf"(?s){READ}: .*CUDA out of memory"):
+        say = once_loaded(lambda: server.faults(error="CUDA out of memory"))
+        xmi.run("organism", out=tmp_path, remote=server.url, say=say, **SEVERAL)
+    kept = [path.stem for path in sorted((tmp_path / "cells").glob("*.read.json"))]
+    assert kept == [f"organism.{seed}.{task}.read" for seed in (0, 1) for task in TASKS][1:]
+    assert requests(server) == before + STARTING + 4
+    done = xmi.run("organism", out=tmp_path, remote=server.url, resubmit=True, **SEVERAL)
+    assert done.traffic().requests.sum() == 9 + 1
+    assert requests(server) == before + 2 * STARTING + 9 + 1
+
+
 @pytest.mark.parametrize("arrived", [False, True], ids=["before acceptance", "after acceptance"])
 def test_a_connection_that_breaks_leaves_a_doubt_and_no_second_job(
     server: Loopback, small: dict[str, bytes], tmp_path: Path, arrived: bool
@@ -323,7 +355,7 @@ def test_a_client_that_dies_after_a_submission_finds_the_job_again(server: Loopb
     plan = {**SMALL, "tasks": TASKS, "sources": ("text ICL", "instruction"), "seeds": (0, 1)}
     whole = xmi.run("organism", out=tmp_path / "whole", remote=server.url, **plan)
     # After what that process need not do again: proving the sweep, and asking what no seed changes.
-    deadly = ["0.country-currency.ask", "1.country-capital.read", "1.country-currency.ask"]
+    deadly = ["1.country-capital.read", "0.country-currency.ask", "1.country-currency.ask"]
     before, finished, left = requests(server), None, list(deadly)
 
     def stop(line: str) -> None:

@@ -16,15 +16,20 @@ from typing import Any
 
 import pytest
 import torch
+from greenlet import getcurrent
 
 import xmi
 from tests.study.kill import files, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
+from xmi.backend.gather import request, together
+from xmi.backend.steps import Steps
+from xmi.remote.requests import Requests, apart
 from xmi.study import executors
 from xmi.study.executors import fork, ray
 from xmi.study.executors.executor import Done
 from xmi.study.executors.fork import Fork
+from xmi.study.executors.host import AtHost
 from xmi.study.executors.ray import Ray
 from xmi.study.executors.ray_session import count_actors
 from xmi.study.executors.serial import Serial
@@ -174,6 +179,81 @@ def test_work_can_be_done_where_it_was_sent(tmp_path: Path) -> None:
     assert files(tmp_path / "run") == before
 
 
+@dataclass
+class Asking(Small):
+    """Work that stands still at a request before and after it acts, for as long as `pause` says."""
+
+    pause: Callable[[Cell], float] = lambda cell: 0.01
+
+    def do(self, cell: Cell) -> Done:
+        def run(calls: list[Any]) -> Steps[list[Any]]:
+            yield self.pause(cell)
+            return calls
+
+        assert request(run, [cell]) == [cell]
+        done = super().do(cell)
+        assert request(run, [cell, cell]) == [cell, cell]
+        return done
+
+
+def test_cells_on_a_host_stand_still_together_and_wait_for_what_they_need() -> None:
+    said: list[tuple[str, str | None]] = []
+    slow = {"a": 0.2}  # the others overtake it
+    work = Asking(lambda cell: said.append((cell.kind, cell.task)) or 0.0, lambda cell: slow.get(str(cell.task), 0.01))
+    found = [done.cell for done in AtHost(3).each(work, CELLS)]
+    assert sorted(map(str, found)) == sorted(map(str, CELLS)) and len(said) == len(CELLS)
+    assert found[:4] == [CELLS[1], CELLS[2], CELLS[3], CELLS[0]], "cells that need a wait for it"
+    begun = time.monotonic()
+    list(AtHost(4).each(Asking(lambda cell: 0.0, lambda cell: 0.25), CELLS))
+    assert time.monotonic() - begun < 8 * 0.5 / 2, "two rounds of four instead of eight"
+
+
+@pytest.mark.parametrize("error", [xmi.JobError("cell a"), xmi.RemoteError("away"), KeyboardInterrupt()], ids=repr)
+def test_a_failed_job_leaves_the_others_theirs(error: BaseException) -> None:
+    left: list[str] = []
+
+    def act(cell: Cell) -> float:
+        try:
+            if cell.task == "a":
+                raise error
+        finally:
+            left.append(str(cell.task))
+        return 0.0
+
+    found: list[str | None] = []
+    with pytest.raises(type(error)):
+        for done in AtHost(3).each(Asking(act), CELLS):
+            found.append(done.cell.task)
+    # What is under way when a job fails is waited for; nothing more is begun. Of another error nothing can be hoped.
+    assert found == (["b", "c"] if isinstance(error, xmi.JobError) else [])
+    assert getcurrent().parent is None, "what comes afterwards is not in a cell"
+
+
+class Sent:
+    """Jobs that take a moment."""
+
+    def steps(self, calls: list[Any], label: str) -> Steps[list[Any]]:
+        yield 0.05
+        return list(calls)
+
+    def release(self, label: str) -> None:
+        """Keeps nothing."""
+
+
+@pytest.mark.timeout(20)
+def test_what_is_waited_for_on_the_spot_does_not_wait_for_those_that_stand_still(tmp_path: Path) -> None:
+    requests = Requests(lambda folder, tell: Sent(), tmp_path, in_flight=1)  # type: ignore[arg-type, return-value]
+
+    def act(cell: Cell) -> float:
+        ask: Callable[[], Any] = lambda: request(requests.now(), [(abs, (torch.ones(1),))])  # noqa: E731
+        if cell.task == "a":
+            return float(len(ask()))
+        with apart():
+            return float(len(together([ask], apart=True)[0]))
+
+    assert len(list(AtHost(3).each(Small(act), CELLS))) == len(CELLS)
+
+
 def test_the_first_that_takes_a_study_does_its_cells() -> None:
     said: list[str] = []
     small = type("Vlm", (), {"model": torch.nn.Linear(2, 2)})
@@ -222,6 +302,7 @@ def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"on": "ray", "gpus_per_model": 1.5}, r"a part of one GPU such as 0\.5, found 1\.5"),
         ({"on": "ray", "gpus_per_model": 0}, "found 0"),
         ({"on": "ray", "remote": "http://x"}, "on a host, whose queue does the scheduling"),
+        ({"workers": 2, "remote": "http://x"}, "in_flight says how many jobs are there"),
         ({"on": "auto", "device": "cudda"}, "device=cudda"),
         ({"on": "ray", "device": "cuda:1"}, "Ray gives each copy of the models its own GPU"),
         ({"on": "ray", "device": "cpu", "gpus_per_model": 1}, "with device=cpu"),

@@ -88,10 +88,12 @@ class Backend(ABC):
         needs_weights: Whether the weights must be loaded in this process.
         keeps_requests: Whether what was asked is kept by its content, so that another process picks it up: it must not
             depend then on what this one asked before.
+        in_flight: How many requests can be under way at the same time.
     """
 
     needs_weights: ClassVar[bool]
     keeps_requests: ClassVar[bool] = False
+    in_flight: int = 1
 
     # How it is chosen
 
@@ -122,6 +124,7 @@ class Backend(ABC):
         revision: str | None,
         wait: float,
         resubmit: bool,
+        in_flight: int,
         check: bool,
     ) -> Backend:
         """The backend of one model.
@@ -132,6 +135,7 @@ class Backend(ABC):
             revision: The Hub revision.
             wait: Seconds to wait for one request at most.
             resubmit: Ask again, and pay again, for what failed or was lost.
+            in_flight: How many requests are under way at the same time at most.
             check: Look first whether the place can run the model.
 
         Raises:

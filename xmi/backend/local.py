@@ -49,6 +49,7 @@ class LocalBackend(Backend):
         revision: str | None,
         wait: float,
         resubmit: bool,
+        in_flight: int,
         check: bool,
     ) -> LocalBackend:
         """The backend; there is nothing to choose."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from threading import RLock, Semaphore
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +17,8 @@ from nnsight.schema.config import CONFIG
 from xmi.arguments import outside
 from xmi.backend import portions as sizes
 from xmi.backend.base import Backend, Kept, Look, Need, Ran, Rows, Slots, nnsights_own, refuse_nnsights_own
-from xmi.backend.gather import Call, request, together
-from xmi.backend.portions import cut_calls, cut_prompts, picture_bytes
-from xmi.backend.steps import Steps, abreast
+from xmi.backend.gather import request, together
+from xmi.backend.portions import cut_prompts, picture_bytes
 from xmi.errors import HookError, ModelError, PromptError, RemoteError, XmiError
 from xmi.kernels import cache_kernel, generate_kernel, rows_kernel
 from xmi.model.adapter import find_adapter
@@ -37,8 +32,9 @@ from xmi.model.source import hub_options, resolve
 from xmi.remote.host import Host
 from xmi.remote.identity import model_key
 from xmi.remote.jobs import Jobs
-from xmi.remote.payload import load_of
 from xmi.remote.preflight import Preflight, preflight
+from xmi.remote.requests import Requests, about
+from xmi.remote.requests import apart as on_the_spot
 from xmi.remote.self_check import check_hosted, prove
 from xmi.remote.tracing import SafeBackend
 from xmi.storage import cache_home
@@ -80,31 +76,14 @@ VERSIONS = ("nnsight", "torch", "transformers", "python", "accelerator")
 """Of a host's facts, those that numbers depend on beside dtype and device."""
 
 
-_ABOUT: ContextVar[str] = ContextVar("xmi_about", default="")
-"""What requests are for."""
-SEAT = 0.02
-"""Seconds after which a job that waits for others looks again."""
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """Requests of one model for one purpose; those that are equal are sent together."""
-
-    backend: RemoteBackend
-    label: str
-
-    def __call__(self, calls: Sequence[Call]) -> Steps[list[Any]]:
-        return self.backend.steps(calls, self.label)
-
-
 class RemoteBackend(Backend):
     """One model of one NDIF host.
 
     Attributes:
         host: The host.
         key: The model's key there.
-        jobs: Its jobs.
-        in_flight: How many of them are under way at the same time at most.
+        requests: What is asked of it.
+        in_flight: How many jobs are under way at the same time at most.
     """
 
     needs_weights = False
@@ -130,11 +109,11 @@ class RemoteBackend(Backend):
             _ID_CACHE[envoy.repo_id] = f"xmi/{name}"  # the Hub does not know it
         self.key = model_key(envoy)
         self._envoy, self._wait, self._resubmit = envoy, wait, resubmit
-        self.in_flight, self._seats = in_flight, Semaphore(in_flight)
-        self._keeping, self._one, self._told = False, RLock(), False
+        self.in_flight = in_flight
+        self._told = False
         self._proofs: dict[Backbone, dict[str, float]] = {}
         name = hashlib.sha256(f"{self.host.url} {self.key}".encode()).hexdigest()[:16]
-        self.jobs = self._in(cache_home() / "remote" / name)
+        self.requests = Requests(self._in, cache_home() / "remote" / name, in_flight)
 
     @classmethod
     def check_options(
@@ -158,17 +137,18 @@ class RemoteBackend(Backend):
         revision: str | None,
         wait: float,
         resubmit: bool,
+        in_flight: int,
         check: bool,
     ) -> RemoteBackend:
         """The model on the host; with `check`, the host is looked at before anything is paid for."""
         envoy = wrap(checkpoint)
         envoy.revision = revision
-        backend = cls(remote, envoy, wait=wait, resubmit=resubmit)
+        backend = cls(remote, envoy, wait=wait, resubmit=resubmit, in_flight=in_flight)
         if check:
             _ = backend.facts  # host, key, model and versions
         return backend
 
-    def _in(self, folder: Path, tell: Say | None = None) -> Jobs:
+    def _in(self, folder: Path, tell: Say | None) -> Jobs:
         return Jobs(self.host, self.key, self._envoy, folder, wait=self._wait, tell=tell, resubmit=self._resubmit)
 
     def preflight(self, *, smoke: bool = True) -> Preflight:
@@ -227,13 +207,14 @@ class RemoteBackend(Backend):
 
     def map(self, engine: Engine, kernel: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
         """Runs a kernel on all sets of arguments in one request, which is shared by what runs together."""
-        found = request(_Asking(self, _ABOUT.get()), [(kernel, given) for given in arguments])
+        found = request(self.requests.now(), [(kernel, given) for given in arguments])
         # Activations of whole prompts may hold anything at padding; who asks for them looks at the rest.
         return found if kernel is cache_kernel else [engine.numbers(one, ()) for one in found]
 
     def together(self, tasks: Iterable[Callable[[], T]], *, apart: bool = False) -> list[T]:
         """Runs functions that share requests."""
-        return together(tasks, apart=apart)
+        with on_the_spot() if apart else nullcontext():
+            return together(tasks, apart=apart)
 
     def portions(self, images: Sequence[Sequence[object]], inputs: Inputs) -> list[int]:
         """As many prompts in a batch as make about a megabyte."""
@@ -328,57 +309,14 @@ class RemoteBackend(Backend):
         """The host's versions, and its accelerator."""
         return {f"host's {name}": str(value) for name, value in self.provenance.items() if name in VERSIONS}
 
-    def steps(self, calls: Sequence[Call], label: str) -> Steps[list[Any]]:
-        """Runs kernels, in one request or, if they are too much for one, in several at the same time.
-
-        Args:
-            calls: Kernels with their arguments after the model.
-            label: What they are for; nothing stands for the kernels' names.
-
-        Returns:
-            What each gave.
-
-        Raises:
-            RemoteError: As in `Jobs.run`.
-        """
-        label = label or " + ".join(dict.fromkeys(kernel.__name__.removesuffix("_kernel") for kernel, _ in calls))
-        rest = iter(calls)
-        parts = [list(islice(rest, size)) for size in cut_calls(map(load_of, calls))]
-        with self._one:  # jobs stand in files by their label: threads that ask the same ask one after the other
-            jobs, keeping = self.jobs, self._keeping
-            found = yield from abreast([self._seated(jobs.steps(part, label)) for part in parts])
-            if not keeping:
-                jobs.release(label)
-        return [one for part in found for one in part]
-
-    def _seated(self, steps: Steps[T]) -> Steps[T]:
-        """The steps of a job, once fewer than `in_flight` others are under way."""
-        while not self._seats.acquire(blocking=False):
-            yield SEAT
-        try:
-            return (yield from steps)
-        finally:
-            self._seats.release()
-
-    @contextmanager
-    def about(self, label: str) -> Iterator[None]:
+    def about(self, label: str) -> AbstractContextManager[None]:
         """Names what the requests inside are for; errors and statistics show it."""
-        token = _ABOUT.set(label)
-        try:
-            yield
-        finally:
-            _ABOUT.reset(token)
+        return about(label)
 
-    @contextmanager
-    def kept_in(self, folder: Path, tell: Say) -> Iterator[None]:
-        """Keeps jobs and their results in a folder, until `jobs.release` says that they are stored elsewhere."""
-        before = self.jobs, self._keeping
-        self.jobs, self._keeping = self._in(folder, tell), True
-        try:
-            yield
-        finally:
-            self.jobs, self._keeping = before
+    def kept_in(self, folder: Path, tell: Say) -> AbstractContextManager[None]:
+        """Keeps jobs and their results in a folder, until they are released."""
+        return self.requests.kept_in(folder, tell)
 
     def release(self, label: str) -> None:
         """Drops what was kept under a label."""
-        self.jobs.release(label)
+        self.requests.release(label)

@@ -24,7 +24,7 @@ from xmi.study.prompts import asks, follows, reads, sweeps
 from xmi.vector.base_comparison import check_shapes
 from xmi.vlm import VLM
 
-WAITING = ("remote", "wait", "resubmit")
+WAITING = ("remote", "wait", "in_flight", "resubmit")
 """Options of `xmi.load` that are about a host."""
 
 

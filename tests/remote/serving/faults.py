@@ -32,6 +32,7 @@ class Faults(BaseModel):
 
     Attributes:
         delay: Seconds before each job runs; its status is DISPATCHED meanwhile. Setting other faults ends the wait.
+        latency: Seconds that each job waits in the queue, as others' jobs before it would make it; jobs wait together.
         reject: Refused requests; a bare status means once, on `/request`.
         error: Failing jobs; a bare text means once.
         expire: What every result by URL answers instead.
@@ -43,6 +44,7 @@ class Faults(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     delay: float = Field(0.0, ge=0)
+    latency: float = Field(0.0, ge=0)
     reject: Reject | None = None
     error: Fail | None = None
     expire: Literal[403, 404] | None = None
@@ -74,11 +76,11 @@ class Switchboard:
             self.now = faults
             self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Sleeps the delay, which other faults cut short."""
+    def wait(self, arrived: float) -> None:
+        """Sleeps the delay, and what is left of the latency since a job arrived; other faults cut it short."""
         begun = time.monotonic()
         with self._changed:
-            while (left := begun + self.now.delay - time.monotonic()) > 0:
+            while (left := max(begun + self.now.delay, arrived + self.now.latency) - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def take_drop(self, kind: Literal["drop", "drop_before", "drop_reading"]) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 import uuid
 from collections import UserDict
 from pathlib import Path
 
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Job(BaseModel):
@@ -26,6 +27,7 @@ class Job(BaseModel):
         result_bytes: Size of the result as it goes; None until there is one.
         runs: How many times it was begun; more than one only where the server was killed while it ran.
         response: The last status.
+        arrived: When it came, by this process' clock.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Job(BaseModel):
     result_bytes: int | None = None
     runs: int = 0
     response: ResponseModel
+    arrived: float = Field(default_factory=time.monotonic, exclude=True)
 
     @property
     def finished(self) -> bool:

@@ -58,7 +58,7 @@ class Worker:
     def run(self, job: Job) -> None:
         """Runs one job to its end, COMPLETED or ERROR."""
         self.tell(job, Status.DISPATCHED, "Your job has been sent to the model.")
-        self.faults.wait()
+        self.faults.wait(job.arrived)
         begun = time.perf_counter()
 
         def meta() -> dict[str, float]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xmi.errors import RunError
-from xmi.study.executors import fork, ray, serial
+from xmi.study.executors import fork, host, ray, serial
 from xmi.study.executors.executor import Executor, Say, Work
 from xmi.study.plan import Running
 
-REGISTRY = (ray, fork, serial)
+REGISTRY = (ray, host, fork, serial)
 """In the order in which they are asked; the last one takes any study."""
 
 
@@ -44,6 +44,11 @@ def check(running: Running, loading: Mapping[str, Any]) -> None:
     """
     if running.on == "serial" and (running.workers or 1) > 1:
         raise RunError(f"workers={running.workers}: on: serial is this process alone. Leave one of them out.")
+    if loading.get("remote") and not ray.meant(running) and (running.workers or 1) > 1:
+        raise RunError(
+            f"workers={running.workers}: cells are done on a host (remote: {loading['remote']}); in_flight says how "
+            "many jobs are there at the same time. Leave workers out."
+        )
     if ray.meant(running):
         ray.check(running, loading)
     elif running.gpus_per_model is not None:
