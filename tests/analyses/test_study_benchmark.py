@@ -39,7 +39,7 @@ def sides(results: StudyResults) -> Sides:
 
 def test_everything_that_the_study_stored_is_counted(results: StudyResults, sides: Sides) -> None:
     strata = {s.kind: s for s in study.strata_of(results, sides)}
-    records, task, layers = results.records(), xmi.task("food-color"), 8
+    records, task, layers = list(results.records()), xmi.task("food-color"), 8
     sources = {r["source"] for r in records if r["method"] == "patch"}
     assert len(sources) >= 10
     items = len(task.split("validation")) + len(task.split("test"))

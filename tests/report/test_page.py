@@ -222,7 +222,7 @@ def test_no_number_is_cut_on_a_telephone(page: Page) -> None:
 @pytest.mark.fault("D13")
 def test_numbers_lead_to_their_prompts(page: Page, run: Path) -> None:
     """The address names what is listed; a number by task leads to one list, which is open."""
-    records = StudyResults(run).records()
+    records = list(StudyResults(run).records())
     link = page.locator(".overview a.to-prompts", has_text=".").nth(2)
     wanted = {k: v[0] for k, v in parse_qs(str(link.get_attribute("href")).split("?")[1]).items()}
     link.click()

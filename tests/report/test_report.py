@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import html
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.report.pages import answers, carried, figures
 from tests.report.synthetic import CONTROL, GOOD, HOSTILE, TASKS, Levels, make_run
 from xmi.errors import RunError
 from xmi.report import page, render
-from xmi.report.drilldown import drill
+from xmi.report.answers import Blocks
+from xmi.report.drilldown import KEYS, drill
 from xmi.report.sections.geometry import geometry_takeaways
 from xmi.report.sections.phases import phase_takeaways
 from xmi.report.sections.transfer import headline
@@ -52,11 +54,6 @@ def _set(results: StudyResults, model: str, key: tuple[str, str, str], mean: flo
     assert chosen.sum() == 1
     table.loc[chosen, ["accuracy", "low", "high"]] = mean, low, high
     table.to_csv(path, index=False)
-
-
-def _payload(packed: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed)))
-    return content
 
 
 XPATCH, XBASE, CLEAN = (
@@ -161,72 +158,62 @@ def test_page_has_its_sections_in_order_and_asks_for_nothing(written):
     assert re.findall(r'<section id="(\w+)"', written) == [
         "finding", "phases", "geometry", "transfer", "prompts", "provenance"
     ]  # fmt: skip
-    ours = written.replace(page._plotly(), "")
-    assert not re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", ours)
-    assert "default-src 'none'" in ours
-    assert "sourceMappingURL" not in written
-    assert written.count("plotly.js v") == 1
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", written)
+    assert "default-src 'none'" in written
+    (plotly,) = carried(written, "plotly")
+    assert plotly.count("plotly.js v") == 1
+    assert "sourceMappingURL" not in plotly
     assert len(written.encode()) < page.MAX_BYTES
 
 
 def test_figures_are_those_of_a_notebook(run, written):
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', written, re.DOTALL)
-    figures = json.loads(found.group(1))
-    assert figures["silhouette-0-1"] == json.loads(StudyResults(run).silhouette("control").figure().to_json())
+    shown = figures(written)
+    assert shown["silhouette-0-1"] == json.loads(StudyResults(run).silhouette("control").figure().to_json())
     assert {
         "phases-0-0",
         "similarity-1-1",
         "projection-1-0",
         "transfer-image-0-0",
         "transfer-text-0-1",
-    } <= figures.keys()
+    } <= shown.keys()
 
 
 def test_strings_cannot_leave_their_place(written):
-    ours = written.replace(page._plotly(), "")
-    assert "<script>alert" not in ours
-    # Scripts open and close once each: plotly, figures, records, ours.
-    assert len(re.findall(r"<script\b", ours)) == len(re.findall(r"</script>", ours)) == 4
-    assert html.escape(HOSTILE[0]) in ours  # a key of the provenance
-    assert page.for_script("</script>\u2028<!--&") == '"\\u003c/script\\u003e\\u2028\\u003c!--\\u0026"'
-    assert json.loads(page.for_script(list(HOSTILE))) == list(HOSTILE)
+    assert "<script>alert" not in written
+    # Scripts open and close once each: plotly, figures, ours, images, and the blocks of answers.
+    blocks = len(carried(written, "block"))
+    assert len(re.findall(r"<script\b", written)) == len(re.findall(r"</script>", written)) == 4 + blocks
+    assert html.escape(HOSTILE[0]) in written  # a key of the provenance
 
 
 def test_hostile_names_of_models_and_tasks_are_text(tmp_path):
     name = "m<img src=x onerror=alert(1)>"
     results = StudyResults(make_run(tmp_path, {name: GOOD}, tasks=("a<b>", 'c"d'), items=3, layers=2, images=False))
     written = render(results, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<img src=x" not in written.replace(page._plotly(), "")
+    assert "<img src=x" not in written
     assert "a<b>" not in written
 
 
-def test_drill_down_holds_every_answer(run):
+def test_drill_down_holds_every_answer(run, written):
+    """As the records have them, each in its list; of a sweep's numbers no more than the page shows."""
     results = StudyResults(run)
-    packed, records = drill(results), results.records()
-    content = _payload(packed.payload)
-    assert packed.shown == packed.total == len(records) == sum(len(c[1]) for c in content["cells"])
-    assert [m["model"] for m in packed.models] == ["organism", "control"]
-    entries = iter(records)
-    wanted = next(r for r in entries if r["method"] == "patch" and r["model"] == "control")
-    listed = next(
-        c for t in packed.models[1]["tasks"] if t["task"] == wanted["task"] for c in t["cells"]
-        if c["label"] == f"{wanted['source']}: patch → {wanted['target']} query"
-    )  # fmt: skip
-    layer, found = content["cells"][listed["number"]]
-    prompt, label, predicted, logp, rank, paper, strict, seed, layers = found[0]
-    assert layer == listed["layer"] is not None
-    assert content["strings"][label] == wanted["answer"]
-    assert [content["strings"][i] for i in predicted] == wanted["predicted"]
-    assert logp == pytest.approx(wanted["log_probability"], abs=0.006)
-    assert layers == [0, 1, 2]
-    assert (rank, paper, strict, seed) == (wanted["rank"], wanted["paper"], wanted["strict"], wanted["seed"])
-    segments = [
-        {"text": content["strings"][s]} if s >= 0 else {"image": content["images"][~s][0]}
-        for s in content["prompts"][prompt]
-    ]
-    assert segments == wanted["prompt"]
-    same = [r for r in records if all(r[k] == wanted[k] for k in ("model", "task", "method", "source", "target"))]
-    assert (listed["size"], listed["hits"]) == (len(same), sum(r["paper"][layer] for r in same))
+    lists, listed = drill(results, page.MAX_BYTES), answers(written)
+    assert [m["model"] for m in lists.models] == ["organism", "control"]
+    assert "of each list" not in written
+    wanted = {}
+    for record in results.records():
+        wanted.setdefault(tuple(record.get(key, "") for key in KEYS), []).append(record)
+    assert list(wanted) == [one.key for one in lists.lists]
+    for one in lists.lists:
+        records, found = wanted[one.key], listed[one.number]
+        swept = one.key[2] == "patch"
+        assert (one.layer is not None) == swept
+        for record, entry in zip(records, found, strict=True):
+            assert entry.pop("log_probability") == pytest.approx(record["log_probability"], abs=0.006)
+            assert entry == {name: record[name] for name in entry}
+            assert ("layers" in entry) == swept
+        hits = [r["paper"][one.layer] if swept else r["paper"] for r in records]
+        assert (one.size, one.hits) == (len(records), sum(hits))
 
 
 def test_images_are_shared_shrunk_and_survive_absence(tmp_path):
@@ -234,7 +221,8 @@ def test_images_are_shared_shrunk_and_survive_absence(tmp_path):
     Image.effect_noise((700, 500), 90).save(tmp_path / "images" / "item0.png")
     (tmp_path / "images" / "item1.png").write_bytes(b"broken")
     (tmp_path / "images" / "item2.png").unlink()
-    images = dict(_payload(drill(results).payload)["images"])
+    (text,) = carried(render(results, tmp_path / "report.html").read_text("utf-8"), "pictures")
+    images = json.loads(text)
     assert len(images) == 4
     assert images["item0.png"].startswith("data:image/webp")
     assert len(images["item0.png"]) < 20_000
@@ -242,12 +230,39 @@ def test_images_are_shared_shrunk_and_survive_absence(tmp_path):
     assert images["item3.png"].startswith("data:image/png")
 
 
-def test_page_shortens_lists_rather_than_grow_and_says_so(run, tmp_path, monkeypatch):
-    whole = len(render(StudyResults(run), tmp_path / "a.html").read_bytes())
-    monkeypatch.setattr(page, "MAX_BYTES", whole - 1000)
-    short = render(StudyResults(run), tmp_path / "b.html")
-    assert short.stat().st_size <= whole - 1000
-    assert "the first of each list" in short.read_text(encoding="utf-8")
+def test_page_shortens_lists_rather_than_grow_and_says_so(run, written, tmp_path, monkeypatch):
+    """As many answers of every list as fit; the page is made once."""
+    made = []
+    template = page.template
+    monkeypatch.setattr(page, "template", lambda name: made.append(name) or template(name))
+    whole, before = len(written.encode()), 1e9
+    for size in (whole - 1000, whole - 10_000):
+        monkeypatch.setattr(page, "MAX_BYTES", size)
+        made.clear()
+        short = render(StudyResults(run), tmp_path / "b.html").read_text("utf-8")
+        assert len(short.encode()) <= size
+        held = [len(found) for found in answers(short).values()]
+        said = f"holds {sum(held)} of {sum(map(len, answers(written).values()))} answers, the first of each list"
+        assert said in short
+        assert max(held) == min(held) < before, "every list is as long as the others"
+        before = max(held)
+        assert made == ["report.html.j2", "answers.html.j2"]
+
+
+def test_blocks_that_cannot_fit_are_dropped_early():
+    """So that memory is bounded by the page, not by the study."""
+    record = {"prompt": [{"text": "Q"}], "answer": "a", "predicted": "", "log_probability": 0.0, "rank": 0}
+    blocks = Blocks(60_000)
+    for position in range(300):
+        for number in range(20):
+            noise = base64.b85encode(os.urandom(60)).decode()
+            blocks.add(number, position, record | {"predicted": noise, "paper": True, "strict": False})
+    blocks.close()
+    assert blocks.total == 6000
+    assert 0 < sum(len(block.stream.packed()) for block in blocks._blocks) < 250_000, "of 540,000"
+    packed = blocks.within(60_000, Path("nowhere"))
+    assert sum(map(len, packed.blocks)) <= 60_000
+    assert packed.shown == 20 * 30
 
 
 def test_missing_parts_are_left_out(run, tmp_path):

@@ -39,7 +39,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
 
 
 def test_records_hold_every_answer(finished: StudyResults) -> None:
-    records = finished.records()
+    records = list(finished.records())
     assert len({r["key"] for r in records}) == len(records)
     tasks, seeds, items, sources = 2, 2, 2, 15
     prompted = [r for r in records if r["method"] != "patch"]
@@ -59,7 +59,7 @@ def test_records_hold_every_answer(finished: StudyResults) -> None:
 def test_summary_follows_from_the_records(finished: StudyResults) -> None:
     """The table recomputed from the raw answers: mean over tasks of the mean over items, layer from validation."""
     table = finished.summary("eye")
-    records = finished.records()
+    records = list(finished.records())
     for row in table.itertuples():
         if row.method == "majority":
             assert row.accuracy == 0, "no label of a test item occurs among the training items"

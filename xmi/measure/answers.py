@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from xmi.errors import MeasureError, NotMeasuredError
 from xmi.measure.result import Result
 from xmi.measure.scoring import paper_hit, whole_hit
-from xmi.measure.stats import Proportion, accuracy
+from xmi.measure.stats import Proportion, accuracies
 from xmi.names import TIES
 
 
@@ -40,9 +40,9 @@ def _labelled(result: Answers | Transfer) -> Bool[np.ndarray, " prompt"]:
     return np.array([bool(label) for label in result.answers], dtype=bool)
 
 
-def _accuracy(hits: Bool[np.ndarray, " prompt"], result: Answers | Transfer) -> Proportion:
+def _accuracies(hits: Bool[np.ndarray, "row prompt"], result: Answers | Transfer) -> list[Proportion]:
     known = _labelled(result)
-    return accuracy(hits[known], np.array(result.units)[known], np.array(result.tasks)[known])
+    return accuracies(hits[:, known], np.array(result.units)[known], np.array(result.tasks)[known])
 
 
 Asked = TypeVar("Asked", bound="Answers | Transfer")
@@ -108,7 +108,7 @@ class Answers(Result):
 
         Only prompts with a label count; without any, the accuracy is NaN with `n = 0`.
         """
-        return _accuracy(hits_of(self, score), self)
+        return _accuracies(hits_of(self, score)[None], self)[0]
 
     def tied(self) -> Bool[np.ndarray, " prompt"]:
         """Returns which answers begin a label of their prompt and another label of its task alike.
@@ -262,11 +262,11 @@ class Transfer(Result):
         chosen = self.best_layer_of(source, score) if layer is None else layer
         if chosen not in self.layers:
             raise NotMeasuredError(f"Layer {chosen} was not swept; the layers are {list(self.layers)}.")
-        return _accuracy(hits_of(self, score)[s, self.layers.index(chosen)], self)
+        return _accuracies(hits_of(self, score)[s, self.layers.index(chosen)][None], self)[0]
 
     def curve(self, source: str | None = None, score: str = "paper") -> list[Proportion]:
         """Returns the accuracy of one source at every layer, in the order of `layers`."""
-        return [self.accuracy(source, layer, score) for layer in self.layers]
+        return _accuracies(hits_of(self, score)[self._source(source)], self)
 
     def best_layer_of(self, source: str | None = None, score: str = "paper", *, ties: str = "likelihood") -> int:
         """The layer at which a source is most accurate.

@@ -7,7 +7,9 @@ followed through depth (Luo, Darrell and Bar, ICML 2025, section 4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -152,20 +154,28 @@ class Phases(Result):
         Raises:
             MeasureError: `confidence` is not a probability, there are no prompts or resamples, or a probability is NaN.
         """
-        if not np.isfinite(self.probability).all():
-            raise MeasureError(f"{self.label}: probabilities are NaN or infinite: check the dtype the model ran in.")
-        units, tasks = self._drawn()
-        return bootstrap_boundaries(
-            self.shares,
-            self.probability.sum(-1),
-            units,
-            tasks,
-            label=self.label,
-            model=self.model,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
+        options = confidence, resamples, seed
+        if options not in self._boundaries:
+            if not np.isfinite(self.probability).all():
+                raise MeasureError(
+                    f"{self.label}: probabilities are NaN or infinite: check the dtype the model ran in."
+                )
+            self._boundaries[options] = bootstrap_boundaries(
+                self.shares,
+                self.probability.sum(-1),
+                *self._drawn(),
+                label=self.label,
+                model=self.model,
+                confidence=confidence,
+                resamples=resamples,
+                seed=seed,
+            )
+        return deepcopy(self._boundaries[options])
+
+    @cached_property
+    def _boundaries(self) -> dict[tuple[float, int, int], Boundaries]:
+        """Boundaries that were found, by confidence, resamples and seed: every view of a figure asks for them."""
+        return {}
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row per depth and phase.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic_core import from_json
 
 from xmi.arguments import forwarding
 from xmi.storage import reading, write_file
@@ -52,7 +53,7 @@ class Result:
             StorageError: The file does not exist, is damaged, or holds another type of result.
         """
         with reading(path, cls.__name__):
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = from_json(Path(path).read_bytes(), cache_strings="all")  # the same words over and over
             found = content.pop("type", None) if isinstance(content, dict) else type(content).__name__
             if found != cls.__name__:
                 raise ValueError(f"it holds a {found}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,19 @@ def wilson(mean: float, n: int, confidence: float = 0.95) -> Proportion:
         )
     if n == 0:
         return Proportion(float("nan"), 0, float("nan"), float("nan"))
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = _quantile(0.5 + confidence / 2)
     centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * float(np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2)))
     # With mean 0 or 1 the exact bound is 0 or 1; rounding must not leave it a hair inside.
     low = 0.0 if mean == 0.0 else max(0.0, centre - half)
     high = 1.0 if mean == 1.0 else min(1.0, centre + half)
     return Proportion(float(mean), int(n), low, high)
+
+
+@cache
+def _quantile(share: float) -> float:
+    """A quantile of the normal distribution, which scipy takes long for."""
+    return float(norm.ppf(share))
 
 
 def accuracy(
@@ -102,21 +109,40 @@ def accuracy(
         >>> found.n, round(found.mean, 3), round(found.low, 3), round(found.high, 3)
         (3, 0.667, 0.208, 0.939)
     """
+    return accuracies(np.asarray(hits, dtype=float)[None], units, groups, confidence)[0]
+
+
+def accuracies(
+    hits: ArrayLike, units: ArrayLike, groups: ArrayLike | None = None, confidence: float = 0.95
+) -> list[Proportion]:
+    """The accuracy of each row of hits, all over the same units; see `accuracy`.
+
+    Args:
+        hits: Shape [row, answer].
+        units: Shape [answer].
+        groups: Shape [answer].
+        confidence: Coverage of the intervals.
+
+    Raises:
+        MeasureError: As `accuracy`.
+    """
     values: NDArray[Any] = np.asarray(hits, dtype=float)
     names: NDArray[Any] = np.asarray(units)
-    kinds: NDArray[Any] = np.zeros(values.shape, dtype=int) if groups is None else np.asarray(groups)
-    if not values.shape == names.shape == kinds.shape:
+    kinds: NDArray[Any] = np.zeros(values.shape[1:], dtype=int) if groups is None else np.asarray(groups)
+    if not values.shape[1:] == names.shape == kinds.shape:
         raise MeasureError(
-            f"hits, units and groups need one entry per answer; got {values.shape}, {names.shape}, {kinds.shape}."
+            f"hits, units and groups need one entry per answer; got {values.shape[1:]}, {names.shape}, {kinds.shape}."
         )
     if not ((values >= 0) & (values <= 1)).all():
         raise MeasureError("Hits lie in [0, 1]; got some that do not, or NaN.")
-    if values.size == 0:
-        return wilson(0.0, 0, confidence)
-    means, count = [], 0
-    for kind in np.unique(kinds):
-        chosen = kinds == kind
-        distinct, inverse = np.unique(names[chosen], return_inverse=True)
-        means.append(float((np.bincount(inverse, weights=values[chosen]) / np.bincount(inverse)).mean()))
-        count += len(distinct)
-    return wilson(min(1.0, float(np.mean(means))), count, confidence)
+    if names.size == 0:
+        return [wilson(0.0, 0, confidence)] * len(values)
+    members = [kinds == kind for kind in np.unique(kinds)]
+    unit_of = [np.unique(names[chosen], return_inverse=True)[1] for chosen in members]
+    asked = [np.bincount(unit) for unit in unit_of]
+    count, found = sum(map(len, asked)), []
+    for row in values:
+        parts = zip(members, unit_of, asked, strict=True)
+        means = [float((np.bincount(unit, weights=row[chosen]) / times).mean()) for chosen, unit, times in parts]
+        found.append(wilson(min(1.0, float(np.mean(means))), count, confidence))
+    return found

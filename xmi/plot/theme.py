@@ -87,7 +87,8 @@ def numbers(values: ArrayLike) -> list[Any]:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1:
         return [numbers(row) for row in array]
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in array]
+    finite = np.isfinite(array).tolist()
+    return [float(f"{v:.4g}") if known else None for v, known in zip(array.tolist(), finite, strict=True)]
 
 
 def finish(

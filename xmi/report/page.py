@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from xmi.errors import RunError
 from xmi.report.drilldown import drill
 from xmi.report.host import hosted
+from xmi.report.packing import packed, packed_json
 from xmi.report.panels import Panel
 from xmi.report.sections import SECTIONS as MEASURED
 from xmi.report.sections import panels, takeaways
@@ -24,6 +26,10 @@ from xmi.storage import write_file
 from xmi.study.results import StudyResults
 
 MAX_BYTES = 8_000_000
+MARKUP = 3000
+"""Bytes that are kept for the elements around the answers."""
+ANSWERS = "<!-- answers -->"
+"""Where the answers go, once it is known how long the rest is; in no string of a study, since those are escaped."""
 ASSETS = Path(__file__).parent / "assets"
 SECTIONS = (
     ("finding", "Finding"),
@@ -38,8 +44,8 @@ SECTIONS = (
 def render(results: StudyResults, path: str | Path) -> Path:
     """Writes the report of a study: one HTML file that asks nothing of the network.
 
-    The page stays under 8 MB. Should the answers not fit, each list of the drill-down holds only its first ones, and
-    the page says so.
+    The page stays under 8 MB, as long as its figures do. Should the answers not fit, each list of the drill-down holds
+    only its first ones, and the page says so.
 
     Args:
         results: The finished study.
@@ -52,23 +58,27 @@ def render(results: StudyResults, path: str | Path) -> Path:
         RunError: The study lacks a table, or the page cannot be written.
     """
     try:
-        context = _context(results)
+        with _no_garbage():
+            context = _context(results)
     except FileNotFoundError as error:
         raise RunError(f"The study in {results.path} lacks {error.filename}: run it again to complete it.") from error
-    html = ""
-    for limit in (None, 100, 40, 15, 5, 1, 0):
-        html = template("report.html.j2").render(context, drill=drill(results, limit))
-        if len(html.encode()) <= MAX_BYTES:
-            break
-    return write(Path(path), html)
+    lists = drill(results, MAX_BYTES - sum(len(context[part]) for part in ("plotly", "figures", "style", "script")))
+    before, after = template("report.html.j2").render(context, drill=lists).split(ANSWERS)
+    room = MAX_BYTES - MARKUP - len(before.encode()) - len(after.encode())
+    answers = template("answers.html.j2").render(answers=lists.blocks.within(room, results.path / "images"))
+    return write(Path(path), f"{before}{answers}{after}")
 
 
-def for_script(value: Any) -> str:
-    """Returns JSON that can stand inside a script element: no string in it can close the element or open a comment."""
-    dumped = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        dumped = dumped.replace(char, f"\\u{ord(char):04x}")
-    return dumped
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Spares looking for garbage among the millions of numbers that figures hold, a seventh of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _context(results: StudyResults) -> dict[str, Any]:
@@ -106,8 +116,8 @@ def template(name: str) -> Any:
 
 
 def figures_of(found: Sequence[Panel]) -> str:
-    """Returns the figures of panels as JSON for a script element, by the ids that the panels give them."""
-    return for_script(
+    """Returns the figures of panels, packed, by the ids that the panels give them."""
+    return packed_json(
         {
             f"{p.name}-{v}-{m}": figure
             for p in found
@@ -118,16 +128,15 @@ def figures_of(found: Sequence[Panel]) -> str:
 
 
 def assets() -> dict[str, str]:
-    """Returns what every page carries with it: plotly, style and script."""
+    """Returns what every page carries with it: plotly (packed), style and script."""
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return {"plotly": _plotly(), "style": style, "script": script}
 
 
 @cache
 def _plotly() -> str:
-    source: str = get_plotlyjs()
-    lines = source.replace("</script", "<\\/script").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("//# sourceMappingURL"))
+    lines = get_plotlyjs().splitlines()
+    return packed("\n".join(line for line in lines if not line.startswith("//# sourceMappingURL")))
 
 
 def write(path: Path, html: str) -> Path:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
+from pydantic_core import from_json
 
 from xmi.arguments import check_calls
 from xmi.errors import RunError
@@ -36,7 +38,11 @@ from xmi.names import sweep_name
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
 from xmi.study.sealed import digest_of
 from xmi.study.tables import read_table
-from xmi.vector import TaskVector
+
+if TYPE_CHECKING:  # a stored study is read without torch
+    from xmi.vector import TaskVector
+
+R = TypeVar("R", bound=Result)
 
 
 class StudyResults:
@@ -62,6 +68,7 @@ class StudyResults:
             raise RunError(f"{self.path / FINISHED} is of another study than {self.path / STUDY}. {ANEW}")
         self.study["provenance"] |= _versions(self.study["provenance"], self._index["made_with"])
         self._tables: dict[Path, pd.DataFrame] = {}
+        self._results: dict[Path, Result] = {}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -130,47 +137,47 @@ class StudyResults:
     def phases(self, model: str) -> dict[str, Phases]:
         """Phases by label: each specification pooled over tasks (`text ICL`, ...) and each task apart."""
         names = sorted(name for name in self._index["results"].get(model, ()) if name.startswith("phases."))
-        return {p.label: p for p in (Phases.load(self._result(model, name)) for name in names)}
+        return {p.label: p for p in (self._shared(Phases, model, name) for name in names)}
 
     def similarity(self, model: str, *, centred: bool = False) -> Similarity:
         """Cosines of the task vectors of all tasks and specifications; groups are the tasks."""
-        return Similarity.load(self._result(model, "similarity.centred" if centred else "similarity"))
+        return self._shared(Similarity, model, "similarity.centred" if centred else "similarity")
 
     def projection(self, model: str, method: str) -> Projection:
         """PCA or t-SNE of the single-prompt vectors of text ICL and image ICL."""
-        return Projection.load(self._result(model, f"projection.{method}"))
+        return self._shared(Projection, model, f"projection.{method}")
 
     def silhouette(self, model: str) -> Silhouette:
         """Silhouette by task and by modality of the same vectors."""
-        return Silhouette.load(self._result(model, "silhouette"))
+        return self._shared(Silhouette, model, "silhouette")
 
     def boundaries(self, model: str) -> Boundaries:
         """Where the phases give way to each other, per specification, pooled over tasks and seeds."""
-        return Boundaries.load(self._result(model, "boundaries"))
+        return self._shared(Boundaries, model, "boundaries")
 
     def alignment(self, model: str) -> Alignment:
         """How far text and image prompts agree on the tasks, per layer."""
-        return Alignment.load(self._result(model, "alignment"))
+        return self._shared(Alignment, model, "alignment")
 
     def task_words(self, model: str) -> TaskWords:
         """The task words that were found, if the study looked for them."""
-        return TaskWords.load(self._result(model, "words"))
+        return self._shared(TaskWords, model, "words")
 
     def ensembling(self, model: str, target: str = "image") -> EnsembleCurve:
         """Accuracy on `image` or `text` queries against the number of text examples, with and without instruction."""
-        return EnsembleCurve.load(self._result(model, f"ensembling.{target}"))
+        return self._shared(EnsembleCurve, model, f"ensembling.{target}")
 
     def overriding(self, model: str) -> Overriding:
         """One task in the prompt, another patched in: who wins, pooled over pairs of tasks that share inputs."""
-        return Overriding.load(self._result(model, "overriding"))
+        return self._shared(Overriding, model, "overriding")
 
     def base_comparison(self, model: str) -> BaseComparison:
         """What differs between the model and its base LLM."""
-        return BaseComparison.load(self._result(model, "base_comparison"))
+        return self._shared(BaseComparison, model, "base_comparison")
 
     def base_similarity(self, model: str, *, centred: bool = False) -> BaseSimilarity:
         """Cosines between the model's text ICL vectors and its base LLM's."""
-        return BaseSimilarity.load(self._result(model, "base_similarity.centred" if centred else "base_similarity"))
+        return self._shared(BaseSimilarity, model, "base_similarity.centred" if centred else "base_similarity")
 
     def vector(self, model: str, task: str, source: str, seed: int | None = None) -> TaskVector:
         """A task vector that was patched in, or read for one that was.
@@ -184,6 +191,8 @@ class StudyResults:
         Raises:
             RunError: The study has none, or its file is missing or damaged.
         """
+        from xmi.vector import TaskVector
+
         drawn = self.study["plan"]["seeds"][0] if seed is None else seed
         wanted = {"model": model, "task": task, "source": source, "seed": drawn}
         for one in self._index.get("vectors", ()):
@@ -194,16 +203,17 @@ class StudyResults:
                 return TaskVector.load(path)
         raise RunError(f"{self.path} has no vector of {model}, task {task}, source {source}, seed {drawn}.")
 
-    def records(self) -> list[dict[str, Any]]:
-        """Every model answer, in the order of the records file.
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every model answer, in the order of the records file, one after another: they may be more than memory holds.
 
         Each record has: key, model, seed, task, split, method, source, target, unit, input, answer, prompt
         (a list of segments, each `{"text": ...}` or `{"image": name of a file in images/}`), and for prompts predicted,
         log_probability, rank, paper, strict; for patches the same as lists over layers.
         """
-        # Not splitlines(): a token may hold a line separator of Unicode, which JSON leaves as it is.
-        lines = (self.path / RECORDS).read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        # As bytes: a token may hold a line separator of Unicode, which JSON leaves as it is.
+        with (self.path / RECORDS).open("rb") as lines:
+            for line in lines:
+                yield from_json(line, cache_strings="all")
 
     def traffic(self) -> pd.DataFrame:
         """What a study on a host took, by cell in the order of sending.
@@ -217,6 +227,16 @@ class StudyResults:
 
             rows = Ledger(folder).traffic()
         return pd.DataFrame(rows, columns=["cell", "requests", "up", "down", "seconds"])
+
+    def _shared(self, kind: type[R], model: str, name: str) -> R:
+        """A result that is read once, however often it is asked for; its arrays, which are shared, are read-only."""
+        path = self._result(model, name)
+        if not isinstance(found := self._results.get(path), kind):
+            found = self._results[path] = kind.load(path)
+            for value in vars(found).values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
+        return found
 
     def _result(self, model: str, name: str) -> Path:
         return self._file("results", model, name)

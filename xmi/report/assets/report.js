@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const root = document.documentElement;
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  let figures = {};
   const coarse = matchMedia("(pointer: coarse)").matches;
   const config = { responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
   const BOTTOM = 96; // axis labels, axis title and one row of legend
@@ -10,6 +10,14 @@
     const node = Object.assign(document.createElement(tag), props);
     node.append(...children);
     return node;
+  };
+
+  // --- what the page carries is packed: base64 of gzip ---
+  const unpacked = (node) => {
+    const packed = atob(node.textContent.trim());
+    const bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
   };
 
   // --- theme: the page's colours are the figures' colours ---
@@ -231,10 +239,19 @@
 
   // Figures are drawn where they are seen: in panels that are open, and when one is opened.
   const drawAll = async () => {
+    try {
+      const [plotly, found] = await Promise.all(["plotly", "figures"].map((id) => unpacked(document.getElementById(id)).text()));
+      document.head.append(make("script", { textContent: plotly }));
+      figures = JSON.parse(found);
+    } catch (error) {
+      for (const node of document.querySelectorAll(".panel .controls")) {
+        node.append(make("p", { className: "note", textContent: `The figures cannot be unpacked in this browser (${error}).` }));
+      }
+      return;
+    }
     panels.push(...[...document.querySelectorAll(".panel")].map((node) => new Panel(node)));
     for (const panel of panels) panel.node.addEventListener("toggle", () => panel.node.open && panel.show(panel.variant));
     for (const panel of panels.filter((p) => p.node.open)) await panel.showAll();
-    await unpack().catch(() => {}); // said where a list is opened
     root.dataset.ready = "true";
     let timer;
     addEventListener("resize", () => {
@@ -249,51 +266,65 @@
   let all = null;
   const unpack = () => {
     pending ??= (async () => {
-      const packed = atob(document.getElementById("records").textContent.trim());
-      const bytes = Uint8Array.from(packed, (char) => char.charCodeAt(0));
-      all = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+      const lists = new Map();
+      const images = await unpacked(document.getElementById("pictures")).json();
+      for (const node of document.querySelectorAll("script.block")) {
+        const block = { strings: [], prompt: [], layers: [], image: [] };
+        for (const part of await unpacked(node).json()) {
+          if (Array.isArray(part)) {
+            const [number, ...entry] = part;
+            if (!lists.has(number)) lists.set(number, []);
+            lists.get(number).push({ block, entry });
+          } else if (typeof part === "string") block.strings.push(part);
+          else for (const [kind, value] of Object.entries(part)) block[kind].push(value);
+        }
+      }
+      all = { lists, images };
     })();
     return pending;
   };
   const mark = (hit) => make("span", { className: `mark ${hit ? "hit" : "miss"}`, textContent: hit ? "✓" : "✗", title: hit ? "hit" : "miss" });
   const quote = (text) => make("bdi", { textContent: `“${text}”` });
-  const promptNode = (segments) => {
+  const promptNode = (block, segments) => {
     // Blank lines part the examples; each becomes a block of its own, so that a prompt reads in few lines.
-    let block = make("span", { dir: "auto" });
-    const node = make("div", { className: "prompt" }, block);
+    let part = make("span", { dir: "auto" });
+    const node = make("div", { className: "prompt" }, part);
     for (const segment of segments) {
       if (segment < 0) {
-        const [name, src] = all.images[~segment];
-        block.append(src ? make("img", { src, alt: `image ${name}`, title: name }) : `[image ${name}]`);
+        const name = block.image[~segment];
+        const src = all.images[name];
+        part.append(src ? make("img", { src, alt: `image ${name}`, title: name }) : `[image ${name}]`);
         continue;
       }
-      all.strings[segment].split("\n\n").forEach((part, i) => {
-        if (i && block.hasChildNodes()) node.append((block = make("span", { dir: "auto" })));
-        if (part) block.append(part);
+      block.strings[segment].split("\n\n").forEach((text, i) => {
+        if (i && part.hasChildNodes()) node.append((part = make("span", { dir: "auto" })));
+        if (text) part.append(text);
       });
     }
-    if (!block.hasChildNodes() && node.childElementCount > 1) block.remove();
+    if (!part.hasChildNodes() && node.childElementCount > 1) part.remove();
     return node;
   };
-  const layersNode = (entry, chosen) => {
-    const [, , predicted, logp, rank, paper, , , layers] = entry;
+  const layersNode = ({ block, entry }, chosen) => {
+    const [, , , predicted, logp, rank, paper, layers] = entry;
     return make("ol", { className: "layers" }, ...predicted.map((word, i) => {
-      const layer = layers ? layers[i] : i;
-      const item = make("li", { className: paper[i] ? "hit" : "miss" }, make("span", { className: "small", textContent: `layer ${layer} ` }), mark(paper[i]), " ", quote(all.strings[word]));
+      const layer = block.layers[layers][i];
+      const hit = paper[i] === "1";
+      const item = make("li", { className: hit ? "hit" : "miss" }, make("span", { className: "small", textContent: `layer ${layer} ` }), mark(hit), " ", quote(block.strings[word]));
       if (layer === chosen) item.classList.add("chosen");
       item.title = `log-probability of the label ${logp[i]} nats, rank ${rank[i]}${layer === chosen ? "; chosen on validation" : ""}`;
       return item;
     }));
   };
-  const answerNode = (entry, chosen) => {
-    const [prompt, label, predicted, logp, rank, paper, strict, seed, layers] = entry;
+  const answerNode = (answer, chosen) => {
+    const { block, entry } = answer;
+    const [prompt, label, seed, predicted, logp, rank, paper, last] = entry; // the last are layers, or the strict score
     const swept = Array.isArray(predicted);
-    const hit = swept ? paper.some((right, i) => right && (chosen === null || (layers ? layers[i] : i) === chosen)) : paper;
-    const verdict = make("div", { className: "verdict" }, mark(hit), " label ", quote(all.strings[label]));
-    if (!swept) verdict.append(", answer ", quote(all.strings[predicted]), make("span", { className: "small", textContent: ` log-probability of the label ${logp} nats, rank ${rank}, strict ${strict ? "✓" : "✗"}` }));
+    const hit = swept ? predicted.some((_, i) => paper[i] === "1" && (chosen === null || block.layers[last][i] === chosen)) : paper;
+    const verdict = make("div", { className: "verdict" }, mark(hit), " label ", quote(block.strings[label]));
+    if (!swept) verdict.append(", answer ", quote(block.strings[predicted]), make("span", { className: "small", textContent: ` log-probability of the label ${logp} nats, rank ${rank}, strict ${last ? "✓" : "✗"}` }));
     if (seed !== null) verdict.append(make("span", { className: "small", textContent: ` · seed ${seed}` }));
-    const node = make("div", { className: `answer ${hit ? "is-hit" : "is-miss"}` }, promptNode(all.prompts[prompt]), verdict);
-    if (swept) node.append(layersNode(entry, chosen));
+    const node = make("div", { className: `answer ${hit ? "is-hit" : "is-miss"}` }, promptNode(block, block.prompt[prompt]), verdict);
+    if (swept) node.append(layersNode(answer, chosen));
     return node;
   };
   const fill = async (details) => {
@@ -306,7 +337,8 @@
         return;
       }
     }
-    const [chosen, entries] = all.cells[Number(details.dataset.cell)];
+    const chosen = details.dataset.layer === "" ? null : Number(details.dataset.layer);
+    const entries = all.lists.get(Number(details.dataset.cell)) ?? [];
     box.replaceChildren();
     let shown = 0;
     const more = make("button", { type: "button" });
