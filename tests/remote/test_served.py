@@ -22,6 +22,7 @@ import xmi
 from tests.remote.compare import TOLERANCE, differences
 from tests.remote.loopback import EMBEDDED, KEY, Loopback
 from xmi.backend import portions
+from xmi.kernels.residuals import at
 from xmi.lens import TunedLens
 from xmi.loading import untrained
 from xmi.model import engine as engine_module
@@ -219,6 +220,32 @@ def test_a_trace_runs_there(far: VLM, near: VLM, monkeypatch: pytest.MonkeyPatch
         there = far.resid_post[0].save()
     with pytest.raises(xmi.ModelError, match="would load them here"), model.trace("France :"):
         there = model.output.save()
+
+
+@pytest.mark.parametrize("name", ["blocks.0.hook_attn_out", "blocks.7.hook_mlp_out"])
+def test_parts_of_a_block_are_read_and_written_in_a_trace_there(
+    far: VLM, near: VLM, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
+    prompt, model = IMAGE[:2], far.engine.envoy
+    point = near.report.anatomy.points[name]
+    part, place = at(model, point.module), point.place
+    with far.trace(prompt):
+        value = part.output if place is None else part.output[place]
+        there = value[:, -1].cpu().clone().save()
+        value[:, -1] = 0
+        moved = model.output.logits[:, -1].cpu().save()
+    _, cache = near.run_with_cache(prompt, names=[name], positions="last")
+    torch.testing.assert_close(there, cache[name][:, 0], atol=TOLERANCE, rtol=0)
+
+    def zero(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        value = value.clone()
+        value[:, -1] = 0
+        return value
+
+    logits = near.run_with_hooks(prompt, fwd_hooks=[(name, zero)])
+    torch.testing.assert_close(moved, logits[:, -1], atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(moved, near.run_with_cache(prompt, names=[name])[0][:, -1], atol=1e-3)
 
 
 # Sweeps that cannot be packed
