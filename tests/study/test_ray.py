@@ -80,11 +80,19 @@ def test_an_address_where_nobody_listens_is_an_error_at_once(on: str, monkeypatc
         bound.bind(("127.0.0.1", 0))
         free = f"127.0.0.1:{bound.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", free)
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
         begin = time.monotonic()
         with pytest.raises(xmi.RunError, match="no Ray cluster answers there"):  # noqa: SIM117
             with ray_session.session(Running(on=on.format(free))):
                 pass
         assert time.monotonic() - begin < 15
+
+
+def test_what_the_caller_has_begun_is_not_taken_for_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with pytest.raises(xmi.RunError, match="begun in this process already"):  # noqa: SIM117
+        with ray_session.session(Running(on="ray://127.0.0.1:1")):
+            pass
 
 
 @dataclass(frozen=True)

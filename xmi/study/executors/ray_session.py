@@ -76,13 +76,15 @@ def session(running: Running, device: str | None = None) -> Iterator[Session]:
     """A local Ray, a cluster, or what the caller has begun.
 
     Raises:
-        RunError: No cluster answers, or it is too small.
+        RunError: No cluster answers, it is too small, or another one was begun.
     """
     begun = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # by the caller, who ends it
     if running.on == "ray" and not begun:
         with _local(running, device) as found:
             yield found
         return
+    if begun and running.on not in ("ray", "auto"):
+        raise RunError(f"on: {running.on}: Ray was begun in this process already. Say on: auto to use what it reached.")
     import ray
 
     try:
