@@ -28,7 +28,7 @@ from xmi.measure.correspondence import linear_cka, procrustes, rsa
 from xmi.measure.paired import benjamini_hochberg, holm, paired
 from xmi.measure.permutation import p_values, shuffles
 from xmi.measure.similarity import cosine_per_layer
-from xmi.measure.stats import accuracy, wilson
+from xmi.measure.stats import accuracies, accuracy, wilson
 from xmi.measure.task_words import choose_task_words
 
 N, LAYERS, WIDTH = 12, 2, 5
@@ -118,7 +118,17 @@ def hits(kind: str) -> Any:
     values = (lone(points(kind))[:, 0] > 0).astype(float)
     if kind in ("nan", "inf"):
         values[0] = np.nan if kind == "nan" else np.inf
-    found = accuracy(values, [f"u{i}" for i in range(len(values))])
+    units = [f"u{i}" for i in range(len(values))]
+    found = accuracy(values, units)
+    assert accuracies([values, values], units) == [found] * 2 or np.isnan(found.mean)
+    return [found.mean, found.low, found.high]
+
+
+def rows_of_hits(kind: str) -> Any:
+    values = (lone(points(kind))[:, 0] > 0).astype(float)
+    if kind in ("nan", "inf"):
+        values[0] = np.nan if kind == "nan" else np.inf
+    found = accuracies([values], [f"u{i}" for i in range(len(values))])[0]
     return [found.mean, found.low, found.high]
 
 
@@ -222,6 +232,10 @@ TABLE: dict[str, tuple[Callable[[str], Any], dict[str, str]]] = {
     ),
     "paired": (differences, {**DEFAULT, "one": NAN, "constant": FINE, "zero": FINE}),
     "accuracy": (hits, {"nan": REFUSED, "inf": REFUSED, "empty": NAN, "one": FINE, "constant": FINE, "zero": FINE}),
+    "accuracies": (
+        rows_of_hits,
+        {"nan": REFUSED, "inf": REFUSED, "empty": NAN, "one": FINE, "constant": FINE, "zero": FINE},
+    ),
     "wilson": (proportion, {"nan": REFUSED, "inf": REFUSED, "empty": NAN, "one": FINE, "constant": FINE, "zero": FINE}),
     "holm": (p_list(holm), {"nan": REFUSED, "inf": REFUSED, "zero": FINE, "constant": FINE, "one": FINE}),
     "benjamini_hochberg": (p_list(benjamini_hochberg), {"nan": REFUSED, "inf": REFUSED, "zero": FINE, "one": FINE}),
