@@ -280,7 +280,8 @@ def test_a_way_that_fails_there_is_left(server: Loopback, far: VLM, near: VLM, m
     with pytest.raises(xmi.RemoteError, match="no answer came"):
         PATCHING["images"](far)
     assert far.engine.ways == {}
-    monkeypatch.setattr(far.engine.backend.requests.jobs, "resubmit", True)  # it may have run there: sent again on request alone
+    # It may have run there, so it is sent again on request alone.
+    monkeypatch.setattr(far.engine.backend.requests.jobs, "resubmit", True)
     PATCHING["images"](far)
 
 
