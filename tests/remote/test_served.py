@@ -309,8 +309,8 @@ LARGE: dict[str, Callable[[VLM], Any]] = {
 def test_a_large_request_is_cut_and_gives_the_same_bytes(
     server: Loopback, far: VLM, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    PATCHING["images"](far)  # proven
     vlm = VLM(far.engine, batch_size=1)
+    LARGE[what](vlm)  # what the model must first be asked is known
     before = server.stats()
     whole = LARGE[what](vlm)
     monkeypatch.setattr(portions, "ROOM", 4 * PICTURE)

@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 
 import xmi
+from tests.zoo.grids import gemma4
 from tests.zoo.models import TEXT, build, ids, llama, llava, tokenizer
 from xmi.measure import BaseComparison, BaseSimilarity
 from xmi.vector import base_similarity
@@ -183,3 +184,11 @@ def test_cosines_of_both_models(vlm: VLM, tmp_path: Path) -> None:
 def test_llama_of_the_zoo_has_the_same_shape(vlm: VLM) -> None:
     model, tool = build(llama)
     assert "ids of shared tokens" in " ".join(vlm.compare_base(xmi.load(model, processor=tool), PROMPTS).warnings)
+
+
+def test_heads_that_differ_between_layers_are_all_told() -> None:
+    """Gemma 4 has a configuration for each layer, and as a whole says nothing of them."""
+    model, tool = gemma4()
+    vlm = xmi.load(model, processor=tool)
+    rows = vlm.compare_base(vlm, PROMPTS).to_frame().set_index("aspect")
+    assert rows.loc["head width", "vlm"] == "16, 32"

@@ -24,6 +24,7 @@ from xmi.model.block_parts import (
 from xmi.model.block_terms import explain_parallel, explain_sum, find_middle
 from xmi.model.call_recorder import Call
 from xmi.model.hook_points import Point
+from xmi.model.layer_sizes import largest
 
 ATTENTION = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_z")
 MLP = ("mlp.hook_pre", "mlp.hook_post")
@@ -233,5 +234,5 @@ def _leaving(name: str, block: str, call: Call, **more: Any) -> Point:
 
 def head_width(module: torch.nn.Module, config: Any) -> int:
     """How many values a head has."""
-    own = getattr(module, "head_dim", None) or getattr(config, "head_dim", None)
-    return int(own or config.hidden_size // config.num_attention_heads)
+    own = getattr(module, "head_dim", None) or largest(config, "head_dim", 0)
+    return int(own or config.hidden_size // largest(config, "num_attention_heads", 1))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from xmi.arguments import check_calls
+from xmi.model.layer_sizes import largest
 from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
 from xmi.study.experiments import registry
@@ -79,7 +80,7 @@ def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any)
         took = 2 * parameters * cost.tokens / speed(device, dtype)
         model: Any = vlm.model
         config = model.config.get_text_config()
-        wide = 4 * cost.widest * (6 * vlm.backbone.d_model + 2 * int(getattr(config, "intermediate_size", 0) or 0))
+        wide = 4 * cost.widest * (6 * vlm.backbone.d_model + 2 * largest(config, "intermediate_size", 0))
         memory = parameters * dtype.itemsize + wide + 4 * cost.logits * int(config.vocab_size)
         lines.append(
             f"{name}: {cost.forwards} forwards, {cost.tokens / 1e6:.2f} million tokens, at least {_time(took)}, "

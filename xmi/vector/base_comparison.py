@@ -16,6 +16,7 @@ import torch
 from xmi.errors import MeasureError, PromptError, VectorError
 from xmi.measure.base_comparison import BaseComparison, BaseSimilarity, similarity_to_base
 from xmi.model import Engine
+from xmi.model.layer_sizes import largest, values_of
 from xmi.prompt import Batch, Prompt, PromptLike, flatten, is_encoded, load_task, task_names
 from xmi.session import Session
 from xmi.vector.task_vector import TaskVector
@@ -154,13 +155,15 @@ def _facts(engine: Engine) -> Iterator[tuple[str, str, str]]:
     config, backbone = _config(engine), engine.backbone
 
     def told(*names: str) -> str:
-        return str(next((v for n in names if (v := getattr(config, n, None)) is not None), "none"))
+        return ", ".join(map(str, values_of(config, *names))) or "none"
 
     norm: Any = engine.model.get_submodule(backbone.norm)
     kind = re.search(r"(RMS|Layer)?Norm", type(norm).__name__)
     eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
     yield "attention heads", told("num_attention_heads", "n_head"), _ATTENTION
     yield "key/value heads", told("num_key_value_heads", "num_attention_heads", "n_head"), _ATTENTION
+    widths = values_of(config, "head_dim") or [backbone.d_model // largest(config, "num_attention_heads", 1)]
+    yield "head width", ", ".join(map(str, widths)), _ATTENTION
     yield "sliding window", told("sliding_window"), _ATTENTION
     yield "activation", told("hidden_act", "hidden_activation", "activation_function"), _ATTENTION
     yield "final norm", f"{kind.group() if kind else type(norm).__name__}, eps {eps}", _READOUT

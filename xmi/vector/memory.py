@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xmi.model import Engine
+from xmi.model.layer_sizes import largest
 
 MOST_TOKENS = {"cuda": 4096, "cpu": 1024}
 """Tokens that the copies of one row have at most, however much memory there is: more gain nothing."""
@@ -34,10 +35,10 @@ class Load:
         """Bytes that so many copies in each row take: logits, one block's activations, keys and values, and masks."""
         config: Any = self.engine.model.config.get_text_config()  # type: ignore[operator,union-attr]
         layers, hidden = self.engine.backbone.n_layers, self.engine.backbone.d_model
-        heads = _number(config, "num_attention_heads", 1)
-        head = _number(config, "head_dim", max(1, hidden // heads))
-        keys = 2 * _number(config, "num_key_value_heads", heads) * head
-        inner = _number(config, "intermediate_size", 4 * hidden)
+        heads = largest(config, "num_attention_heads", 1)
+        head = largest(config, "head_dim", max(1, hidden // heads))
+        keys = 2 * largest(config, "num_key_value_heads", heads) * head
+        inner = largest(config, "intermediate_size", 4 * hidden)
         logits = self.engine.vocabulary * (1 if self.engine.backbone.keeps_logits else self.width)
         block = self.width * (5 * hidden + 3 * inner + 2 * heads * head + keys)
         numbers = copies * (logits + block + self.kept * layers * keys)
@@ -73,9 +74,3 @@ def load_of(engine: Engine, shape: Sequence[int], back: int, new: int, *, cached
     """
     later = new - 1
     return Load(engine, shape[0], shape[1], back if cached else back + later, (back + later) * bool(cached and later))
-
-
-def _number(config: Any, name: str, otherwise: int) -> int:
-    """A size in the configuration; some architectures lack it, or have one for each layer."""
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
