@@ -1,7 +1,8 @@
 """What the report of a large study costs: bytes, seconds and memory.
 
-Run folders of random studies are made (`analyses.benchmarks.random_study`); report and similarity page are then written
-by a process of their own. Usage::
+Run folders of random studies are made (`analyses.benchmarks.random_study`); report and similarity page are then
+written, each by a process of its own: on Linux a process begins with the peak memory of the one that started it.
+Usage::
 
     python -m analyses.benchmarks.report_scale                      # the sizes below; writes docs/report_scale.md
     python -m analyses.benchmarks.report_scale --tasks 5 --layers 8 # one size; the last line is a JSON object
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +65,23 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def run(tasks: int, layers: int, seeds: int) -> dict[str, Any]:
-    """Makes a study of a size, and measures its pages in a fresh process."""
+def make(folder: Path, tasks: int, layers: int, seeds: int) -> Path:
+    """Makes the run folder of a random study."""
     from analyses.benchmarks.random_study import Size, make_run  # torch, which the pages do without
 
-    size = Size(tasks, layers, seeds)
+    return make_run(folder, Size(tasks, layers, seeds))
+
+
+def run(tasks: int, layers: int, seeds: int) -> dict[str, Any]:
+    """Makes a study of a size and measures its pages, in two fresh processes."""
     with tempfile.TemporaryDirectory(prefix="xmi-report-") as folder:
         start = time.perf_counter()
-        made = make_run(Path(folder), size)
-        print(f"{size}: run folder written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            made = pool.submit(make, Path(folder), tasks, layers, seeds).result()
+        print(
+            f"{tasks} tasks, {layers} layers, {seeds} seeds: run folder written in {time.perf_counter() - start:.0f} s",
+            file=sys.stderr,
+        )
         command = [sys.executable, "-m", "analyses.benchmarks.report_scale", "--measure", str(made)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
