@@ -29,7 +29,7 @@ def vlm_of(name: str) -> xmi.VLM:
         ("qwen3_vl", "changes between blocks, after layers 0-1 (image features"),
         ("mllama", "layers 1, 3 run only with an image"),
         ("mllama", "layers 1, 3: the residual stream receives hook_attn_out times 0.462"),
-        ("gemma4", "post_per_layer_input_norm adds to the residual stream besidess hook_mlp_out"),
+        ("gemma4", "post_per_layer_input_norm adds to the residual stream besides hook_mlp_out"),
         ("granite", "the residual stream receives hook_mlp_out times 0.5"),
         ("granite", "resid_pre of layer 0 is hook_embed times 3"),
         ("cohere", "attention and MLP run in parallel: there is no resid_mid"),

@@ -29,7 +29,7 @@ class Term:
         if abs(self.keep - 1) > 1e-3:
             said.append(f"the residual stream is multiplied by {self.keep:.4g} where {hook} is added")
         if self.extra:
-            said.append(f"{self.extra} adds to the residual stream besidess {hook}")
+            said.append(f"{self.extra} adds to the residual stream besides {hook}")
         return said
 
 
