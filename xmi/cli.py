@@ -253,12 +253,16 @@ def status(
     The API key is read from NDIF_API_KEY or nnsight's configuration. Exit code 1 if jobs would fail.
     """
     import xmi
+    from xmi.errors import RemoteError
     from xmi.remote import RemoteBackend
 
     where = True if remote == "ndif" else remote or True
     vlm = xmi.load(model, remote=where, revision=revision, wait=wait or 120.0, check=False)
     backend = vlm.engine.backend
-    assert isinstance(backend, RemoteBackend)  # noqa: S101 (remote was asked for)
+    if not isinstance(backend, RemoteBackend):
+        raise RemoteError(
+            f"remote={remote}: {type(backend).__name__} has no host to ask. Give a host's address, or ndif."
+        )
     found = backend.preflight(smoke=smoke)
     put("\n".join(found.lines()))
     if not found.ok:
