@@ -139,3 +139,15 @@ def test_an_interrupt_ends_every_command_with_a_line(
 
 def test_help_needs_no_terminal() -> None:
     assert run_xmi("--help").returncode == 0
+
+
+def test_a_place_without_a_host_has_no_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = xmi.load("organism", check=False)
+    monkeypatch.setattr(xmi, "load", lambda *_, **__: local)
+    monkeypatch.setattr(sys, "argv", ["xmi", "remote", "status", "organism"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "LocalBackend has no host to ask" in capsys.readouterr().err
