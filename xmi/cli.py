@@ -19,7 +19,7 @@ import typer
 from pydantic import BaseModel
 
 from xmi.errors import XmiError
-from xmi.load_options import Loading
+from xmi.load_options import HOSTS, Loading
 from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
 from xmi.studies import failures, run_each, run_to_page, studies_of
@@ -44,9 +44,6 @@ ALSO = {
     "whole": ("--whole/--first",),
 }
 """Further flags of some keys."""
-
-HOSTS = ("remote", "wait", "in_flight", "resubmit")
-"""Options of loading that are about a host."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupted run continues there.")]
 Remote = Annotated[str | None, typer.Option(help="NDIF host: its address, or 'ndif' for the configured one.")]

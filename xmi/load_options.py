@@ -22,6 +22,10 @@ def _host(value: Any) -> Any:
     return value
 
 
+HOSTS = ("remote", "wait", "in_flight", "resubmit")
+"""Options that are about a host."""
+
+
 class Loading(BaseModel):
     """Options of `xmi.load` that a plan file may hold; each is a flag, too.
 

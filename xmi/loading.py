@@ -120,7 +120,7 @@ def untrained(source: str | Path, *, seed: int = 0, **options: Any) -> VLM:
     Raises:
         ModelError: As in `load`.
     """
-    backend_for(options.get("remote", False)).require("untrained", str(source))
+    backend_for(options.get("remote")).require("untrained", str(source))
     trained = load(source, **options)
     model: Any = trained.model
     with LOADING, torch.random.fork_rng():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import xmi
 from xmi.backend import BACKENDS, backend_for
 from xmi.backend.local import LocalBackend
 from xmi.remote import RemoteBackend
+from xmi.study import dry_run
 
 PROMPTS = ["Q:Greece\nA:", "Q:a red apple\nA:"]
 
@@ -55,6 +57,16 @@ def test_a_place_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert far.generate(PROMPTS, max_new_tokens=2).texts == near.generate(PROMPTS, max_new_tokens=2).texts
     with pytest.raises(xmi.HookError, match="no hooks on"):
         far.run_with_hooks(PROMPTS, fwd_hooks=[("blocks.0.hook_resid_post", lambda value, hook: value)])
+
+
+def test_a_study_asks_the_place_what_it_can_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(BACKENDS, "elsewhere", f"{__name__}:Elsewhere")
+    plan = {"model": "organism", "tasks": ["country-capital"], "sources": ["text ICL"], "prompts": 2, "seeds": [0]}
+    plan |= {"controls": [], "experiments": [], "targets": ["text"], "out": tmp_path / "run"}
+    said = dry_run(**plan, remote="elsewhere://rack", device="cpu", workers=2)
+    assert " forwards, " in said.splitlines()[-1], "it has weights here, so that nothing is sent"
+    with pytest.raises(xmi.ModelError, match=r"device: the host .* decides that"):
+        dry_run(**plan, remote="http://127.0.0.1:9", device="cpu")
 
 
 def test_a_model_without_weights_refuses_to_load_them_in_a_trace() -> None:

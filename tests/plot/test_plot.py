@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
+import xmi
 from xmi import plot
 from xmi.measure import (
     Answers,
@@ -22,8 +25,10 @@ from xmi.measure import (
     Transfer,
     cosine_per_layer,
 )
+from xmi.measure.result import Result
 from xmi.plot.looks import GREY, PALETTE, SYMBOLS
-from xmi.plot.theme import numbers, text
+from xmi.plot.registry import draws
+from xmi.plot.theme import finish, numbers, text
 
 RNG = np.random.default_rng(0)
 
@@ -208,6 +213,26 @@ def test_figure_of_draws_every_result():
     assert _lines(_transfer().figure())["text ICL"]
     with pytest.raises(TypeError, match="int"):
         plot.figure_of(3)
+
+
+def test_a_figure_is_one_decorated_function():
+    @dataclass(frozen=True)
+    class Lengths(Result):
+        values: tuple[float, ...]
+
+    @draws(Lengths)
+    def lengths(result: Lengths, *, title: str = "Lengths") -> go.Figure:
+        return finish(go.Figure().add_scatter(y=result.values), title, height=300)
+
+    assert list(Lengths((1.0, 2.0)).figure(title="Mine").data[0].y) == [1.0, 2.0]
+    with pytest.raises(xmi.ArgumentError, match="lengths: title must be"):
+        Lengths((1.0,)).figure(title=3)
+
+
+def test_every_module_of_figures_is_imported():
+    drawing = [p.stem for p in Path(plot.__file__).parent.glob("*.py") if "@draws(" in p.read_text("utf-8")]
+    known = {function.__module__ for function in plot.figure_of.registry.values()}
+    assert len(drawing) > 10 and {f"xmi.plot.{name}" for name in drawing} <= known
 
 
 def test_every_figure_names_its_axes_and_leaves_the_background_to_the_page():

@@ -26,7 +26,7 @@ from xmi.backend.gather import request, together
 from xmi.backend.steps import Steps
 from xmi.remote.requests import Requests, apart
 from xmi.study import executors
-from xmi.study.executors import fork, ray
+from xmi.study.executors import choice, fork, ray
 from xmi.study.executors.executor import Done
 from xmi.study.executors.fork import Fork
 from xmi.study.executors.host import AtHost
@@ -259,12 +259,43 @@ def test_the_first_that_takes_a_study_does_its_cells() -> None:
     small = type("Vlm", (), {"model": torch.nn.Linear(2, 2)})
     does = {"names": lambda _: ["small"], "model": lambda _, name, tell: tell(name) or small, "loading": {}}
     work = type("Work", (), does)()
-    assert isinstance(executors.choose(Running(workers=1), work, said.append), Serial)
-    assert executors.choose(Running(workers=3), work, said.append) == Fork(3)
+    assert isinstance(choice.choose(Running(workers=1), work, said.append), Serial)
+    assert choice.choose(Running(workers=3), work, said.append) == Fork(3)
     assert said == ["small", "small"]
-    assert isinstance(executors.choose(Running(on="serial"), work, said.append), Serial)
-    assert isinstance(executors.choose(Running(on="ray"), work, said.append), Ray)
+    assert isinstance(choice.choose(Running(on="serial"), work, said.append), Serial)
+    assert isinstance(choice.choose(Running(on="ray"), work, said.append), Ray)
     assert len(said) == 2, "a model was loaded here, though it is needed elsewhere"
+
+
+class Rack(Serial):
+    """Takes the studies that are meant for it."""
+
+    @classmethod
+    def offer(cls, running: Running, work: Any, tell: Any) -> Any:
+        return cls() if executors.named(running.on) is cls else None
+
+    @classmethod
+    def check(cls, running: Running, loading: Any) -> None:
+        if executors.named(running.on) is cls and loading.get("device") == "cuda":
+            raise xmi.RunError("no GPU in the rack")
+
+
+def test_another_kind_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = executors.Entry(f"{__name__}:Rack", ("rack",), port=7)
+    for module in (executors, choice):
+        monkeypatch.setattr(module, "REGISTRY", (entry, *executors.REGISTRY))
+    running = Running(on="rack://node")
+    assert running.on == "rack://node:7" and Running(on="rack").on == "rack"
+    assert type(choice.choose(running, type("Work", (), {"loading": {}})(), print)).__name__ == "Rack"
+    with pytest.raises(xmi.RunError, match="no GPU in the rack"):
+        prepare(model="organism", tasks=["country-capital"], on="rack", device="cuda")
+
+
+def test_every_kind_that_a_plan_names_is_found_and_told() -> None:
+    for name in executors.NAMES:
+        assert executors.named(Running(on=name).on) is not None
+        assert name in str(Running.model_fields["on"].description)
+    assert executors.named(Running(on="ray://head").on) is Ray
 
 
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:

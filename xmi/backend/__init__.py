@@ -17,11 +17,11 @@ BACKENDS = {
 """The class for each scheme of an address (for none: this process), imported when it is asked for."""
 
 
-def backend_for(remote: bool | str) -> type[Backend]:
+def backend_for(remote: bool | str | None) -> type[Backend]:
     """The kind of backend that `xmi.load(remote=...)` means.
 
     Args:
-        remote: An address; True for the NDIF host that nnsight is configured for; False for this process.
+        remote: An address; True for the NDIF host that nnsight is configured for; False or None for this process.
 
     Returns:
         The class. An address of unknown scheme is left to NDIF's, which says what is wrong with it.

@@ -142,6 +142,18 @@ class Backend(ABC):
             RemoteError: The place cannot be reached, or cannot run the model.
         """
 
+    @classmethod
+    def title(cls, remote: bool | str) -> str:
+        """What a dry run calls the place; nothing is asked of it.
+
+        Args:
+            remote: Where.
+
+        Raises:
+            RemoteError: It is not an address of such a place.
+        """
+        return "this process"
+
     # The model there
 
     @abstractmethod

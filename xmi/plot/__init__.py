@@ -1,33 +1,20 @@
-"""Results to plotly figures. Every function returns its figure and shows nothing."""
+"""Results to plotly figures. Every function returns its figure and shows nothing.
+
+To add one, write a module with a function and say which result it draws (see `registry.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import singledispatch
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from xmi.arguments import check_calls
-from xmi.errors import ArgumentError
-from xmi.measure import (
-    Alignment,
-    Answers,
-    Comparison,
-    LayerComparison,
-    LensReading,
-    Phases,
-    Projection,
-    Silhouette,
-    Similarity,
-    Transfer,
-)
-from xmi.measure.base_comparison import BaseComparison, BaseSimilarity
-from xmi.measure.boundaries import Boundaries
-from xmi.measure.ensembling import EnsembleCurve
-from xmi.measure.overriding import Overriding
-from xmi.measure.task_words import TaskWords
+from xmi.measure import Phases
 from xmi.plot.alignment import alignment
 from xmi.plot.base_comparison import base_comparison, base_similarity
 from xmi.plot.boundaries import boundaries
@@ -37,6 +24,7 @@ from xmi.plot.geometry import projection, silhouette
 from xmi.plot.overriding import overriding
 from xmi.plot.phases import phases
 from xmi.plot.reading import reading
+from xmi.plot.registry import figure_of
 from xmi.plot.similarity import similarity
 from xmi.plot.task_words import task_words
 from xmi.plot.transfer import accuracies, majority, method_name, summary, transfer
@@ -65,42 +53,8 @@ __all__ = [
 ]
 
 
-@singledispatch
-def figure_of(result: Any, **options: Any) -> go.Figure:
-    """Draws any result of `xmi.measure`.
-
-    Args:
-        result: A result; a table of a summary or of comparisons (DataFrame); a list or dict of Phases; a dict of
-            Answers or of summary tables.
-        **options: Options of the function that draws it.
-
-    Returns:
-        The plotly figure.
-
-    Raises:
-        ArgumentError: Nothing here draws that type.
-    """
-    raise ArgumentError(f"xmi.plot has no figure for {type(result).__name__}; it draws the results of xmi.measure.")
-
-
-check_calls(__name__)  # before the functions below are handed on, so that their options are checked, too
-
-figure_of.register(Similarity, similarity)
-figure_of.register(Projection, projection)
-figure_of.register(Silhouette, silhouette)
-figure_of.register(Alignment, alignment)
-figure_of.register(Transfer, transfer)
-figure_of.register(Phases, phases)
-figure_of.register(Boundaries, boundaries)
-figure_of.register(TaskWords, task_words)
-figure_of.register(LensReading, reading)
-figure_of.register(Answers, accuracies)
-figure_of.register(Comparison, comparisons)
-figure_of.register(BaseComparison, base_comparison)
-figure_of.register(BaseSimilarity, base_similarity)
-figure_of.register(EnsembleCurve, ensemble_curve)
-figure_of.register(Overriding, overriding)
-figure_of.register(LayerComparison, layer_comparison)
+for _module in iter_modules(__path__):  # whatever stands in this folder draws the results that it names
+    import_module(f"{__name__}.{_module.name}")
 
 
 @figure_of.register(pd.DataFrame)
@@ -120,3 +74,6 @@ def _of_named(result: Any, **options: Any) -> go.Figure:
     if isinstance(first, Phases):
         return phases(result, **options)
     return (summary if isinstance(first, pd.DataFrame) else accuracies)(result, **options)
+
+
+check_calls(__name__)

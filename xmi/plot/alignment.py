@@ -11,6 +11,7 @@ from xmi.errors import ArgumentError
 from xmi.measure import Alignment
 from xmi.numerals import estimate, p_value
 from xmi.plot.looks import LEVELS, LIKENESS, Look
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, span, text
 
 LEVEL = 0.05
@@ -18,6 +19,7 @@ _COSINE = "cosine, {}, {}"
 _SHAPES = ("CKA", "RSA", "Procrustes")
 
 
+@draws(Alignment)
 def alignment(
     result: Alignment, *, kind: str = "cosine", state: str = "gap removed", title: str | None = None
 ) -> go.Figure:

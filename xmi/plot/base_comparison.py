@@ -8,9 +8,11 @@ from xmi.measure.base_comparison import BaseComparison, BaseSimilarity
 from xmi.names import control
 from xmi.numerals import decimal
 from xmi.plot.looks import BASE_SIMILARITY, MOVED, named
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, finish, layer_tick, numbers, span, text
 
 
+@draws(BaseComparison)
 def base_comparison(result: BaseComparison, *, title: str | None = None) -> go.Figure:
     """How far fine-tuning moved the weights of each block.
 
@@ -36,6 +38,7 @@ def base_comparison(result: BaseComparison, *, title: str | None = None) -> go.F
     return figure.update_yaxes(title_text="relative difference", rangemode="tozero")
 
 
+@draws(BaseSimilarity)
 def base_similarity(
     result: BaseSimilarity, *, title: str = "Task vectors of the VLM and of its base LLM", every: bool = True
 ) -> go.Figure:

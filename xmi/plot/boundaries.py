@@ -8,11 +8,13 @@ from xmi.errors import ArgumentError
 from xmi.measure.boundaries import CHANGES, Boundaries
 from xmi.numerals import estimate, percent
 from xmi.plot.looks import CHANGES as LOOKS
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, finish, numbers, text
 
 _APART = 0.14
 
 
+@draws(Boundaries)
 def boundaries(result: Boundaries, *, x: str = "relative", title: str = "Where the phases change") -> go.Figure:
     """Both boundaries of each measurement, with their intervals.
 

@@ -12,12 +12,14 @@ from xmi.measure import Comparison, LayerComparison
 from xmi.names import without_control
 from xmi.numerals import decimal, estimate, p_value, signed
 from xmi.plot.looks import DIFFERENCE, LEVELS, Look, contrasts
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, band, finish, layer_tick, numbers, rows_axis, span, text
 
 DIFFERENCE_AXIS = "difference of accuracy"
 LEVEL = 0.05
 
 
+@draws(Comparison)
 def comparisons(
     result: pd.DataFrame | Comparison, *, p: str = "p_holm", title: str = "Methods compared on the same items"
 ) -> go.Figure:
@@ -57,6 +59,7 @@ def comparisons(
     return rows_axis(figure, order)
 
 
+@draws(LayerComparison)
 def layer_comparison(result: LayerComparison, *, title: str | None = None) -> go.Figure:
     """The difference between a patch and a baseline at each layer, with its interval.
 

@@ -8,9 +8,11 @@ from xmi.measure.ensembling import EnsembleCurve
 from xmi.names import NO_CONTEXT
 from xmi.numerals import decimal
 from xmi.plot.looks import EXAMPLES, LEVELS
+from xmi.plot.registry import draws
 from xmi.plot.theme import SHARES, band, finish, numbers, proportions, text
 
 
+@draws(EnsembleCurve)
 def ensemble_curve(result: EnsembleCurve, *, score: str = "paper", title: str | None = None) -> go.Figure:
     """Accuracy of vectors of more and more examples, alone and averaged with the instruction's vector.
 

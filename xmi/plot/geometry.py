@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from xmi.measure import Projection, Silhouette
 from xmi.numerals import decimal, p_value, percent
 from xmi.plot.looks import CLUSTERS, GREY, LEVELS, modalities, named
+from xmi.plot.registry import draws
 from xmi.plot.theme import (
     FRAME,
     LAYER_AXIS,
@@ -26,6 +27,7 @@ LEVEL = 0.05
 _METHODS = {"pca": "PCA", "tsne": "t-SNE"}
 
 
+@draws(Projection)
 def projection(result: Projection, *, layer: int | None = None, title: str | None = None) -> go.Figure:
     """The points of single prompts in the plane: colour is the task, symbol the modality; with a layer slider.
 
@@ -75,6 +77,7 @@ def projection(result: Projection, *, layer: int | None = None, title: str | Non
     return figure.update_layout(_plane_layout(result, active))
 
 
+@draws(Silhouette)
 def silhouette(result: Silhouette, *, title: str = "Do prompts cluster by task or by modality?") -> go.Figure:
     """The silhouette by task against that by modality at each layer.
 

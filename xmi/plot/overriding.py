@@ -9,6 +9,7 @@ from xmi.measure.stats import Proportion
 from xmi.names import RANDOM
 from xmi.numerals import decimal, estimate
 from xmi.plot.looks import CONTROLS, LEVELS, WINNERS
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions
 
 _NAMES = {
@@ -19,6 +20,7 @@ _NAMES = {
 }
 
 
+@draws(Overriding)
 def overriding(
     result: Overriding,
     *,

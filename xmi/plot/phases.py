@@ -14,6 +14,7 @@ from xmi.measure import PHASES, Phases
 from xmi.names import label_parts
 from xmi.numerals import percent
 from xmi.plot.looks import PHASES as LOOKS
+from xmi.plot.registry import draws
 from xmi.plot.theme import FRAME, GRID, LAYER_AXIS, SHARES, faint, finish, layer_tick, numbers, text
 
 POOLED, ALL = "", "all tasks"
@@ -25,6 +26,7 @@ _Row = tuple[str, str, str]  # specification, model and lens
 _Values = dict[str, list[Any]]
 
 
+@draws(Phases)
 def phases(
     result: Phases | Sequence[Phases] | Mapping[str, Phases],
     *,

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from xmi.errors import ArgumentError
 from xmi.measure import LensReading
 from xmi.numerals import decimal
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, finish, numbers, text
 
 # Faint enough for the page's own ink to be read on it, on a light page and on a dark one.
@@ -14,6 +15,7 @@ _SCALE = [[0.0, "rgba(86,180,233,0.05)"], [1.0, "rgba(86,180,233,0.6)"]]
 _WIDEST = 9
 
 
+@draws(LensReading)
 def reading(result: LensReading, *, prompt: int = 0, title: str = "What the lens reads") -> go.Figure:
     """The top tokens of one prompt at each depth, shaded by their probability.
 

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xmi.measure import Similarity
+from xmi.plot.registry import draws
 from xmi.plot.theme import finish, first_layer, numbers, slider, text
 
 # Blue, near-white, orange: a diverging scale of two Okabe-Ito hues whose ends differ in lightness too.
@@ -20,6 +21,7 @@ _COLORBAR = {
 }  # fmt: skip
 
 
+@draws(Similarity)
 def similarity(result: Similarity, *, layer: int | None = None, title: str | None = None) -> go.Figure:
     """Heat map of the cosines between all pairs of vectors, with a layer slider and a fixed colour range.
 

@@ -7,9 +7,11 @@ import plotly.graph_objects as go
 from xmi.measure.task_words import TaskWords
 from xmi.numerals import decimal, percent
 from xmi.plot.looks import WORDS
+from xmi.plot.registry import draws
 from xmi.plot.theme import finish, numbers, text
 
 
+@draws(TaskWords)
 def task_words(result: TaskWords, *, title: str = "Task words found") -> go.Figure:
     """Each word's mean mass in its own task, and the largest in any other.
 

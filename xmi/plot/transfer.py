@@ -14,11 +14,13 @@ from xmi.measure import Answers, Proportion, Transfer, accuracy
 from xmi.names import MAJORITY, NO_CONTEXT, is_control
 from xmi.numerals import decimal
 from xmi.plot.looks import LEVELS, PALETTE, Look, named, sources
+from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions, rows_axis, text
 
 ACCURACY_AXIS = "accuracy (share of items)"
 
 
+@draws(Transfer)
 def transfer(
     result: Transfer,
     *,
@@ -85,6 +87,7 @@ def majority(result: Transfer | Answers) -> Proportion:
     return accuracy(hits, units.astype(str), tasks.astype(str))
 
 
+@draws(Answers)
 def accuracies(
     result: Mapping[str, Answers | Proportion] | Answers, *, score: str = "paper", title: str = "Accuracy by method"
 ) -> go.Figure:

@@ -58,7 +58,8 @@ REFUSALS: dict[Need, tuple[type[XmiError], str]] = {
     "training": (
         ModelError,
         "{name} is on a host, and a lens is trained through the model's own unembedding: train "
-        "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here.",
+        "it on a machine that has the weights, save it, and read with lens=TunedLens.load(...) here. A study there can "
+        "have lens: logit.",
     ),
     "untrained": (
         ModelError,
@@ -147,6 +148,11 @@ class RemoteBackend(Backend):
         if check:
             _ = backend.facts  # host, key, model and versions
         return backend
+
+    @classmethod
+    def title(cls, remote: bool | str) -> str:
+        """The host's address."""
+        return "the host that nnsight is configured for" if remote is True else Host(str(remote)).url
 
     def _in(self, folder: Path, tell: Say | None) -> Jobs:
         return Jobs(self.host, self.key, self._envoy, folder, wait=self._wait, tell=tell, resubmit=self._resubmit)

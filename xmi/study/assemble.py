@@ -9,7 +9,7 @@ from typing import Any
 
 from xmi.measure.result import encode
 from xmi.prompt import Task
-from xmi.study.experiments import registry
+from xmi.study.experiments import LISTED, registry
 from xmi.study.experiments.experiment import Given
 from xmi.study.folder import FINISHED, RECORDS
 from xmi.study.grid import Cell, slug
@@ -57,8 +57,8 @@ def _given(store: Store, model: str, content: Mapping[Cell, Stored], tasks: Mapp
     """What the cells of a model give, in the order in which the index lists it."""
     own = {cell: stored for cell, stored in content.items() if cell.model == model}
     kinds = {cell.kind for cell in own}
-    having = sorted((one for one in registry().values() if one.kind in kinds), key=lambda one: one.rank)
-    parts = [experiment.gives(own, store.plan, tasks) for experiment in having]
+    having = [kind for kind in dict.fromkeys((*LISTED, *registry())) if kind in kinds]
+    parts = [registry()[kind].gives(own, store.plan, tasks) for kind in having]
     results = {name: value for part in parts for name, value in part.results.items()}
     return Given(results, {name: table for part in parts for name, table in part.tables.items()})
 

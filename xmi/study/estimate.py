@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from xmi.arguments import check_calls
+from xmi.backend import backend_for
 from xmi.model.layer_sizes import largest
 from xmi.model.options import find_device, find_dtype
 from xmi.prompt import Prompts, Task
@@ -68,7 +69,7 @@ def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any)
     store.check()
     asked = replace(asked, folder=store.path)
     study, tasks, loading = asked.plan, asked.tasks, asked.loading
-    if loading.get("remote"):
+    if not backend_for(loading.get("remote")).needs_weights:
         return "\n".join([*_plan_lines(asked), *_host_lines(asked)])
     device = find_device(loading.get("device"))
     lines, total, seconds = _plan_lines(asked), 0, 0.0
@@ -100,11 +101,8 @@ def _plan_lines(asked: Prepared) -> list[str]:
 
 def _host_lines(asked: Prepared) -> list[str]:
     """What a host would be sent, per model and in all."""
-    from xmi.remote import Host  # httpx and the like, for this alone
-
     study, tasks, remote = asked.plan, asked.tasks, asked.loading["remote"]
-    where = "the host that nnsight is configured for" if remote is True else Host(str(remote)).url
-    lines, total = [f"It would run on {where}."], Traffic()
+    lines, total = [f"It would run on {backend_for(remote).title(remote)}."], Traffic()
     for name, one in subjects(study).items():
         traffic = traffic_of(glance(one, asked.loading), study, tasks, name)
         lines.append(f"{name}: {traffic.requests} requests, about {traffic.up / 1e6:.1f} MB up")

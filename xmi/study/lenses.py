@@ -28,13 +28,11 @@ class StudyLens:
         name: What plans call it.
         train: Trains it on the model, given the prompts that vectors are read on and a seed; None if it needs none.
         load: Reads what `train` gave from its file; None for the logit lens, which needs nothing.
-        on_host: Whether a study on a host can have it.
     """
 
     name: str
     train: Callable[[VLM, Sequence[Prompts], int], Trained] | None = None
     load: Callable[[Path], Lens] | None = None
-    on_host: bool = False
 
 
 def _tune(vlm: VLM, prompts: Sequence[Prompts], seed: int) -> Trained:
@@ -50,7 +48,7 @@ def _tuned(path: Path) -> Lens:
 REGISTRY = {
     lens.name: lens
     for lens in (
-        StudyLens("logit", on_host=True),
+        StudyLens("logit"),
         StudyLens("tuned", _tune, _tuned),
     )
 }

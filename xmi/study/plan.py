@@ -45,6 +45,7 @@ from xmi.names import (
     of_base,
 )
 from xmi.structured import PAGE, parse_yaml, read_text
+from xmi.study import executors
 from xmi.study.controls import CONTROLS
 from xmi.study.experiments import CHOSEN
 from xmi.study.lenses import LENSES
@@ -82,9 +83,6 @@ equally good ones (Luo, Darrell and Bar, ICML 2025, section 3 and the published 
 
 REVISIONS = {"revision": "model", "base_revision": "base", "control_revision": "control"}
 """Fields that name a revision, and those of the models that it is of."""
-
-PLACES = ("serial", "fork", "ray", "auto")
-"""Where cells can be done: in this process, in forked ones, by Ray on this node, by the Ray cluster it belongs to."""
 
 FOLDER = "runs/study"
 """The run folder, unless another is named."""
@@ -143,14 +141,14 @@ def _seeds(value: Any) -> Any:
     return _numbers(value)
 
 
-CLIENT_PORT = 10001
-"""Where a Ray cluster listens for clients, unless it was started with another port."""
+WHERE = " or ".join((", ".join(executors.NAMES), *executors.ADDRESSES))
+"""What `on` may be, in words."""
 
 
-def _place(value: str) -> str:
-    if value not in PLACES and not re.fullmatch(r"ray://[^/\s:]+(:\d{1,5})?", value):
-        raise ValueError(f"expected {', '.join(PLACES)} or ray://host:port, found {short(value)!r}")
-    return value if value in PLACES or value.count(":") == 2 else f"{value}:{CLIENT_PORT}"
+def _on(value: str) -> str:
+    if (found := executors.complete(value)) is None:
+        raise ValueError(f"expected {WHERE}, found {short(value)!r}")
+    return found
 
 
 def _gpus(value: float) -> float:
@@ -269,8 +267,8 @@ class Running(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     preset: Literal["paper"] | None = Field(None, description="paper: the paper's protocol.")
     out: Text | None = Field(None, description=f"Run folder; an interrupted run continues there ({FOLDER}).")
-    on: Annotated[str, AfterValidator(_place)] | None = Field(
-        None, description="Where cells are done: serial, fork, ray, auto or ray://host:port (as fits the model)."
+    on: Annotated[str, AfterValidator(_on)] | None = Field(
+        None, description=f"Where cells are done: {WHERE} (as fits the model)."
     )
     workers: Count | None = Field(None, ge=1, description="Cells done at the same time (as fits model and machine).")
     gpus_per_model: Annotated[float, BeforeValidator(plain), AfterValidator(_gpus)] | None = Field(

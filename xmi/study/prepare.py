@@ -8,24 +8,21 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmi.backend import ON_HOST, backend_for
+from xmi.backend import ON_HOST, Backend, backend_for
 from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
-from xmi.load_options import Loading
+from xmi.load_options import HOSTS, Loading
 from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.model.source import check_revision
 from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
-from xmi.study.executors import check, loads_here
+from xmi.study.executors.choice import check, loads_here
 from xmi.study.grid import Role, Subject, subjects
 from xmi.study.lenses import REGISTRY
 from xmi.study.plan import FOLDER, LOADING, Plan, Running, blind_fields, check_options, make_plan, read_plan
 from xmi.study.prompts import asks, follows, reads, sweeps
 from xmi.vector.base_comparison import check_shapes
 from xmi.vlm import VLM
-
-WAITING = ("remote", "wait", "in_flight", "resubmit")
-"""Options of `xmi.load` that are about a host."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     wanted.setdefault("tasks", task_names())
     plan = make_plan(**wanted)  # as it stands, for its faults
     subjects(plan)  # for two models of one name
-    if loading.get("remote"):
-        check_for_host(plan, loading)
+    check_place(backend_for(loading.get("remote")), plan, loading)
     tasks = _load_tasks(plan)
     _check_tasks(plan, tasks)
     here = {name: value for name, value in loading.items() if name != "device" or loads_here(running)}
@@ -118,29 +114,34 @@ def glance(one: Subject, loading: Mapping[str, Any]) -> VLM:
         ModelError: It cannot be loaded, or is a folder, of which there are no revisions.
     """
     check_revision(one.source, one.revision)
-    kind = backend_for(loading.get("remote") or False)
+    kind = backend_for(loading.get("remote"))
     if kind.needs_weights:
         if None not in (loading.get("device"), loading.get("device_map")):
             raise ModelError("Give device or device_map, not both.")
         find_device(loading.get("device"))  # refused here as it would be with weights
-    aside = (*WAITING, *(("device", "device_map") if kind.needs_weights else ON_HOST))
+    aside = (*HOSTS, *(("device", "device_map") if kind.needs_weights else ON_HOST))
     options = {name: value for name, value in loading.items() if name not in aside}
     return load(one.source, revision=one.revision, **options, device="meta")
 
 
-def check_for_host(plan: Plan, loading: Mapping[str, object]) -> None:
-    """Refuses a study that cannot be run on a host.
+def check_place(place: type[Backend], plan: Plan, loading: Mapping[str, Any]) -> None:
+    """Refuses what cannot be done where the models compute.
+
+    Args:
+        place: The kind of backend.
+        plan: The plan.
+        loading: Options of `xmi.load`.
 
     Raises:
-        ModelError: An option of loading that the host decides, or an untrained model.
-        RunError: A lens that would have to be trained.
+        ModelError: An option of loading that is decided there, an untrained model, or a lens that has to be trained.
     """
-    if decided := [name for name in ON_HOST if loading.get(name) not in (None, "auto")]:
-        raise ModelError(f"{', '.join(decided)}: the host decides that. Leave it out.")
+    given = {name: value for name in ON_HOST if (value := loading.get(name)) not in (None, "auto")}
+    for one in subjects(plan).values():
+        place.check_options(one.source, loading.get("remote") or False, one.revision, given)
     if plan.untrained:
-        backend_for(True).require("untrained", plan.model)
-    if not REGISTRY[plan.lens].on_host:
-        raise RunError(f"A {plan.lens} lens is trained where the weights are, not on a host: use lens: logit.")
+        place.require("untrained", plan.model)
+    if REGISTRY[plan.lens].train is not None:
+        place.require("training", plan.model)
 
 
 def _load_tasks(plan: Plan) -> dict[str, Task]:

@@ -16,7 +16,7 @@ from xmi.arguments import check_calls
 from xmi.errors import RunError
 from xmi.prompt import Task
 from xmi.study.assemble import assemble
-from xmi.study.executors import choose
+from xmi.study.executors.choice import choose
 from xmi.study.executors.executor import Executor, Say
 from xmi.study.experiments import registry
 from xmi.study.grid import Cell, cells_of, subjects

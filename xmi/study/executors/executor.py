@@ -1,4 +1,4 @@
-"""What does the cells of a study, and what it is given."""
+"""What does the cells of a study, what it is given, and how it is chosen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from xmi.study.grid import Cell
+from xmi.study.plan import Running
 
 if TYPE_CHECKING:
     from xmi.vlm import VLM
@@ -67,6 +68,42 @@ class Work(Protocol):
 
 class Executor(ABC):
     """Says where cells are done. Entered before it is asked for anything; when it is left, nothing of it stays."""
+
+    # How it is chosen
+
+    @classmethod
+    def check(cls, running: Running, loading: Mapping[str, Any]) -> None:
+        """Refuses what it cannot do, before anything is loaded; asked of every kind, whichever is meant.
+
+        Args:
+            running: What the user asked for.
+            loading: Options of `xmi.load`.
+
+        Raises:
+            RunError: Options that exclude each other, or a library that is missing.
+        """
+        return None
+
+    @classmethod
+    def loads_here(cls, running: Running) -> bool:
+        """Whether models are loaded on this machine, where `running` means this kind."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def offer(cls, running: Running, work: Work, tell: Say) -> Executor | None:
+        """The executor of a study, or None to leave it to the next kind.
+
+        Args:
+            running: What the user asked for.
+            work: The study's work; models are loaded here only if the choice depends on them.
+            tell: Told one line per model that is loaded.
+
+        Raises:
+            RunError: It is meant, and cannot do what was asked.
+        """
+
+    # What it does
 
     def __enter__(self) -> Executor:
         """Starts what cells are done by."""

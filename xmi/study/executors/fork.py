@@ -65,14 +65,6 @@ def count_workers(running: Running, models: Collection[torch.nn.Module]) -> int:
     return min(MOST, torch.get_num_threads()) if able and (small or forced) else 1
 
 
-def offer(running: Running, work: Work, tell: Say) -> Fork | None:
-    """Takes a study that several processes do."""
-    if running.on == "serial":
-        return None
-    count = count_workers(running, [work.model(name, tell).model for name in work.names()])
-    return Fork(count) if count > 1 else None
-
-
 @dataclass(frozen=True)
 class Fork(Executor):
     """Does cells in processes that share the models of this one.
@@ -82,6 +74,14 @@ class Fork(Executor):
     """
 
     count: int
+
+    @classmethod
+    def offer(cls, running: Running, work: Work, tell: Say) -> Fork | None:
+        """Takes a study that several processes do."""
+        if running.on == "serial":
+            return None
+        count = count_workers(running, [work.model(name, tell).model for name in work.names()])
+        return cls(count) if count > 1 else None
 
     def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[Done]:
         """As `Executor.each`."""

@@ -7,14 +7,15 @@ runs at the same time but waiting, and the jobs of several cells are under way t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from xmi.backend import backend_for
 from xmi.backend.gather import Coroutine
 from xmi.backend.steps import Steps
-from xmi.errors import JobError
+from xmi.errors import JobError, RunError
 from xmi.study.executors.executor import Done, Executor, Say, Work
 from xmi.study.executors.schedule import Schedule
 from xmi.study.grid import Cell
@@ -30,6 +31,24 @@ class AtHost(Executor):
     """
 
     count: int
+
+    @classmethod
+    def check(cls, running: Running, loading: Mapping[str, Any]) -> None:
+        """Refuses workers: what is under way together is jobs."""
+        if not backend_for(loading.get("remote")).needs_weights and (running.workers or 1) > 1:
+            raise RunError(
+                f"workers={running.workers}: cells are done on a host (remote: {loading['remote']}); in_flight says "
+                "how many jobs are there at the same time. Leave workers out."
+            )
+
+    @classmethod
+    def offer(cls, running: Running, work: Work, tell: Say) -> AtHost | None:
+        """Takes a study whose models compute elsewhere."""
+        here = backend_for(work.loading.get("remote")).needs_weights
+        if here or running.on is not None or running.workers == 1:
+            return None
+        count = max(work.model(name, tell).engine.backend.in_flight for name in work.names())
+        return cls(count) if count > 1 else None
 
     def each(self, work: Work, cells: Sequence[Cell]) -> Iterator[Done]:
         """As `Executor.each`; what is under way when a job fails is waited for before its error is raised."""
@@ -102,11 +121,3 @@ class _Begun:
             self.steps.close()
         if not self.coroutine.dead:
             self.coroutine.throw()
-
-
-def offer(running: Running, work: Work, tell: Say) -> AtHost | None:
-    """Takes a study whose models are on a host."""
-    if not work.loading.get("remote") or running.on is not None or running.workers == 1:
-        return None
-    count = max(work.model(name, tell).engine.backend.in_flight for name in work.names())
-    return AtHost(count) if count > 1 else None

@@ -16,46 +16,15 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from xmi.backend import backend_for
 from xmi.errors import RunError
 from xmi.faults import short
+from xmi.study.executors import named
 from xmi.study.executors.executor import Done, Executor, Failure, Say, Work, fail
 from xmi.study.executors.ray_session import session
 from xmi.study.executors.schedule import Losses, Lost, drive
 from xmi.study.grid import Cell
 from xmi.study.plan import Running
-
-
-def meant(running: Running) -> bool:
-    """Whether a study is to be done by Ray."""
-    return running.on in ("ray", "auto") or (running.on or "").startswith("ray://")
-
-
-def check(running: Running, loading: Mapping[str, Any]) -> None:
-    """Refuses what Ray cannot do.
-
-    Raises:
-        RunError: It is not installed, the models are on a host, or a GPU is named that Ray is to choose.
-    """
-    if loading.get("remote"):
-        raise RunError(
-            f"on: {running.on} loads models where cells are done, and remote: {loading['remote']} has them on a host, "
-            "whose queue does the scheduling. Leave one of them out."
-        )
-    try:
-        device = torch.device(loading.get("device") or "cuda")
-    except (RuntimeError, TypeError) as error:
-        raise RunError(f"device={loading['device']}: there is no such kind of device. Say cuda or cpu.") from error
-    if ":" in str(device):
-        raise RunError(f"device={device}: Ray gives each copy of the models its own GPU. Say cuda, or leave it out.")
-    if running.gpus_per_model is not None and device.type == "cpu":
-        raise RunError(f"gpus_per_model={running.gpus_per_model:g} with device=cpu: leave one of them out.")
-    if find_spec("ray") is None:
-        raise RunError(f"on: {running.on} needs Ray: pip install 'xmi[ray]'.")
-
-
-def offer(running: Running, work: Work, tell: Say) -> Ray | None:
-    """Takes a study that Ray is asked to do."""
-    return Ray(running, tell, _device(work.loading)) if meant(running) else None
 
 
 def _device(loading: Mapping[str, Any]) -> str | None:
@@ -69,6 +38,42 @@ class Ray(Executor):
     What a cell needs goes through Ray's object store, what it gives comes back to this process. An actor that dies is
     replaced, and its cell begun again.
     """
+
+    @classmethod
+    def check(cls, running: Running, loading: Mapping[str, Any]) -> None:
+        """Refuses models that are on a host, a GPU that Ray is to choose, GPUs without Ray, and a missing library."""
+        on, gpus = running.on, running.gpus_per_model
+        if named(on) is not cls:
+            if gpus is not None:
+                raise RunError(f"gpus_per_model={gpus:g} is for on: ray, which loads a model per worker.")
+            return
+        if not backend_for(loading.get("remote")).needs_weights:
+            raise RunError(
+                f"on: {on} loads models where cells are done, and remote: {loading['remote']} has them on a host, "
+                "whose queue does the scheduling. Leave one of them out."
+            )
+        try:
+            device = torch.device(loading.get("device") or "cuda")
+        except (RuntimeError, TypeError) as error:
+            raise RunError(f"device={loading['device']}: there is no such kind of device. Say cuda or cpu.") from error
+        if ":" in str(device):
+            raise RunError(
+                f"device={device}: Ray gives each copy of the models its own GPU. Say cuda, or leave it out."
+            )
+        if gpus is not None and device.type == "cpu":
+            raise RunError(f"gpus_per_model={gpus:g} with device=cpu: leave one of them out.")
+        if find_spec("ray") is None:
+            raise RunError(f"on: {on} needs Ray: pip install 'xmi[ray]'.")
+
+    @classmethod
+    def loads_here(cls, running: Running) -> bool:
+        """Whether it is a Ray of this machine's own, or a cluster."""
+        return running.on == "ray"
+
+    @classmethod
+    def offer(cls, running: Running, work: Work, tell: Say) -> Ray | None:
+        """Takes a study that Ray is asked to do."""
+        return cls(running, tell, _device(work.loading)) if named(running.on) is cls else None
 
     def __init__(self, running: Running, tell: Say, device: str | None = None) -> None:
         """Describes it.

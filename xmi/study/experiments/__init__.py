@@ -24,6 +24,9 @@ _MODULES = sorted(module.name for module in iter_modules(__path__))
 CHOSEN = tuple(name for name in _MODULES if name not in (*FIRST, *LAST, "experiment"))
 """What a plan chooses: all other modules here."""
 
+LISTED = ("ask", "lens", "words", "base_comparison", "overriding", "geometry", "ensembling", "base")
+"""Kinds of cells in the order in which the index of a run folder lists what they give; others follow."""
+
 
 @cache
 def registry() -> dict[str, Experiment]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Ensembling(Experiment):
     """Patches means of more and more one-example vectors, once per model."""
 
-    kind, rank = "ensembling", 3
+    kind = "ensembling"
 
     def rounds(self, cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM) -> list[list[Forward]]:
         """Reads; then sweeps of all layers on validation items, and of the chosen one on test items."""

@@ -101,7 +101,6 @@ class Experiment:
         every_seed: Whether there are cells for every seed, or for the first alone.
         of_base: Whether the model's base LLM is what is asked.
         takes: Kinds of cells whose results it takes: of its own model, and of its own seed if they have seeds.
-        rank: Where its results stand in the index of the run folder, low ones first.
         doing: What the line of progress says; the kind if it is empty.
         work: What the report says where a study ran on a host; as `doing` if it is empty.
     """
@@ -111,7 +110,6 @@ class Experiment:
     every_seed: ClassVar[bool] = False
     of_base: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ()
-    rank: ClassVar[int] = 1
     doing: ClassVar[str] = ""
     work: ClassVar[str] = ""
 

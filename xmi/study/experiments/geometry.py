@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Geometry(Experiment):
     """Compares what was read with the first seed; no model is asked."""
 
-    kind, rank = "geometry", 2
+    kind = "geometry"
     takes = (BaseVectors.kind, Vectors.kind)
 
     def run(self, cell: Cell, inputs: Inputs) -> CellResult:

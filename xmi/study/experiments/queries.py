@@ -34,7 +34,7 @@ class Queries(Experiment):
 
     kind, of_a_task, every_seed = "ask", True, True
     takes = (BaseVectors.kind, Vectors.kind, Lens.kind, Words.kind)
-    rank, doing, work = 0, "queries", "prompts, sweeps and phases of a task"
+    doing, work = "queries", "prompts, sweeps and phases of a task"
 
     def rounds(self, cell: Cell, plan: Plan, tasks: Mapping[str, Task], vlm: VLM) -> list[list[Forward]]:
         """Everything at once; phases of prompts that are asked share their forwards."""

@@ -65,7 +65,6 @@ class BaseVectors(Vectors):
 
     kind, of_a_task, of_base = "base", False, True
     doing = work = "vectors of the base LLM"
-    rank = 4
 
     def wanted(self, plan: Plan, subject: Subject, tasks: Sequence[Task]) -> bool:
         """Whether any source is read from the base LLM."""
