@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,7 @@ from typing import Any
 
 from xmi.errors import RunError
 from xmi.loading import load, untrained
+from xmi.model.image_features import ImageFeatures
 from xmi.prompt import Task
 from xmi.proof import PROOF
 from xmi.study.cell import Memory
@@ -51,6 +53,7 @@ class Work:
         self._needs = needs_among(self.cells)
         self._models: dict[str, VLM] = {}
         self._memory = Memory()
+        self._features: dict[str, ImageFeatures] = defaultdict(ImageFeatures)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what is described."""
@@ -131,6 +134,8 @@ class Work:
         with ExitStack() as stack:
             for backend in backends:
                 stack.enter_context(backend.about(cell.key))
+            if vlm.engine.dispatched:
+                stack.enter_context(self._features[cell.model].kept(vlm.model))
             taken = {other: self.store.get(other) for other in needs}
             memory = Memory() if own else self._memory
             inputs = Inputs(plan, self.tasks, vlm, partial(self.model, base) if base else None, taken, memory)
