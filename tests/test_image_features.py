@@ -50,9 +50,7 @@ def test_the_tower_sees_each_image_once_and_gives_the_same_bytes(tower: tuple[An
         counted.images = 0
         with memory.kept(owner):
             found = [stacked(owner.get_image_features(pixel_values=pixels[rows])) for rows in sets]
-        assert (
-            counted.images == 4 + 2 + 3 + 4 + 2 + 4
-        )  # the first set and its check, then each image once, two at least
+        assert counted.images == 4 + 2 + 3 + 2 + 4  # the first set and its check, then each image once, two at least
         for rows, one, two in zip(sets, plain, found, strict=True):
             assert torch.equal(one[: len(rows)], two)
         assert METHOD not in vars(owner)

@@ -80,11 +80,13 @@ class ImageFeatures:
             return make(pixels[list(rows)], *args, **more)
 
         first = {name: row for row, name in enumerate(names)}
-        if self._apart is None and len(first) > LEAST:
-            whole = run(range(len(names)))
-            self._apart = _same_apart(whole, run, list(first.values()), len(names))
-            return whole
-        if not self._apart:
+        apart = self._apart
+        if apart is None and len(first) > LEAST:
+            made = _parts(run(list(first.values())), len(first))
+            apart = self._apart = made is not None and _same_apart(made, run, list(first.values()))
+            if made is not None and apart:
+                self._remember({name: part.clone() for name, part in zip(first, made, strict=True)})
+        if not apart:
             return run(range(len(names)))
         lacking = [row for name, row in first.items() if name not in self._found]
         known = {name: self._found[name] for name in first if name in self._found}
@@ -136,13 +138,11 @@ def _parts(output: Any, count: int) -> list[torch.Tensor] | None:
     return list(parts) if all(isinstance(part, torch.Tensor) for part in parts) else None
 
 
-def _same_apart(whole: Any, run: Callable[[Sequence[int]], Any], rows: Sequence[int], count: int) -> bool:
+def _same_apart(every: Sequence[torch.Tensor], run: Callable[[Sequence[int]], Any], rows: Sequence[int]) -> bool:
     """Whether images get the same bytes in smaller batches and in another order."""
-    every = _parts(whole, count)
-    if every is None:
-        return False
+    known = dict(zip(rows, every, strict=True))
     for some in (rows[-2:], rows[:3][::-1]):
         parts = _parts(run(some), len(some))
-        if parts is None or not all(torch.equal(every[row], part) for row, part in zip(some, parts, strict=True)):
+        if parts is None or not all(torch.equal(known[row], part) for row, part in zip(some, parts, strict=True)):
             return False
     return True
