@@ -227,7 +227,7 @@ def atlas(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file.")] = Path("atlas.html"),
 ) -> None:
-    """Writes one HTML page over many runs: models, accuracies and phases beside each other."""
+    """Writes one HTML page over many runs: accuracies, transfer, phases and geometry of all models."""
     from xmi.report import atlas_page
 
     put(atlas_page(folders, out))

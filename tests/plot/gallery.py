@@ -26,6 +26,7 @@ from xmi.measure import boundaries as phase_boundaries
 from xmi.measure.base_comparison import BaseSimilarity
 from xmi.measure.overriding import Overriding
 from xmi.measure.task_words import TaskWords
+from xmi.plot.depth import by_depth
 
 CONTROLS = ("random vector", "another task", "mean over tasks", "shuffled labels", "unrelated slot")
 SOURCES = (
@@ -125,6 +126,12 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "alignment cosine": lambda: plot.figure_of(aligned(), kind="cosine"),
     "alignment centroids": lambda: plot.figure_of(aligned(), kind="centroids"),
     "alignment shape": lambda: plot.figure_of(aligned(), kind="shape"),
+    "by depth": lambda: by_depth(
+        {
+            name: pd.DataFrame({"depth": [0.25, 0.5, 1], "value": [0.1, None, 0.9], "low": low, "high": [0.2, 0.4, 1]})
+            for name, low in (("m", [0.0, 0.2, 0.8]), ("<n>", [None, 0.1, 0.7]))
+        }
+    ),
     "base_similarity": lambda: plot.base_similarity(BaseSimilarity(("a", "b"), _cosines(1)[:, :2, :2])),
     "task words": lambda: plot.task_words(
         TaskWords(("a",), (" w",), (1,), ("3",), np.array([0.5]), np.array([0.1]), np.array([1.0]), ("a",))

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from tests.study.sealing import finish
-from xmi.measure import Answers, Phases, Transfer, alignment, cosine_per_layer, merge, project, silhouette
+from xmi.measure import Answers, Phases, Transfer, alignment, boundaries, cosine_per_layer, merge, project, silhouette
 
 TASKS = ("country-capital", "country-currency", "animal-latin", "animal-young", "food-color", "food-flavor")
 SOURCES = (
@@ -85,7 +85,7 @@ def make_run(
     study = {
         "plan": {"tasks": list(tasks), "shots": 5, "seeds": list(range(seeds)), "layers": layers},
         "provenance": {
-            "models": {m: {"id": m, "revision": "abc", "sha256": "0" * 64} for m in models},
+            "models": {m: {"id": m, "revision": "abc", "sha256": "0" * 64, "layers": layers} for m in models},
             "versions": {"torch": "2.13.0", HOSTILE[0]: HOSTILE[1]},
             "template": {"hash": "deadbeef", "text": "Q:{x}\nA:{y}\n\n"},
             "time": "2026-01-01T00:00:00Z",
@@ -308,20 +308,21 @@ class _Writer:
         everything = [merge(s, parts) for s, parts in pooled.items()] + [p for parts in pooled.values() for p in parts]
         for i, phases in enumerate(everything):
             self._save(phases, f"phases.{i}")
+        self._save(boundaries(everything[: len(PHASED)]), "boundaries")
 
     def _geometry(self) -> None:
         d, total = 16, len(self.tasks)
         labels = [f"{t} · {s}" for t in self.tasks for s in SPECIFICATIONS]
         groups = [t for t in self.tasks for _ in SPECIFICATIONS]
         of_task, of_source = self.rng.normal(size=(total, d)), self.rng.normal(size=(3, d))
-        strength = np.linspace(0.2, 2, self.layers + 1)[None, :, None]
+        strength = np.linspace(0.2, 2, self.layers)[None, :, None]
         mix = of_task[:, None, None] * strength + of_source[None, :, None] / strength
-        vectors = mix.reshape(total * 3, self.layers + 1, d) + 1.5
+        vectors = mix.reshape(total * 3, self.layers, d) + 1.5
         for centred in (False, True):
             name = "similarity.centred" if centred else "similarity"
             self._save(cosine_per_layer(vectors, labels, groups, centred=centred), name)
         count = 12
-        points = np.repeat(mix[:, :2].reshape(total * 2, self.layers + 1, d), count, 0)
+        points = np.repeat(mix[:, :2].reshape(total * 2, self.layers, d), count, 0)
         points = points + self.rng.normal(size=points.shape) * 0.5
         tasks = [t for t in self.tasks for _ in range(2 * count)]
         kinds = [s for _ in self.tasks for s in SPECIFICATIONS[:2] for _ in range(count)]

@@ -168,7 +168,8 @@ def test_page_has_its_sections_in_order_and_asks_for_nothing(written):
 
 def test_figures_are_those_of_a_notebook(run, written):
     shown = figures(written)
-    assert shown["silhouette-0-1"] == json.loads(StudyResults(run).silhouette("control").figure().to_json())
+    drawn = StudyResults(run).silhouette("control").figure()
+    assert shown["silhouette-0-1"]["data"] == json.loads(drawn.to_json())["data"]  # its axis fits both models
     assert {
         "phases-0-0",
         "similarity-1-1",

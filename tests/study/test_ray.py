@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import xmi
 from analyses.benchmarks.scaling import Timed, workers_of
-from tests.study.kill import actors, files, kill, left, start
+from tests.study.kill import actors, end_equal, files, left
 from tests.study.test_study import run
 from tests.zoo.world import make_world
 from xmi.study.executors import ray, ray_session, schedule
@@ -95,6 +96,19 @@ def test_what_the_caller_has_begun_is_not_taken_for_another_cluster(monkeypatch:
             pass
 
 
+def test_folders_that_nobody_holds_are_removed(tmp_path: Path) -> None:
+    for name in ("held", "dead", "new", "late"):
+        (tmp_path / f"{ray_session.PREFIX}{name}").mkdir()
+    held, dead, new, late = (tmp_path / f"{ray_session.PREFIX}{name}" for name in ("held", "dead", "new", "late"))
+    (dead / "session").mkdir()
+    (dead / ray_session.LOCK).touch()
+    (late / "session").mkdir()  # written after the lock was removed
+    os.utime(late, (0, 0))
+    with FileLock(held / ray_session.LOCK):
+        ray_session._remove_left(tmp_path)
+        assert sorted(tmp_path.iterdir()) == [held, new]
+
+
 @dataclass(frozen=True)
 class Faulty(Timed):
     """A work whose model cannot be loaded, and of which one cell fails and another ends its process."""
@@ -133,12 +147,8 @@ def test_errors_and_deaths_are_named(session: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_run_killed_at_random_moments_ends_equal(tmp_path: Path) -> None:
-    """Ten times the study dies, and as often as not an actor before it."""
-    world = make_world(tmp_path / "world", size=(200, 120))
-    whole = run(world, tmp_path / "whole", on="fork", workers=2)
-    hit = kill(world, tmp_path / "killed", times=10, longest=10.0, on="ray")
-    assert hit["study"] >= 2 and hit["actor"] >= 1
-    with start(world, tmp_path / "killed", "ray") as process:
-        process.communicate()
-    assert files(tmp_path / "killed") == files(whole.path)
+    """Ten times an actor dies and then the study, which is run to its end."""
+    told = end_equal(make_world(tmp_path / "world", size=(200, 120)), tmp_path, times=10)
+    assert len(told) == 10
+    print("\n".join(told))
     assert left() == []

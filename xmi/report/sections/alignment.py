@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from xmi import plot
@@ -108,6 +110,18 @@ def _cell(row: Any) -> dict[str, str]:
     }
 
 
+def largest(curve: pd.DataFrame, among: Sequence[bool] | None = None) -> Any | None:
+    """Returns the row of the layer at which a measure is largest; None where it is known at no layer.
+
+    Args:
+        curve: A measure at each layer, as `Alignment.curve` gives it.
+        among: Which layers are meant; all by default.
+    """
+    values = curve["value"].to_numpy(float)
+    values = values if among is None else np.where(among, values, np.nan)
+    return curve.iloc[int(np.nanargmax(values))] if np.isfinite(values).any() else None
+
+
 def together(result: Alignment) -> str:
     """Where prompts of one task lie nearer to each other across modalities than those of different tasks."""
     curve = result.curve(MARGIN, "gap removed")
@@ -118,9 +132,9 @@ def together(result: Alignment) -> str:
     shown = known & (curve["corrected"] < LEVEL) & (curve["value"] > 0)
     where = runs([str(i) for i in result.layers], shown.tolist())
     start = f"Without the modality gap, {result.a} and {result.b} prompts of one task"
-    if not where:
+    best = largest(curve, shown.tolist())
+    if best is None:
         return f"{start} are at no layer shown to lie nearer to each other than those of different tasks."
-    best = curve.iloc[int(np.nanargmax(np.where(shown, curve["value"], np.nan)))]
     return (
         f"{start} lie nearer to each other than those of different tasks at {layers(where)}; most at layer "
         f"{best['layer']}, where their cosines differ by {estimate(best['value'], best['low'], best['high'])} "
@@ -135,10 +149,10 @@ def carried(result: Alignment) -> str:
         name = f"centroids, {start} to {end}"
         clear, raw = (result.curve(name, state) for state in ("gap removed", "raw"))
         size = result.n[0] if end == result.a else result.n[1]
-        if size < LEAST or not clear["value"].map(math.isfinite).any():
+        best = largest(clear)
+        if size < LEAST or best is None:
             parts.append(f"whether centroids of {start} prompts name the task of {end} prompts: {too_few(size)}")
             continue
-        best = clear.iloc[int(np.nanargmax(clear["value"].to_numpy(float)))]
         value = Proportion(best["value"], size, best["low"], best["high"])
         above = "" if best["low"] > chance else ", not shown to be above chance"
         before = raw["value"][raw["layer"] == best["layer"]].iloc[0]

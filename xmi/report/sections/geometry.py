@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Bool, Float
 
 from xmi import plot
 from xmi.measure import Silhouette
@@ -30,24 +31,42 @@ def cluster_sentence(curve: Silhouette) -> str:
     Returns:
         A sentence; nothing where one of the two has no clusters to compare.
     """
-    both = [defined(t) and defined(m) for t, m in zip(curve.by_task, curve.by_modality, strict=True)]
-    if not any(both):
+    gap = _gap(curve)
+    if np.isnan(gap).all():
         return ""
-    gap = np.where(both, curve.by_task - curve.by_modality, -np.inf)
     wins = gap > 0
     if curve.p_task is not None:
         wins &= np.array([defined(p) and p < LEVEL for p in curve.p_task])
     note = "" if curve.p_task is None else f"; clusters of tasks tested, p{SPACE}<{SPACE}{LEVEL} after correction"
     where = runs([str(i) for i in curve.layers], wins.tolist())
-    if not where:
+    best = clearest(curve, wins)
+    if best is None:
         shown = "At no layer" if curve.p_task is None else "At no layer are prompts shown to"
         return f"{shown} {'do prompts ' if curve.p_task is None else ''}cluster by task more than by modality."
-    best = int(np.argmax(np.where(wins, gap, -np.inf)))
     return (
         f"Prompts cluster by task more than by modality at {layers(where)}; most clearly at layer "
         f"{curve.layers[best]} (silhouette {decimal(curve.by_task[best])} against "
         f"{decimal(curve.by_modality[best])}{note})."
     )
+
+
+def clearest(curve: Silhouette, among: Bool[np.ndarray, " layer"] | None = None) -> int | None:
+    """Returns the index of the layer at which clusters of tasks are farthest ahead of those of modalities.
+
+    Args:
+        curve: Both silhouettes.
+        among: Which layers are meant; all by default.
+
+    Returns:
+        The index; None where no layer has both.
+    """
+    gap = _gap(curve) if among is None else np.where(among, _gap(curve), np.nan)
+    return None if np.isnan(gap).all() else int(np.nanargmax(gap))
+
+
+def _gap(curve: Silhouette) -> Float[np.ndarray, " layer"]:
+    both = [defined(t) and defined(m) for t, m in zip(curve.by_task, curve.by_modality, strict=True)]
+    return np.where(both, curve.by_task - curve.by_modality, np.nan)
 
 
 def _similarity(results: StudyResults, model: str, *, centred: bool) -> go.Figure:

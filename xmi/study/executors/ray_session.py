@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,9 @@ PREFIX = "xmi-ray-"
 
 LOCK = "lock"
 """Held by the process that a folder belongs to."""
+
+SETTLED = 60.0
+"""Seconds after which a folder without a lock is nobody's."""
 
 PATIENCE = 10.0
 """Seconds in which a cluster must accept a connection."""
@@ -156,10 +160,13 @@ def _closed_and_quiet(ray: Any) -> Iterator[None]:
 
 
 def _remove_left(root: Path) -> None:
-    """Removes the folders of processes that were killed: nobody holds their lock."""
+    """Removes the folders of processes that were killed: nobody holds their lock.
+
+    One without a lock is about to get it, or was removed while processes that ended still wrote there.
+    """
     for folder in root.glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError):
-            if (folder / LOCK).is_file():
+            if (folder / LOCK).is_file() or time.time() - folder.stat().st_mtime > SETTLED:
                 with FileLock(folder / LOCK, timeout=0):
                     _remove(folder)
 

@@ -1,0 +1,7 @@
+"""The atlas: many stored studies on one page, models beside each other."""
+
+from __future__ import annotations
+
+from xmi.report.atlas.page import atlas_page
+
+__all__ = ["atlas_page"]
