@@ -47,7 +47,8 @@ def result(kind: type[Result]) -> Result:
     values = (("ü", 1.5), np.array([0.1, np.nan]), {"a": (1, 2)}, None)
     named = [field.name for field in dataclasses.fields(kind)]
     made = object.__new__(kind)
-    made.__dict__.update({name: values[i % len(values)] for i, name in enumerate(named)})
+    for i, name in enumerate(named):
+        object.__setattr__(made, name, values[i % len(values)])
     return made
 
 

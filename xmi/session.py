@@ -148,7 +148,7 @@ class Session:
         look = self._pictures if self.encoder.processor is not None else None
         with self.guard:
             found = self.engine.examine(look, again=again)
-            self.__dict__["report"] = found  # what `report` would find later
+            self.report = found
             return found
 
     def _pictures(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -232,7 +232,7 @@ def out_of_memory(setting: Setting) -> Rows:
         vlm = xmi.load(_saved(setting, Path(place)), device=setting.device, dtype="float32", check=False)
         sizes, real, sets = list[int](), sweep_module.sweep_kernel, 64 if setting.device == "cuda" else 4
         expected, limit = _swept(vlm, sets=sets), sets * vlm.backbone.n_layers // 2
-        vlm.engine.__dict__["budget"] = 2**40  # all at once
+        vlm.engine.learned.budget = 2**40  # all at once
         needed = overhead.cuda_peak(lambda: _swept(vlm, sets=sets)) if setting.device == "cuda" else 0
 
         def watched(*given: Any) -> Any:

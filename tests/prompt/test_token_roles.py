@@ -220,7 +220,7 @@ def test_letters_inside_special_tokens_are_no_text() -> None:
 def test_a_prompt_that_cannot_be_traced_is_refused_with_its_tokens(kind: type[Plain], message: str) -> None:
     text = {Shouts: "Greece", Forgets: "Q:<image>A:", Mumbles: "Q:<image>Q:"}.get(kind, "Q:Greece\nA:Athens\n\nQ:Italy")
     seeing = encoder(kind)
-    seeing._feeder.__dict__["_way"] = "placeholder"  # such processors fail the trial already
+    seeing._feeder._way = "placeholder"  # such processors fail the trial already
     if kind is Shouts:
         message = "changed the text 'Greece'"
     with pytest.raises(xmi.PromptError, match=f"(?s){message}"):

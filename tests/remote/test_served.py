@@ -142,7 +142,7 @@ def test_patching_there_is_patching_here(
     server: Loopback, far: VLM, near: VLM, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     expected = PATCHING[what](near)
-    monkeypatch.setitem(far.engine.__dict__, "ways", {})
+    monkeypatch.setattr(far.engine.learned, "ways", {})
     before = requests(server)
     assert differences(expected, PATCHING[what](far)) == []
     # The first sweep of a kind is proven beforehand: rows of their own and packed runs, in one request.
@@ -257,9 +257,9 @@ def test_what_is_not_proven_there_gets_rows(
     monkeypatch.setattr(
         engine_module, "TOLERANCE", {torch.float32: -1.0}
     )  # no packed run is near enough to a plain one
-    monkeypatch.setitem(near.engine.__dict__, "ways", dict.fromkeys(KINDS, "rows"))
+    monkeypatch.setattr(near.engine.learned, "ways", dict.fromkeys(KINDS, "rows"))
     for what in ("images", "some tokens", "another slot", "interpolating"):
-        monkeypatch.setitem(far.engine.__dict__, "ways", {})
+        monkeypatch.setattr(far.engine.learned, "ways", {})
         expected, before = PATCHING[what](near), requests(server)
         with pytest.warns(UserWarning, match="patched runs cannot share a forward here"):
             found = PATCHING[what](far)
@@ -270,12 +270,12 @@ def test_what_is_not_proven_there_gets_rows(
 
 
 def test_a_way_that_fails_there_is_left(server: Loopback, far: VLM, near: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(far.engine.__dict__, "ways", {})
+    monkeypatch.setattr(far.engine.learned, "ways", {})
     expected = PATCHING["text"](near)
     server.faults(error="RuntimeError: the mask has another shape")
     assert differences(expected, PATCHING["text"](far)) == []
     assert set(far.engine.ways.values()) == {"packed"}
-    monkeypatch.setitem(far.engine.__dict__, "ways", {})
+    monkeypatch.setattr(far.engine.learned, "ways", {})
     server.faults(drop=1)  # not the model's fault: no way is given up for it
     with pytest.raises(xmi.RemoteError, match="no answer came"):
         PATCHING["images"](far)

@@ -115,7 +115,7 @@ def test_a_dry_run_counts_the_forwards_that_the_study_does(
     }
     done = Counter[str]()
     for name, vlm in vlms.items():
-        vlm.engine.__dict__["ways"] = dict(ways)  # sweeps are proven before, so that only the study's own are counted
+        vlm.engine.ways.update(ways)  # sweeps are proven before, so that only the study's own are counted
         vlm.model.register_forward_hook(lambda *_, name=name: done.update([name]))
     by_source = {str(world / "eye"): vlms["eye"], str(world / "base"): vlms["eye base LLM"]}
     monkeypatch.setattr("xmi.study.work.load", lambda source, **_: by_source[str(source)])

@@ -192,7 +192,7 @@ def test_each_way_of_studying_costs_what_its_dry_run_says(
         asked = {"model": world / model, "tasks": tasks_of(world, ending), "out": tmp_path / str(number), **SMALL}
         line = next(line for line in dry_run(**asked).splitlines() if line.startswith(f"{model}: "))
         vlm, count = xmi.load(world / model), 0
-        vlm.engine.__dict__["ways"] = {f"last, {n}, text": "growing" for n in ("one", "more")}
+        vlm.engine.ways.update({f"last, {n}, text": "growing" for n in ("one", "more")})
 
         def counted(*_: Any) -> None:
             nonlocal count

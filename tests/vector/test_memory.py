@@ -43,7 +43,7 @@ def test_the_peak_stays_within_the_budget(vlm: VLM, monkeypatch: pytest.MonkeyPa
 
     whole, needs = run(), allocated_peak(run) - allocated_peak(plain)
     budget = needs // 4
-    monkeypatch.setitem(engine.__dict__, "budget", budget)
+    monkeypatch.setattr(engine.learned, "budget", budget)
     parts = run()
     for name in ("log_probability", "certain"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=0)
@@ -67,5 +67,5 @@ def test_at_least_one_copy_and_at_most_what_gains_time(vlm: VLM, monkeypatch: py
     assert load.copies() == 1024 // 4
     assert load.parts(3, 20) == (20, 3)
     assert load.parts(100, 20) == (20, 12)
-    monkeypatch.setitem(vlm.engine.__dict__, "budget", 1)
+    monkeypatch.setattr(vlm.engine.learned, "budget", 1)
     assert load.parts(3, 20) == (1, 1)

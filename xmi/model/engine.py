@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -37,6 +37,19 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+@dataclass
+class Learned:
+    """What is learned of a model by running it: the one part of an engine that changes.
+
+    Attributes:
+        ways: How each kind of sweep is done: the fastest way that was seen to equal plain runs.
+        budget: How many bytes the copies of one packed forward may take; None before the first sweep.
+    """
+
+    ways: dict[str, str] = field(default_factory=dict)
+    budget: int | None = None
+
+
 @dataclass(frozen=True)
 class Engine:
     """A checkpoint with its backbone and its nnsight envoy.
@@ -45,11 +58,13 @@ class Engine:
         checkpoint: Model, processor and identity.
         backbone: Where its language backbone is.
         backend: Where it computes.
+        learned: What running it has shown.
     """
 
     checkpoint: Checkpoint
     backbone: Backbone
     backend: Backend
+    learned: Learned = field(default_factory=Learned, init=False, repr=False, compare=False)
 
     @classmethod
     def start(cls, checkpoint: Checkpoint, backend: Backend) -> Engine:
@@ -162,21 +177,21 @@ class Engine:
         vocabulary = min(len(tokenizer), int(config.vocab_size))
         return [i for i in range(vocabulary) if i not in avoid] or list(range(vocabulary))
 
-    @cached_property
+    @property
     def ways(self) -> dict[str, str]:
         """How each kind of sweep is done on this model: the fastest way that was seen to equal plain runs."""
-        return {}
+        return self.learned.ways
 
-    @cached_property
+    @property
     def budget(self) -> int:
         """How many bytes the copies of one packed forward may take; less when memory turns out to hold less.
 
         On CUDA half of the memory that is free when the first sweep begins, elsewhere 1 GiB.
         """
-        if self.device.type != "cuda":
-            return 2**30
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return max(2**26, free // 2)
+        if self.learned.budget is None:
+            cuda = self.device.type == "cuda"
+            self.learned.budget = max(2**26, torch.cuda.mem_get_info(self.device)[0] // 2) if cuda else 2**30
+        return self.learned.budget
 
     @property
     def dtype(self) -> torch.dtype:

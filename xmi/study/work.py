@@ -61,8 +61,7 @@ class Work:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begins anew."""
-        self.__dict__.update(state)
-        self.__post_init__()
+        Work.__init__(self, **state)
 
     def names(self) -> list[str]:
         """The names of the study's models."""

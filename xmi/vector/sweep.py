@@ -191,7 +191,7 @@ def _packed(
             if some * groups == 1:
                 raise
             torch.cuda.empty_cache()
-            object.__setattr__(engine, "budget", load.bytes(some * groups // 2))  # memory turned out to hold less
+            engine.learned.budget = load.bytes(some * groups // 2)  # memory turned out to hold less
     across = len(rows[0])
     return Swept.put([Swept(*part) for part in found], lambda parts: _joined(parts, across, some))
 
