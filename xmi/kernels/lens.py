@@ -73,18 +73,7 @@ def lens_kernel(
             for depth in range(count):
                 kept[depth] = translate(kept[depth], weight[depth], bias[depth])
         states = torch.stack([state.to(kept[-1].device) for state in kept], 1)
-        some = max(1, TOGETHER // (len(rows) * at(model, paths["head"])._module.weight.shape[0]))
-        parts: list[list[torch.Tensor]] = [[], [], [], []]
-        for part in torch.split(states, some, dim=1):
-            logits = at(model, paths["head"])(at(model, paths["norm"])(part)).float() * scale
-            if softcap is not None:
-                logits = torch.tanh(logits / softcap) * softcap
-            probability = logits.softmax(-1)
-            top = probability.topk(k, dim=-1)
-            found = *over_sets(probability, sets), top.indices.cpu(), top.values.cpu()
-            for values, value in zip(parts, found, strict=True):
-                values.append(value)
-        read = save(tuple(torch.cat(values, 1) for values in parts))
+        read = save(decoded(at(model, paths["norm"]), at(model, paths["head"]), states, sets, scale, softcap, k))
         if answers is not None:
             said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
     if answers is None:
@@ -94,6 +83,24 @@ def lens_kernel(
 
 TOGETHER = 2**22
 """How many probabilities are held at once: more of them no longer gain time, and cost memory."""
+
+
+def decoded(
+    norm: Any, head: Any, states: torch.Tensor, sets: list[list[list[int]]], scale: float, softcap: float | None, k: int
+) -> tuple[torch.Tensor, ...]:
+    """What residuals [row, depth, d_model] say of token sets, and their top tokens: the first four of `lens_kernel`."""
+    some = max(1, TOGETHER // (states.shape[0] * head._module.weight.shape[0]))
+    parts: list[list[torch.Tensor]] = [[], [], [], []]
+    for part in torch.split(states, some, dim=1):
+        logits = head(norm(part)).float() * scale
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        probability = logits.softmax(-1)
+        top = probability.topk(k, dim=-1)
+        found = *over_sets(probability, sets), top.indices.cpu(), top.values.cpu()
+        for values, value in zip(parts, found, strict=True):
+            values.append(value)
+    return tuple(torch.cat(values, 1) for values in parts)
 
 
 def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -74,18 +74,38 @@ def pack_inputs(
             args = (grown, *args[1:])
         else:
             kwargs["input_ids"] = grown
+    return args, {**kwargs, **pack_others(kwargs, states.shape[0], length, copies, width, other is not None)}
+
+
+def pack_others(
+    kwargs: dict[str, Any], rows: int, length: int, copies: int, width: int, changed: bool
+) -> dict[str, torch.Tensor]:
+    """Arguments without rules of their own that say something of every token, grown.
+
+    Where images are, which they see, inputs per layer: they say the same of a copy as of the token copied.
+
+    Args:
+        kwargs: Keyword arguments of the decoder.
+        rows: How many prompts there are.
+        length: How many tokens each has.
+        copies: How many copies of the end are appended.
+        width: How many tokens the end has.
+        changed: Whether copies have tokens of their own.
+
+    Raises:
+        ValueError: Copies have tokens of their own, and an argument is made from tokens.
+    """
+    found = {}
     for name, value in kwargs.items():
         if name in OWN_RULES or not isinstance(value, torch.Tensor):
             continue
-        # Whatever else says something of every token (where images are, which they see, inputs per layer) says the
-        # same of a copy as of the token copied.
-        if value.dim() > 1 and tuple(value.shape[:2]) == tuple(states.shape[:2]):
-            if other is not None and value.is_floating_point():
+        if value.dim() > 1 and tuple(value.shape[:2]) == (rows, length):
+            if changed and value.is_floating_point():
                 raise ValueError(f"the decoder's argument {name} is made from tokens")
-            kwargs[name] = repeat_end(value, copies, width, 1)
-        elif value.dim() == 4 and value.shape[0] == states.shape[0] and value.shape[2] == length:
-            kwargs[name] = repeat_end(value, copies, width, 2)
-    return args, kwargs
+            found[name] = repeat_end(value, copies, width, 1)
+        elif value.dim() == 4 and value.shape[0] == rows and value.shape[2] == length:
+            found[name] = repeat_end(value, copies, width, 2)
+    return found
 
 
 def positions_of(kwargs: dict[str, Any], states: torch.Tensor) -> torch.Tensor:

@@ -171,20 +171,13 @@ def swept(
     """
     sets, count = vectors.shape[0], vectors.shape[1]
     copies = sets * count
-    rows = torch.arange(len(slots))[:, None]
     turn, order = torch.tensor(layers).argsort().argsort(), joining(layers, sets)
     with torch.no_grad(), model.trace(**inputs):
         decoder = at(model, paths["decoder"])
         blocks = at(model, paths["layers"])
-        args, kwargs = decoder.inputs
-        config, embed = decoder._module.config, decoder._module.get_input_embeddings()
-        told = save(last_told(args, kwargs, embed))
-        spare = spare_copies(args, kwargs, copies, width, config) if growing else 0
-        if other is not None:
-            other = other[:, order.argsort()]
-        args, kwargs = pack_inputs(args, kwargs, copies + spare, width, config, embed, own, other)
-        decoder.inputs = args, kwargs
-        total = kwargs["position_ids"].shape[-1]
+        other = None if other is None else other[:, order.argsort()]
+        total, spare, found = pack(decoder, copies, width, own, other, growing)
+        told = save(found)
         joined, kept = (0 if growing else copies), []
         touched = sorted({*layers, *keep})  # a trace reads in the order of execution
         for layer in range(int(paths["n_layers"]) if spare else touched[-1] + 1) if growing else touched:
@@ -197,25 +190,56 @@ def swept(
             length = state.shape[1] - joined * width
             if layer in layers:
                 place = layers.index(layer)
-                new = vectors[:, place].to(state.device, state.dtype)
-                mine = torch.arange(sets) + turn[place] * sets
                 if growing:
                     state = torch.cat([state, state[:, length - width : length].repeat(1, sets, 1)], 1)
                     joined += sets
-                columns = length + (mine + 1) * width + slots[:, None]
-                state[rows, columns] = blend(state[rows, columns], new, mode, strength)
+                ends = length + (torch.arange(sets) + turn[place] * sets + 1) * width
+                write(state, vectors[:, place], ends + slots[:, None], mode, strength)
                 if growing:
                     block.output = (state, *block.output[1:]) if isinstance(block.output, tuple) else state
-            if layer in keep:  # a copy that has not joined is the prompt's end
-                last = torch.where(order < joined, length + (order + 1) * width - 1, length - 1)
-                kept.append(state[:, [length - 1, *last.tolist()]].float().cpu())
-        logits = model.output.logits
-        if logits.shape[1] != copies + 1:  # the model keeps the logits of all tokens
-            logits = logits[:, torch.arange(-copies - 1, 0) * width + width - 1]
+            if layer in keep:
+                kept.append(state[:, ends_of(length, order, joined, width)].float().cpu())
         entries = [0, *(order + 1).tolist()]
-        scored = save(tuple(value[:, entries] for value in score(logits, answers, k)))
+        scored = save(tuple(v[:, entries] for v in score(at_ends(model.output.logits, copies, width), answers, k)))
         residuals = save(torch.stack(kept, 2) if kept else torch.zeros(len(slots), copies + 1, 0, 0))
     return *scored, residuals, told
+
+
+def pack(
+    decoder: Any, copies: int, width: int, own: torch.Tensor | None, other: torch.Tensor | None, growing: bool
+) -> tuple[int, int, dict[str, Any]]:
+    """Packs copies into the inputs of a text decoder, inside a trace.
+
+    Returns:
+        The packed tokens, how many copies of them are spare (see `spare_copies`), and what `last_told` finds.
+    """
+    args, kwargs = decoder.inputs
+    config, embed = decoder._module.config, decoder._module.get_input_embeddings()
+    told = last_told(args, kwargs, embed)
+    spare = spare_copies(args, kwargs, copies, width, config) if growing else 0
+    args, kwargs = pack_inputs(args, kwargs, copies + spare, width, config, embed, own, other)
+    decoder.inputs = args, kwargs
+    return kwargs["position_ids"].shape[-1], spare, told
+
+
+def at_ends(logits: torch.Tensor, copies: int, width: int) -> torch.Tensor:
+    """Of the logits of all tokens those that `keep_ends` asks for, which may be all that there are."""
+    if logits.shape[1] == copies + 1:
+        return logits
+    return logits[:, torch.arange(-copies - 1, 0) * width + width - 1]
+
+
+def write(state: torch.Tensor, vectors: torch.Tensor, columns: torch.Tensor, mode: str, strength: float) -> None:
+    """Writes vectors [set, d_model] into a residual, in place: one at each of a row's columns [row, set]."""
+    rows = torch.arange(len(columns))[:, None]
+    new = vectors.to(state.device, state.dtype)
+    state[rows, columns] = blend(state[rows, columns], new, mode, strength)
+
+
+def ends_of(length: int, order: torch.Tensor, joined: int, width: int) -> list[int]:
+    """Columns of the prompt's last token and of every copy's; a copy that has not joined is the prompt's end."""
+    last = torch.where(order < joined, length + (order + 1) * width - 1, length - 1)
+    return [length - 1, *last.tolist()]
 
 
 def rows_kernel(

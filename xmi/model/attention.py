@@ -83,18 +83,9 @@ class _Seen(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def find_fused(
-    model: torch.nn.Module, backbone: Backbone, found: dict[int, Finding], probes: Sequence[Callable[[], Any]]
-) -> list[Point]:
-    """Queries, keys and values in a projection that makes them at once.
-
-    At the first position rotary embeddings turn nothing, so there attention's own queries, keys and values are rows of
-    the projection's output, whatever the order of heads in it.
-    """
-    fused = {layer: f for layer, f in found.items() if f.fused}
-    if not fused:
-        return []
-    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+@contextmanager
+def _watched(model: torch.nn.Module, fused: dict[int, Finding]) -> Iterator[tuple[dict[int, Any], dict[int, Any]]]:
+    """Keeps, by layer, what fused projections give, and queries, keys and values that attention is computed from."""
     made: dict[int, torch.Tensor] = {}
     used: dict[int, tuple[torch.Tensor, ...]] = {}
     modes: list[_Seen] = []
@@ -116,22 +107,38 @@ def find_fused(
         return lambda _module, _args, output: made.__setitem__(layer, output.clone())
 
     handles: list[Any] = []
-    for layer, finding in fused.items():
-        module = model.get_submodule(finding.attention)
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave(layer), always_call=True))
-        handles.append(model.get_submodule(finding.fused).register_forward_hook(keep(layer)))
     try:
-        with attention(model, backbone, "sdpa"), torch.no_grad():
-            for probe in probes:
-                probe()
-    except (ValueError, RuntimeError, NotImplementedError):
-        return []
+        for layer, finding in fused.items():
+            module = model.get_submodule(finding.attention)
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave(layer), always_call=True))
+            handles.append(model.get_submodule(finding.fused).register_forward_hook(keep(layer)))
+        yield made, used
     finally:
         for handle in handles:
             handle.remove()
         while modes:  # for Ctrl-C torch calls no hook
             modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+def find_fused(
+    model: torch.nn.Module, backbone: Backbone, found: dict[int, Finding], probes: Sequence[Callable[[], Any]]
+) -> list[Point]:
+    """Queries, keys and values in a projection that makes them at once.
+
+    At the first position rotary embeddings turn nothing, so there attention's own queries, keys and values are rows of
+    the projection's output, whatever the order of heads in it.
+    """
+    fused = {layer: f for layer, f in found.items() if f.fused}
+    if not fused:
+        return []
+    try:
+        with _watched(model, fused) as (made, used), attention(model, backbone, "sdpa"), torch.no_grad():
+            for probe in probes:
+                probe()
+    except (ValueError, RuntimeError, NotImplementedError):
+        return []
+    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
     points = []
     for layer in made.keys() & used.keys():
         finding = fused[layer]

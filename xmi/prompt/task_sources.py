@@ -83,53 +83,65 @@ def load_task(
             raise TaskError(f"columns is a mapping from xmi's names to those of the source; found {kind(columns)}.")
         columns = check_sheet(Sheet, {"columns": dict(columns)}, "What is given as columns").columns
     if is_dataset(source):
-        told = _told(sheet, None)
-        return _finish(
-            read_dataset(source, columns or told.columns, root),
-            told,
-            name or "dataset",
-            image_home(),
-            template,
-            name,
-            examples,
-        )
+        return _finish(*_dataset(source, "dataset", sheet, columns, root), template, name, examples)
     if not isinstance(source, (str, Path)):
         raise TaskError(f"A task is a name, a file, a folder or a dataset; found {kind(source)}.")
     if "\0" in str(source):
         raise TaskError(f"{short(str(source))!r} is not the name of a file: it holds a NUL character.")
     if str(source).startswith(SCHEME):
-        told = _told(sheet, None)
-        table = read_dataset(fetch_dataset(str(source)), columns or told.columns, root)
         named = str(source).partition("@")[0].rpartition("/")[2]
-        return _finish(table, told, named, image_home(), template, name, examples)
+        found = _dataset(fetch_dataset(str(source)), named, sheet, columns, root)
+        return _finish(*found, template, name, examples)
     path = Path(source).expanduser()
     if str(source) in task_names():
         path = _home() / f"{source}.json"
     if path.suffix.lower() in SHEETS:
-        given = read_sheet(path)
-        if given.source is None or given.source.lower().endswith(SHEETS):
-            raise TaskError(f"{path} names no source: put `source: items.csv` (a file, folder or dataset) into it.")
-        inner = (
-            given.source
-            if given.source.startswith(SCHEME) or given.source in task_names()
-            else path.parent / given.source
-            if root is not None
-            else _inside(path.parent, given.source, "source")
-        )
-        base = root or (_inside(path.parent, given.root, "root") if given.root else None)
-        fixed = given.model_dump(exclude={"source", "root"}, exclude_unset=True)
-        if "name" not in fixed:
-            fixed["name"] = path.stem
+        inner, fixed, base = _sheet(path, root)
         return load_task(
             inner, template=template, name=name, sheet=fixed, columns=columns, root=base, examples=examples
         )
     return _finish(*_read(path, sheet, columns, root), template, name, examples)
 
 
+Found = tuple[Table, Wording, str, str | Path]
+"""Rows, wording, a name and the data root."""
+
+
+def _dataset(
+    dataset: Any,
+    named: str,
+    sheet: str | Path | Mapping[str, Any] | None,
+    columns: Mapping[str, str] | None,
+    root: str | Path | None,
+) -> Found:
+    """What a Hugging Face dataset holds."""
+    told = _told(sheet, None)
+    return read_dataset(dataset, columns or told.columns, root), told, named, image_home()
+
+
+def _sheet(path: Path, root: str | Path | None) -> tuple[str | Path, dict[str, Any], str | Path | None]:
+    """The source that a task sheet names, what else it says, and the data root.
+
+    Raises:
+        TaskError: It names none, or one outside of its folder.
+    """
+    given = read_sheet(path)
+    if given.source is None or given.source.lower().endswith(SHEETS):
+        raise TaskError(f"{path} names no source: put `source: items.csv` (a file, folder or dataset) into it.")
+    inner: str | Path
+    if given.source.startswith(SCHEME) or given.source in task_names():
+        inner = given.source
+    else:
+        inner = path.parent / given.source if root is not None else _inside(path.parent, given.source, "source")
+    base = root or (_inside(path.parent, given.root, "root") if given.root else None)
+    fixed = {"name": path.stem, **given.model_dump(exclude={"source", "root"}, exclude_unset=True)}
+    return inner, fixed, base
+
+
 def _read(
     path: Path, sheet: str | Path | Mapping[str, Any] | None, columns: Mapping[str, str] | None, root: str | Path | None
-) -> tuple[Table, Wording, str, str | Path]:
-    """Rows, wording, a name and the data root of a file or folder."""
+) -> Found:
+    """What a file or folder holds."""
     if path.suffix.lower() in TABLES:
         told = _told(sheet, path.with_suffix(""))
         table = pick(read_table(path, columns or told.columns), columns or told.columns)
@@ -151,26 +163,7 @@ def _read(
         told = _told(sheet, path / "task")
         return read_folder(path, columns or told.columns), told, path.resolve().name, root or path
     if path.suffix.lower() == ".json":
-        content = _json(path)
-        if isinstance(content, dict):
-            file = check_sheet(_TaskFile, content, str(path))
-            table = pick(read_list(file.items, f"{path.name} items"), columns)
-            # Where some items of a task file have a split, the others are train.
-            named = any(row.values.get("split") for row in table.rows)
-            rows = [Row(r.place, {**({"split": "train"} if named else {}), **r.values}) for r in table.rows]
-            return (
-                Table(rows, table.faults),
-                file if sheet is None else _told(sheet, None),
-                path.stem,
-                root or path.parent,
-            )
-        told = _told(sheet, path.with_suffix(""))
-        return (
-            pick(read_list(content, path.name), columns or told.columns),
-            told,
-            path.stem,
-            root or _root(told, path.parent),
-        )
+        return _items(path, sheet, columns, root)
     if path.suffix or len(path.parts) > 1:
         raise TaskError(
             f"Cannot read the task {path}: no such file or folder, or of an unknown kind (.json, .yaml, "
@@ -179,6 +172,24 @@ def _read(
     raise TaskError(
         f"No task {str(path)!r}. xmi has: {', '.join(task_names())}; or give a file, a folder or a dataset."
     )
+
+
+def _items(
+    path: Path, sheet: str | Path | Mapping[str, Any] | None, columns: Mapping[str, str] | None, root: str | Path | None
+) -> Found:
+    """What a JSON file holds: a task, or a list of items."""
+    content = _json(path)
+    if isinstance(content, dict):
+        file = check_sheet(_TaskFile, content, str(path))
+        table = pick(read_list(file.items, f"{path.name} items"), columns)
+        # Where some items of a task file have a split, the others are train.
+        named = any(row.values.get("split") for row in table.rows)
+        rows = [Row(r.place, {**({"split": "train"} if named else {}), **r.values}) for r in table.rows]
+        told = file if sheet is None else _told(sheet, None)
+        return Table(rows, table.faults), told, path.stem, root or path.parent
+    wording = _told(sheet, path.with_suffix(""))
+    table = pick(read_list(content, path.name), columns or wording.columns)
+    return table, wording, path.stem, root or _root(wording, path.parent)
 
 
 def _finish(
