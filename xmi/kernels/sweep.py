@@ -169,19 +169,15 @@ def swept(
         token [row, 1 + set * layer], residuals [row, 1 + set * layer, len(keep), d_model] (entry 0 is the clean run,
         entry 1 + s * len(layers) + i is set s patched after layers[i]), and what `last_told` finds.
     """
-    sets, count = vectors.shape[0], vectors.shape[1]
-    copies = sets * count
-    turn, order = torch.tensor(layers).argsort().argsort(), joining(layers, sets)
+    sets, copies, turn = len(vectors), vectors.shape[0] * vectors.shape[1], sorted(layers)
+    order = joining(layers, sets)
     with torch.no_grad(), model.trace(**inputs):
-        decoder = at(model, paths["decoder"])
-        blocks = at(model, paths["layers"])
         other = None if other is None else other[:, order.argsort()]
-        total, spare, found = pack(decoder, copies, width, own, other, growing)
-        told = save(found)
+        total, spare, told = pack(at(model, paths["decoder"]), copies, width, own, other, growing)
         joined, kept = (0 if growing else copies), []
         touched = sorted({*layers, *keep})  # a trace reads in the order of execution
         for layer in range(int(paths["n_layers"]) if spare else touched[-1] + 1) if growing else touched:
-            block = blocks[layer]
+            block = at(model, paths["layers"])[layer]
             if growing:
                 block.inputs = cut(block.inputs, total, total - (copies + spare - joined) * width)
             if layer not in layers and layer not in keep:
@@ -189,12 +185,11 @@ def swept(
             state = hidden(block.output)
             length = state.shape[1] - joined * width
             if layer in layers:
-                place = layers.index(layer)
                 if growing:
                     state = torch.cat([state, state[:, length - width : length].repeat(1, sets, 1)], 1)
                     joined += sets
-                ends = length + (torch.arange(sets) + turn[place] * sets + 1) * width
-                write(state, vectors[:, place], ends + slots[:, None], mode, strength)
+                ends = length + (torch.arange(sets) + turn.index(layer) * sets + 1) * width
+                write(state, vectors[:, layers.index(layer)], ends + slots[:, None], mode, strength)
                 if growing:
                     block.output = (state, *block.output[1:]) if isinstance(block.output, tuple) else state
             if layer in keep:
@@ -215,7 +210,7 @@ def pack(
     """
     args, kwargs = decoder.inputs
     config, embed = decoder._module.config, decoder._module.get_input_embeddings()
-    told = last_told(args, kwargs, embed)
+    told = save(last_told(args, kwargs, embed))
     spare = spare_copies(args, kwargs, copies, width, config) if growing else 0
     args, kwargs = pack_inputs(args, kwargs, copies + spare, width, config, embed, own, other)
     decoder.inputs = args, kwargs
