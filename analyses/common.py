@@ -2,7 +2,7 @@
 
 Every script has a function `finding(results)` that reads a finished study and returns a `Finding`, whose rows each set
 two numbers against each other. **The rule**: a claim *holds* if the 95 % interval of their difference lies above zero,
-it *does not hold* if it lies below, and in between the two *cannot be told apart*. Where the claim is that two numbers
+it *does not hold* if it lies below, and in between the finding is *inconclusive*. Where the claim is that two numbers
 agree (`within`), it holds if the interval lies within the given distance of zero, and does not if it lies outside of
 it. What a model does not have (a phase that never leads) is *not found*.
 """
@@ -30,7 +30,7 @@ from xmi.study import StudyResults
 from xmi.study.folder import FINISHED
 
 RUN, OUT = Path("runs/findings"), Path("docs/findings")
-HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told apart", "not found"
+HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "inconclusive", "not found"
 
 
 @dataclass(frozen=True)

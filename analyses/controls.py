@@ -11,33 +11,33 @@ same vectors on the other models of the study.
 
 **What came out** on the embedded model (`python -m analyses.controls`)::
 
-    verdict               claim                                     first  second  difference, 95 % interval  n
-    holds                 text ICL → text: above majority           0.99   0.16    +0.83 [+0.76, +0.90]       96 items
-    does not hold         random vector → text: above majority      0.03   0.16    -0.13 [-0.20, -0.06]       96 items
-    does not hold         another task → text: above majority       0.01   0.16    -0.15 [-0.22, -0.06]       96 items
-    holds                 mean over tasks → text: above majority    0.30   0.16    +0.14 [+0.02, +0.26]       96 items
-    holds                 shuffled labels → text: above majority    0.99   0.16    +0.83 [+0.76, +0.90]       96 items
-    does not hold         unrelated slot → text: above majority     0.00   0.16    -0.16 [-0.23, -0.09]       96 items
-    holds                 text ICL → image: above majority          0.96   0.16    +0.80 [+0.72, +0.88]       96 items
-    does not hold         random vector → image: above majority     0.03   0.16    -0.13 [-0.21, -0.06]       96 items
-    does not hold         another task → image: above majority      0.00   0.16    -0.16 [-0.23, -0.09]       96 items
-    holds                 mean over tasks → image: above majority   0.29   0.16    +0.13 [+0.02, +0.25]       96 items
-    holds                 shuffled labels → image: above majority   0.96   0.16    +0.80 [+0.72, +0.88]       96 items
-    does not hold         unrelated slot → image: above majority    0.00   0.16    -0.16 [-0.23, -0.09]       96 items
-    holds                 text ICL → text: its own task             0.99   0.00    +0.99 [+0.91, +1.00]       96 items
-    cannot be told apart  random vector → text: its own task        0.03   0.02    +0.01 [-0.03, +0.05]       96 items
-    does not hold         another task → text: its own task         0.01   0.51    -0.50 [-0.53, -0.44]       96 items
-    cannot be told apart  mean over tasks → text: its own task      0.30   0.40    -0.10 [-0.26, +0.05]       96 items
-    holds                 shuffled labels → text: its own task      0.99   0.00    +0.99 [+0.91, +1.00]       96 items
-    cannot be told apart  unrelated slot → text: its own task       0.00   0.00    +0.00 [-0.04, +0.04]       96 items
-    holds                 text ICL → image: its own task            0.96   0.00    +0.96 [+0.89, +0.99]       96 items
-    cannot be told apart  random vector → image: its own task       0.03   0.06    -0.03 [-0.07, +0.01]       96 items
-    does not hold         another task → image: its own task        0.00   0.49    -0.49 [-0.51, -0.43]       96 items
-    cannot be told apart  mean over tasks → image: its own task     0.29   0.35    -0.06 [-0.21, +0.09]       96 items
-    holds                 shuffled labels → image: its own task     0.96   0.00    +0.96 [+0.89, +0.99]       96 items
-    cannot be told apart  unrelated slot → image: its own task      0.00   0.00    +0.00 [-0.04, +0.04]       96 items
-    holds                 text ICL → text: above organism-control   0.99   0.50    +0.49 [+0.39, +0.58]       96 items
-    holds                 text ICL → image: above organism-control  0.96   0.46    +0.50 [+0.40, +0.61]       96 items
+    verdict        claim                                     first  second  difference, 95 % interval  n
+    holds          text ICL → text: above majority           0.99   0.16    +0.83 [+0.76, +0.90]       96 items
+    does not hold  random vector → text: above majority      0.03   0.16    -0.13 [-0.20, -0.06]       96 items
+    does not hold  another task → text: above majority       0.01   0.16    -0.15 [-0.22, -0.06]       96 items
+    holds          mean over tasks → text: above majority    0.30   0.16    +0.14 [+0.02, +0.26]       96 items
+    holds          shuffled labels → text: above majority    0.99   0.16    +0.83 [+0.76, +0.90]       96 items
+    does not hold  unrelated slot → text: above majority     0.00   0.16    -0.16 [-0.23, -0.09]       96 items
+    holds          text ICL → image: above majority          0.96   0.16    +0.80 [+0.72, +0.88]       96 items
+    does not hold  random vector → image: above majority     0.03   0.16    -0.13 [-0.21, -0.06]       96 items
+    does not hold  another task → image: above majority      0.00   0.16    -0.16 [-0.23, -0.09]       96 items
+    holds          mean over tasks → image: above majority   0.29   0.16    +0.13 [+0.02, +0.25]       96 items
+    holds          shuffled labels → image: above majority   0.96   0.16    +0.80 [+0.72, +0.88]       96 items
+    does not hold  unrelated slot → image: above majority    0.00   0.16    -0.16 [-0.23, -0.09]       96 items
+    holds          text ICL → text: its own task             0.99   0.00    +0.99 [+0.91, +1.00]       96 items
+    inconclusive   random vector → text: its own task        0.03   0.02    +0.01 [-0.03, +0.05]       96 items
+    does not hold  another task → text: its own task         0.01   0.51    -0.50 [-0.53, -0.44]       96 items
+    inconclusive   mean over tasks → text: its own task      0.30   0.40    -0.10 [-0.26, +0.05]       96 items
+    holds          shuffled labels → text: its own task      0.99   0.00    +0.99 [+0.91, +1.00]       96 items
+    inconclusive   unrelated slot → text: its own task       0.00   0.00    +0.00 [-0.04, +0.04]       96 items
+    holds          text ICL → image: its own task            0.96   0.00    +0.96 [+0.89, +0.99]       96 items
+    inconclusive   random vector → image: its own task       0.03   0.06    -0.03 [-0.07, +0.01]       96 items
+    does not hold  another task → image: its own task        0.00   0.49    -0.49 [-0.51, -0.43]       96 items
+    inconclusive   mean over tasks → image: its own task     0.29   0.35    -0.06 [-0.21, +0.09]       96 items
+    holds          shuffled labels → image: its own task     0.96   0.00    +0.96 [+0.89, +0.99]       96 items
+    inconclusive   unrelated slot → image: its own task      0.00   0.00    +0.00 [-0.04, +0.04]       96 items
+    holds          text ICL → text: above organism-control   0.99   0.50    +0.49 [+0.39, +0.58]       96 items
+    holds          text ICL → image: above organism-control  0.96   0.46    +0.50 [+0.40, +0.61]       96 items
 
 Where controls work, the reason is in the figure:
 

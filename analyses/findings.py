@@ -34,7 +34,7 @@ is a script in `analyses/`, and the numbers beside the figure are its table.
 
 {caveat}**How a claim is judged.** Each row sets two numbers against each other, *first* and *second*. The claim *holds*
 if the 95 % interval of their difference lies above zero; it *does not hold* if it lies below; in between the two
-*cannot be told apart*. Where the claim is that two numbers agree within 0.1, it holds if the interval lies within 0.1
+*inconclusive*. Where the claim is that two numbers agree within 0.1, it holds if the interval lies within 0.1
 of zero and does not if it lies outside. Rows are not corrected for their number: of twenty true nulls one may come out.
 `n` counts independent items (or tasks, prompts, queries), never answers to the same one.
 """

@@ -10,12 +10,12 @@ items.
 
 **What came out** on the embedded model (`python -m analyses.instructions_and_ensembles`)::
 
-    verdict               claim                                       first  second  difference, 95 % interval  n
-    holds                 instruction → image: above no context       1.00   0.00    +1.00 [+0.92, +1.00]       96 items
-    holds                 instruction → text: above no context        1.00   0.00    +1.00 [+0.92, +1.00]       96 items
-    cannot be told apart  1 example → image: better with instruction  1.00   0.99    +0.01 [-0.03, +0.05]       96 items
-    cannot be told apart  1 example → text: better with instruction   0.98   0.97    +0.01 [-0.03, +0.05]       96 items
-    holds                 both → image: above xBase                   1.00   0.95    +0.05 [+0.01, +0.10]       96 items
+    verdict       claim                                       first  second  difference, 95 % interval  n
+    holds         instruction → image: above no context       1.00   0.00    +1.00 [+0.92, +1.00]       96 items
+    holds         instruction → text: above no context        1.00   0.00    +1.00 [+0.92, +1.00]       96 items
+    inconclusive  1 example → image: better with instruction  1.00   0.99    +0.01 [-0.03, +0.05]       96 items
+    inconclusive  1 example → text: better with instruction   0.98   0.97    +0.01 [-0.03, +0.05]       96 items
+    holds         both → image: above xBase                   1.00   0.95    +0.05 [+0.01, +0.10]       96 items
 
 A single example's vector is near the ceiling already, so that an instruction has nothing left to add. Against the
 cross-modal prompt the mean of both is better, by an interval that would not survive many more rows like it.

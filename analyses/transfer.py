@@ -10,13 +10,13 @@ context, and against always giving a task's most frequent training label. Differ
 
 **What came out** on the embedded model (`python -m analyses.transfer`)::
 
-    verdict               claim                                 first  second  difference, 95 % interval  n
-    cannot be told apart  text → image: patch above prompt      0.96   0.95    +0.02 [-0.03, +0.06]       96 items
-    holds                 text → image: patch above no context  0.96   0.00    +0.96 [+0.89, +0.99]       96 items
-    holds                 text → image: patch above majority    0.96   0.16    +0.80 [+0.72, +0.88]       96 items
-    cannot be told apart  image → text: patch above prompt      0.99   0.99    +0.00 [-0.03, +0.04]       96 items
-    holds                 image → text: patch above no context  0.99   0.00    +0.99 [+0.91, +1.00]       96 items
-    holds                 image → text: patch above majority    0.99   0.16    +0.83 [+0.76, +0.90]       96 items
+    verdict       claim                                 first  second  difference, 95 % interval  n
+    inconclusive  text → image: patch above prompt      0.96   0.95    +0.02 [-0.03, +0.06]       96 items
+    holds         text → image: patch above no context  0.96   0.00    +0.96 [+0.89, +0.99]       96 items
+    holds         text → image: patch above majority    0.96   0.16    +0.80 [+0.72, +0.88]       96 items
+    inconclusive  image → text: patch above prompt      0.99   0.99    +0.00 [-0.03, +0.04]       96 items
+    holds         image → text: patch above no context  0.99   0.00    +0.99 [+0.91, +1.00]       96 items
+    holds         image → text: patch above majority    0.99   0.16    +0.83 [+0.76, +0.90]       96 items
 
 One vector triggers the task in the other modality. Against the prompt there is nothing to see: patch and prompt are
 both near the ceiling, which leaves no room for the paper's contrast. In the other two seeds of the organism the

@@ -65,5 +65,7 @@ def test_the_example_raises_the_message_on_the_page(name: str, given: dict[str, 
     with pytest.raises(kind) as caught, warnings.catch_warnings():
         warnings.simplefilter("error", errors.XmiWarning)
         exec(code, dict(given))
-    assert type(caught.value) is kind or name == "RemoteError", "a kind of RemoteError that only xmi.remote tells apart"
+    assert type(caught.value) is kind or name == "RemoteError", (
+        "a kind of RemoteError that only xmi.remote distinguishes"
+    )
     assert str(caught.value) == " ".join(said.splitlines()) or str(caught.value) == said.removesuffix("\n")

@@ -242,7 +242,7 @@ class Session:
             yield several, batches
 
     def each(self, kernel: Callable[..., R], calls: Iterable[tuple[K, tuple[Any, ...]]]) -> list[tuple[K, R]]:
-        """Runs a kernel on every batch, and returns its results beside what is to be remembered of each.
+        """Runs a kernel on every batch, and returns its results, each with what is to be remembered of its batch.
 
         Args:
             kernel: A function of `xmi.kernels`.

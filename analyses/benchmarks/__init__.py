@@ -1,1 +1,1 @@
-"""What xmi costs beside the bare model: `python -m analyses.benchmarks.overhead` writes `docs/overhead.md`."""
+"""What xmi costs compared with the bare model: `python -m analyses.benchmarks.overhead` writes `docs/overhead.md`."""

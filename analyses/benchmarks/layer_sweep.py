@@ -160,7 +160,7 @@ class Result:
 
     @property
     def memory_ratio(self) -> float:
-        """Peak of a sweep beside that of a plain forward of as many tokens and logits."""
+        """Peak of a sweep compared with that of a plain forward of as many tokens and logits."""
         return self.memory / self.memory_plain
 
 

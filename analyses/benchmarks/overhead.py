@@ -1,4 +1,4 @@
-"""What reading activations costs beside a plain forward of the same model.
+"""What reading activations costs compared with a plain forward of the same model.
 
 The target is `vlm.run_with_cache(prompt, names=["resid_post"], positions="last")`, the last position of all layers,
 against `vlm.model(**inputs, use_cache=False, logits_to_keep=1)`: at most 1.15 times the time and 1.05 times the peak
@@ -165,7 +165,7 @@ class Row:
 
     @property
     def memory_ratio(self) -> float | None:
-        """Peak beside the plain forward's."""
+        """Peak compared with the plain forward's."""
         return self.memory / self.plain if self.memory and self.plain else None
 
 
@@ -483,8 +483,8 @@ def page(results: Sequence[Result], command: str, threads: int, repeats: int) ->
     lines = [
         "# Overhead",
         "",
-        "Time and peak memory of reading activations, beside a plain forward of the same model on the same encoded "
-        'inputs (`logits_to_keep=1`). The target is the last position of all layers (`names=["resid_post"]`, '
+        "Time and peak memory of reading activations, compared with a plain forward of the same model on the same "
+        'encoded inputs (`logits_to_keep=1`). The target is the last position of all layers (`names=["resid_post"]`, '
         f'`positions="last"`): at most {TIME_TARGET} times the time and {MEMORY_TARGET} times the memory. Models have '
         "LLaVA 1.5's configuration at the sizes named, and random weights.",
         "",

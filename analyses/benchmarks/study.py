@@ -1,4 +1,4 @@
-"""What a whole study costs, beside the published algorithm doing the same cells.
+"""What a whole study costs, compared with the published algorithm doing the same cells.
 
 The default study of the embedded model, `xmi run organism --base organism-llm --seeds 3`, in a fresh process and from
 its start to the written report, with nothing remembered from earlier runs: at most 60 seconds on two cores, and at
@@ -418,9 +418,9 @@ def page(result: Result, options: Sequence[str], command: str) -> str:
     lines = [
         "# What a study costs",
         "",
-        f"The default study of the embedded model, `xmi run {' '.join(options)}`, beside the published algorithm doing "
-        f"the same cells: {len(result.plan['tasks'])} tasks, {len(result.plan['seeds'])} seeds, all sources, targets "
-        "and layers.",
+        f"The default study of the embedded model, `xmi run {' '.join(options)}`, compared with the published "
+        f"algorithm doing the same cells: {len(result.plan['tasks'])} tasks, {len(result.plan['seeds'])} seeds, all "
+        "sources, targets and layers.",
         "",
         "- xmi: seconds from the start of a fresh process to the written report, nothing remembered from earlier runs; "
         + (

@@ -140,7 +140,7 @@ def test_divergence_is_that_of_the_distributions_on_held_out_prompts() -> None:
 
     for told, by in ((lens.card.before, LogitLens()), (lens.card.after, lens)):
         top = vlm.lens(held, k=size, lens=by)
-        assert len(set(top.tokens[0][0])) == size, "tokens must be told apart by their text"
+        assert len(set(top.tokens[0][0])) == size, "tokens must differ in their text"
         np.testing.assert_allclose(told, divergence(zip(top.tokens, top.probabilities, strict=True)), rtol=1e-4)
 
 

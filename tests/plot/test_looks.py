@@ -1,4 +1,4 @@
-"""One look per meaning: the same in every figure, told apart by any eye, on a light page and on a dark one."""
+"""One look per meaning: the same in every figure, distinguished by any eye, on a light page and on a dark one."""
 
 from __future__ import annotations
 

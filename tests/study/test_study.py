@@ -17,7 +17,7 @@ from PIL import Image
 import xmi
 from tests.study.kill import SCRIPT, files, kill, start
 from tests.zoo.world import make_world
-from xmi.study import StudyResults
+from xmi.study import CONTROLS, StudyResults
 from xmi.study.store import Store, locked
 
 
@@ -41,7 +41,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResu
 def test_records_hold_every_answer(finished: StudyResults) -> None:
     records = list(finished.records())
     assert len({r["key"] for r in records}) == len(records)
-    tasks, seeds, items, sources = 2, 2, 2, 15
+    tasks, seeds, items, sources = 2, 2, 2, 10 + len(CONTROLS)
     prompted = [r for r in records if r["method"] != "patch"]
     assert len(prompted) == tasks * seeds * items * 8
     patched = [r for r in records if r["method"] == "patch"]

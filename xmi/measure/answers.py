@@ -113,7 +113,7 @@ class Answers(Result):
     def tied(self) -> Bool[np.ndarray, " prompt"]:
         """Returns which answers begin a label of their prompt and another label of its task alike.
 
-        Under `paper` they are hits, but the first token does not tell the labels apart.
+        Under `paper` they are hits, but the first token does not distinguish the labels.
         """
         return _tied(self.predicted, self.accepted, rivals_of(self))
 
@@ -275,7 +275,7 @@ class Transfer(Result):
             source: Which vector; may be left out if there is only one.
             score: `paper`, `strict` or `whole`.
             ties: Which of equally accurate layers: that with the highest mean `likelihood` (log-probability of the
-                labels), which still tells layers apart when few items make accuracies tie; or the `first`, as in the
+                labels), which still separates layers when few items make accuracies tie; or the `first`, as in the
                 published code.
 
         Returns:

@@ -109,7 +109,7 @@ def find_boundaries(relative: Float[np.ndarray, "*batch depth 3"]) -> Float[np.n
         relative: Shares of input, task and answer at every depth.
 
     Returns:
-        Places on the axis of depths, 0 being the first. NaN where a stretch beside the boundary is empty, or its phase
+        Places on the axis of depths, 0 being the first. NaN where a stretch next to the boundary is empty, or its phase
         leads at no depth of it: input may give way to answer directly, or one phase may lead from end to end. NaN, too,
         where a share is.
     """

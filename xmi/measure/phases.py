@@ -140,8 +140,8 @@ class Phases(Result):
         """The depths at which task takes over from input, and answer from task.
 
         The depths are cut into an input, a task and an answer stretch, in this order, such that the stretches hold the
-        most relative mass; a boundary is where the two curves beside a cut cross, linearly interpolated. There is none
-        (NaN) if one of its two phases has no stretch, or leads at no depth of it.
+        most relative mass; a boundary is where the curves of the two stretches next to a cut cross, linearly
+        interpolated. There is none (NaN) if one of its two phases has no stretch, or leads at no depth of it.
 
         Args:
             confidence: Coverage of the intervals.

@@ -77,7 +77,7 @@ def _fit(target: torch.Tensor, base: torch.Tensor, calls: list[Call], keep: bool
     size = target_.abs() + base_.abs() + (columns * solution).abs().sum(1)
     if bool((gap > 2 * torch.finfo(target.dtype).eps * size).any()):
         return None
-    # A factor of nothing explains nothing: what is added must not vanish beside the rounding.
+    # A factor of nothing explains nothing: what is added must not vanish in the rounding.
     if any(float((v * s).abs().max()) < 8 * float(gap.max()) for v, s in zip(values, solution, strict=False)):
         return None
     extra = ", ".join(c.path for c in calls[1:])

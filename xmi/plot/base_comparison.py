@@ -1,4 +1,4 @@
-"""A VLM beside its base LLM: how far the weights moved, and how close the task vectors are."""
+"""A VLM compared with its base LLM: how far the weights moved, and how close the task vectors are."""
 
 from __future__ import annotations
 

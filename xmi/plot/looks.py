@@ -222,7 +222,7 @@ def named(names: Iterable[str]) -> dict[str, Look]:
 
 
 def contrasts(names: Iterable[str]) -> dict[str, Look]:
-    """Looks of kinds of contrasts; ones that xmi does not know are told apart by name."""
+    """Looks of kinds of contrasts; ones that xmi does not know get a look each, by name."""
     strangers = sorted({name for name in names if name not in CONTRASTS})
     return CONTRASTS | _spare(strangers, _FREE, 300)
 

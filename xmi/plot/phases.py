@@ -37,9 +37,9 @@ def phases(
 ) -> go.Figure:
     """Probability of the input, task and answer tokens at each depth; top tokens on hover.
 
-    Beside the curves that share out the probability of the three sets stands how much that is (`all three together`,
-    grey), and what the task's other labels have: a share of next to nothing says nothing, and where other labels
-    outweigh the three the model does not hold the task's word but its answers.
+    Further curves show how much probability the three sets have (`all three together`, grey), and what the task's other
+    labels have: a share of next to nothing says nothing, and where other labels outweigh the three the model does not
+    hold the task's word but its answers.
 
     Args:
         result: One measurement or several. Labels written `task · specification` are grouped: one subplot per

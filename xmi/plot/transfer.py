@@ -118,7 +118,7 @@ def summary(result: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str = "
         title: Title of the figure.
 
     Returns:
-        One row per method, source and target; models told apart by colour and symbol.
+        One row per method, source and target; models differ in colour and symbol.
     """
     tables = {"": result} if isinstance(result, pd.DataFrame) else dict(result)
     figure = go.Figure()

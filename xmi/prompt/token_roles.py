@@ -136,7 +136,7 @@ def trace_row(
         pieces: What was tokenised.
         edge: Ids that may frame an image without being part of it (BOS, EOS, padding).
         frame: What stands before and behind a prompt without images.
-        expansions: The ids of each image on its own, to tell apart images that stand side by side.
+        expansions: The ids of each image on its own, to separate images that follow each other.
         show: Writes ids as tokens, for messages.
 
     Returns:

@@ -74,7 +74,7 @@ REFUSALS: dict[Need, tuple[type[XmiError], str]] = {
 """What a host does not do, and what to do instead."""
 
 VERSIONS = ("nnsight", "torch", "transformers", "python", "accelerator")
-"""Of a host's facts, those that numbers depend on beside dtype and device."""
+"""Of a host's facts, those that numbers depend on besides dtype and device."""
 
 
 class RemoteBackend(Backend):

@@ -62,7 +62,8 @@ class Requests:
         Args:
             kept: Makes the jobs of a folder.
             folder: Where they are kept, unless `kept_in` says otherwise.
-            in_flight: How many jobs are under way at the same time at most, beside one that is waited for on the spot.
+            in_flight: How many jobs are under way at the same time at most, not counting one that is waited for on the
+                spot.
         """
         self.jobs = kept(folder, None)
         self._kept, self._keeping = kept, False

@@ -78,7 +78,7 @@ def variants(results: StudyResults, views: Mapping[str, Draw]) -> Variants:
 
 
 def side_by_side(layouts: Sequence[dict[str, Any]]) -> None:
-    """Gives figures that stand beside each other the same scales and the same rows, so that they can be compared.
+    """Gives figures that stand side by side the same scales and the same rows, so that they can be compared.
 
     Axes of layers are left alone, since models differ in depth, and so are figures whose slider exchanges the ranges.
 

@@ -60,10 +60,10 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         configuration cannot be read, or that cannot do what is asked.
     """
     wanted = (read_plan(file) if file is not None else {}) | {k: v for k, v in given.items() if v is not None}
-    beside = (*Plan.model_fields, *Running.model_fields)
-    loading = {name: wanted.pop(name) for name in list(wanted) if name not in beside}
+    fields = (*Plan.model_fields, *Running.model_fields)
+    loading = {name: wanted.pop(name) for name in list(wanted) if name not in fields}
     if unknown := [name for name in loading if name not in signature(load).parameters]:
-        raise RunError(f"Unknown: {some(unknown)}. Known are {', '.join((*beside, *LOADING))}.")
+        raise RunError(f"Unknown: {some(unknown)}. Known are {', '.join((*fields, *LOADING))}.")
     wanted = {name: _plain(value) for name, value in wanted.items()}
     check_options(Running, wanted)
     check_options(Loading, loading)

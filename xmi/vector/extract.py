@@ -67,7 +67,7 @@ def vectors_at(
     Args:
         prompts: Prompts that specify one task.
         slots: Named positions.
-        keep: How many of the prompts' own residuals to return beside their mean.
+        keep: How many of the prompts' own residuals to return in addition to their mean.
 
     Returns:
         By slot: the mean over all prompts, [layer, d_model], and the residuals of the first prompts.

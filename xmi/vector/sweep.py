@@ -116,7 +116,7 @@ def _swept(session: Session, batch: Batch, patch: Patch, targets: Int[torch.Tens
         except torch.cuda.OutOfMemoryError:
             if not engine.ways[kind].endswith("cached"):
                 raise
-            torch.cuda.empty_cache()  # one copy does not fit beside the prompts' keys and values
+            torch.cuda.empty_cache()  # one copy does not fit in addition to the prompts' keys and values
             _resort(engine, kind, engine.ways[kind].removesuffix(", cached"), "")
         except CRASHES as error:  # another batch may have what the first had not: an image behind the slot
             _resort(engine, kind, WAYS[WAYS.index(engine.ways[kind]) + 1], first_line(error))

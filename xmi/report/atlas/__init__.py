@@ -1,4 +1,4 @@
-"""The atlas: many stored studies on one page, models beside each other."""
+"""The atlas: many stored studies on one page, models side by side."""
 
 from __future__ import annotations
 
