@@ -15,8 +15,9 @@ from xmi.lens import TunedLens
 from xmi.measure import Overriding
 from xmi.prompt import load_task
 from xmi.study import StudyResults, dry_run
-from xmi.study.experiments import CHOSEN, FIRST, LAST, registry
+from xmi.study.experiments import CHOSEN, FIRST, LAST, LISTED, registry
 from xmi.study.experiments.ensembling import ensemble_sizes
+from xmi.study.folder import FINISHED
 from xmi.study.prepare import prepare
 from xmi.vector import base_similarity, shared_pairs
 
@@ -131,6 +132,14 @@ def test_a_dry_run_says_what_the_experiments_cost(world: Path) -> None:
     # Two pairs, each: vectors of the other task, a packed sweep, a system prompt.
     assert counts[0] - counts[1] == 6
     assert ensemble_sizes(prepare(**plan).plan) == (1, 2, 3)
+
+
+def test_the_index_lists_results_in_one_order(results: StudyResults) -> None:
+    assert set(LISTED) <= set(registry())
+    names = list(json.loads((results.path / FINISHED).read_text())["results"]["eye"])
+    kinds = ("answers", "words", "base_comparison", "overriding", "similarity", "ensembling", "base_similarity")
+    firsts = [next(i for i, name in enumerate(names) if name.startswith(kind)) for kind in kinds]
+    assert firsts == sorted(firsts) and firsts[0] == 0
 
 
 def test_what_a_plan_chooses_is_the_kind_of_an_experiment() -> None:
