@@ -174,8 +174,7 @@ def swept(
     with torch.no_grad(), model.trace(**inputs):
         other = None if other is None else other[:, order.argsort()]
         total, spare, told = pack(at(model, paths["decoder"]), copies, width, own, other, growing)
-        joined, kept = (0 if growing else copies), []
-        touched = sorted({*layers, *keep})  # a trace reads in the order of execution
+        joined, kept, touched = (0 if growing else copies), [], sorted({*layers, *keep})  # in the order of execution
         for layer in range(int(paths["n_layers"]) if spare else touched[-1] + 1) if growing else touched:
             block = at(model, paths["layers"])[layer]
             if growing:

@@ -135,17 +135,9 @@ def choose_task_words(
         chosen = [i for i in ranked if _is_word(texts.get(int(vocabulary[i]), ""), words)][:limit]
         names += [(task, texts[int(vocabulary[i])], int(vocabulary[i]), depth[best[i]]) for i in chosen]
         numbers += [(float(here[i]), float(there[i]), float(spread[i])) for i in chosen]
+    owners, tokens, found, depths = zip(*names, strict=True) if names else ((), (), (), ())
     here, there, spread = np.array(numbers).reshape(-1, 3).T
-    return TaskWords(
-        tuple(n[0] for n in names),
-        tuple(n[1] for n in names),
-        tuple(n[2] for n in names),
-        tuple(n[3] for n in names),
-        here,
-        there,
-        spread,
-        searched,
-    )
+    return TaskWords(owners, tokens, found, depths, here, there, spread, searched)
 
 
 def _is_word(token: str, taken: Collection[str]) -> bool:

@@ -21,7 +21,7 @@ from xmi.model.block_parts import (
     source_of,
     wrapped_in,
 )
-from xmi.model.block_terms import explain_parallel, explain_sum, find_middle
+from xmi.model.block_terms import Term, explain_parallel, explain_sum, find_middle
 from xmi.model.call_recorder import Call
 from xmi.model.hook_points import Point
 from xmi.model.layer_sizes import largest
@@ -109,13 +109,19 @@ def judge(path: str, layer: int, block: Call, parts: list[Call], config: Any) ->
             finding.remarks.append(reason)
             continue
         finding.error = max(finding.error, term.error / (float(after.abs().max()) or 1.0))
-        finding.remarks += term.remarks(hook)
-        finding.points.append(_leaving(prefix + hook, path, term.call))
-        root = source_of(term.call, children)
-        if not torch.equal(output_of(root), output_of(term.call)):
-            finding.remarks.append(f"{hook} is read after {term.call.path}, a norm on what {root.path} returns")
+        root = _added(finding, path, prefix, hook, term, children)
         find(finding, path, prefix, root, _inside(root, parts), config)
     return finding
+
+
+def _added(finding: Finding, path: str, prefix: str, hook: str, term: Term, children: list[Call]) -> Call:
+    """Notes the hook of what a part adds to the residual stream, and returns the call that it comes from."""
+    finding.remarks += term.remarks(hook)
+    finding.points.append(_leaving(prefix + hook, path, term.call))
+    root = source_of(term.call, children)
+    if not torch.equal(output_of(root), output_of(term.call)):
+        finding.remarks.append(f"{hook} is read after {term.call.path}, a norm on what {root.path} returns")
+    return root
 
 
 def _unwrapped(finding: Finding, path: str, block: Call, parts: list[Call]) -> tuple[str, Call, list[Call]]:
