@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +20,7 @@ from filelock import FileLock
 
 import xmi
 from analyses.benchmarks.scaling import Timed, workers_of
-from tests.study.kill import actors, end_equal, files, left
+from tests.study.kill import actors, end_equal, files, left, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
 from xmi.study.executors import ray, ray_session, schedule
@@ -89,6 +93,29 @@ def test_an_address_where_nobody_listens_is_an_error_at_once(on: str, monkeypatc
         assert time.monotonic() - begin < 15
 
 
+@pytest.mark.parametrize("on", ["ray://{}", "auto"])
+def test_somebody_else_who_listens_is_an_error_soon(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)  # 127.0.0.1 stays what it is
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        monkeypatch.setattr(ray_session, "PATIENCE", 0.5)
+        with pytest.raises(xmi.RunError, match=rf"answers there: what listens at {address} does not speak as Ray"):  # noqa: SIM117
+            with ray_session.session(Running(on=on.format(address))):
+                pass
+
+
+def test_a_cluster_that_takes_nobody_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: time.sleep(20))
+    monkeypatch.setattr(ray_session, "_reach", lambda on: None)
+    monkeypatch.setattr(ray_session, "JOINING", 0.2)
+    with pytest.raises(xmi.RunError, match=r"it listens, but did not take this process within 0\.2 s"):  # noqa: SIM117
+        with ray_session.session(Running(on="ray://127.0.0.1:1")):
+            pass
+
+
 def test_what_the_caller_has_begun_is_not_taken_for_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     with pytest.raises(xmi.RunError, match="begun in this process already"):  # noqa: SIM117
@@ -142,6 +169,46 @@ def test_errors_and_deaths_are_named(session: str, tmp_path: Path, monkeypatch: 
             workers_of(executor, work, [dies])
     assert said[0] == "Ray: 1 actor, a core each"
     assert [line[: line.index(";")] for line in said[1:]] == ["    The actor at work on timed.0.t1.ask died"] * 2
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A Ray cluster of this node, on ports of 127.0.0.1: what `on` reaches it, and the address it is at."""
+    for name, value in {
+        **ray_session.LOCAL,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        port, client = (str(free.getsockname()[1]) for free in (one, two))
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    place = tempfile.mkdtemp(prefix="xmi-ray-head-", dir="/tmp")  # paths of sockets have 107 characters at most
+    options = {"port": port, "ray-client-server-port": client, "node-ip-address": "127.0.0.1", "num-cpus": "2"}
+    options |= {"temp-dir": place, "include-dashboard": "false"}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as head:
+        assert head.stdout is not None
+        assert any("Ray runtime started" in line for line in head.stdout)
+        yield {"client": f"ray://127.0.0.1:{client}", "driver": "auto"}
+        head.terminate()
+        head.stdout.close()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_a_cluster_gives_the_files_of_forked_processes(cluster: dict[str, str], tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", size=(200, 120))
+    whole = run(world, tmp_path / "whole", on="fork", workers=2)
+    for name, on in cluster.items():
+        with start(world, tmp_path / name, on) as process:
+            said, _ = process.communicate()
+        assert "Ray: 2 actors, a core each" in said
+        assert files(tmp_path / name) == files(whole.path)
+        assert actors(os.getpid()) == []
 
 
 @pytest.mark.nightly

@@ -10,8 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -32,7 +35,10 @@ SETTLED = 60.0
 """Seconds after which a folder without a lock is nobody's."""
 
 PATIENCE = 10.0
-"""Seconds in which a cluster must accept a connection."""
+"""Seconds in which a cluster must accept a connection, and then answer."""
+
+JOINING = 60.0
+"""Seconds in which a cluster that answers must take this process as a driver."""
 
 LOCAL = {
     "RAY_worker_niceness": "0",  # actors would yield to every other process
@@ -93,8 +99,8 @@ def session(running: Running, device: str | None = None) -> Iterator[Session]:
 
     try:
         if not begun:
-            _reach(os.environ.get("RAY_ADDRESS", "") if running.on == "auto" else str(running.on))
-            ray.init(address=running.on, log_to_driver=False, logging_level=logging.ERROR)
+            _reach(str(running.on))
+            _join(ray, str(running.on))
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise RunError(f"on: {running.on}: no Ray cluster answers there: {error}") from error
     try:
@@ -106,15 +112,52 @@ def session(running: Running, device: str | None = None) -> Iterator[Session]:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Connects once: Ray itself goes on trying for half a minute, or for ever.
+def _reach(on: str) -> None:
+    """Waits until a cluster answers: Ray itself goes on trying for half a minute, or for a quarter of an hour.
+
+    What it speaks is gRPC, which says whether somebody listens there who speaks it, too.
 
     Raises:
-        OSError: Nobody listens at an address with a port.
+        OSError: There is none, nobody answers, or somebody else does.
     """
-    place = urlsplit(address if "//" in address else f"//{address}")
-    if place.port is not None:
-        socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()
+    import grpc
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    address = on.removeprefix("ray://") if on != "auto" else canonicalize_bootstrap_address_or_die("auto")
+    place = urlsplit(f"//{address}")
+    socket.create_connection((place.hostname, place.port), timeout=PATIENCE).close()  # says best what is wrong
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=PATIENCE)
+        except grpc.FutureTimeoutError:
+            raise TimeoutError(f"what listens at {address} does not speak as Ray does") from None
+
+
+def _join(ray: Any, on: str) -> None:
+    """Connects this process, in a thread that is given up after a while: Ray may wait for ever for a part that hangs.
+
+    Raises:
+        OSError: It took too long.
+        Exception: What Ray raises.
+    """
+    found: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            found.set_result(ray.init(address=on, log_to_driver=False, logging_level=logging.ERROR))
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=connect, daemon=True).start()
+    try:
+        found.result(timeout=JOINING)
+    except ConnectionError as error:
+        token = "RAY_AUTH_MODE" not in os.environ  # which `ray start` sets by itself where there is a token
+        raise ConnectionError(f"{error}{' (if it asks for a token: RAY_AUTH_MODE=token)' if token else ''}") from error
+    except FutureTimeout:
+        raise TimeoutError(f"it listens, but did not take this process within {JOINING:g} s") from None
 
 
 @contextmanager
