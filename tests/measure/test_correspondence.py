@@ -66,26 +66,44 @@ def test_rsa_equals_spearman_of_the_distances() -> None:
         assert value == pytest.approx(spearmanr(here, there).statistic, abs=1e-12)
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_procrustes_equals_a_loop_over_scipy(centred: bool) -> None:
-    a, b = pairs(3)
-    orders = np.stack([np.arange(6), [3, 1, 0, 2, 5, 4]])
-    found = procrustes(a, b, orders, centred=centred)
+def procrustes_by_loop(a: np.ndarray, b: np.ndarray, order: np.ndarray, centred: bool) -> float:
+    """One rotation fitted for every held-out pair, by scipy."""
+    count = len(a)
 
     def components(x: np.ndarray) -> np.ndarray:
         middle = x - x.mean(0) if centred else x
         _, _, axes = np.linalg.svd(middle, full_matrices=False)
-        return middle @ axes[: 4 if centred else 5].T
+        return middle @ axes[: min(count - 2 if centred else count - 1, a.shape[1], b.shape[1])].T
 
-    for value, order in zip(found, orders, strict=True):
-        left, right = components(a), components(b)[order]
-        cosines = []
-        for held in range(6):
-            fit = [i for i in range(6) if i != held]
-            x0, y0 = (s[fit].mean(0) if centred else 0 * s[0] for s in (left, right))
-            rotation, _ = orthogonal_procrustes(left[fit] - x0, right[fit] - y0)
-            cosines.append(1 - cosine((left[held] - x0) @ rotation, right[held] - y0))
-        assert value == pytest.approx(np.mean(cosines), abs=1e-9)
+    left, right = components(a), components(b)[order]
+    cosines = []
+    for held in range(count):
+        fit = [i for i in range(count) if i != held]
+        x0, y0 = (s[fit].mean(0) if centred else 0 * s[0] for s in (left, right))
+        rotation, _ = orthogonal_procrustes(left[fit] - x0, right[fit] - y0)
+        cosines.append(1 - cosine((left[held] - x0) @ rotation, right[held] - y0))
+    return float(np.mean(cosines))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(4, 20),
+    width=st.integers(3, 24),
+    noise=st.floats(0.01, 10),
+    mean=st.floats(0, 30),
+    centred=st.booleans(),
+)
+def test_procrustes_equals_a_loop_over_scipy(
+    seed: int, count: int, width: int, noise: float, mean: float, centred: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(count, width))
+    b = a @ ortho_group.rvs(width, random_state=seed) + noise * rng.normal(size=a.shape)
+    a, b = a + mean, b - mean
+    orders = np.stack([np.arange(count), *(rng.permutation(count) for _ in range(3))])
+    expected = [procrustes_by_loop(a, b, order, centred) for order in orders]
+    np.testing.assert_allclose(procrustes(a, b, orders, centred=centred), expected, rtol=0, atol=1e-9)
 
 
 def test_procrustes_recovers_a_rotation() -> None:

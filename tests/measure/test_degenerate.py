@@ -257,7 +257,7 @@ ELSEWHERE = {
     "mean_shares",
     # Labels, orders and files.
     "orders", "shuffles", "encode", "decode", "checked", "announce_zeros", "apart", "centroid_votes", "left_out_hits",
-    "pair_means", "index_of",
+    "pair_means", "index_of", "left_out_cosines",
 }  # fmt: skip
 
 

@@ -5,12 +5,18 @@ Everything follows from the Gram matrix of the points at unit length: a relabell
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 from xmi.measure.permutation import Tested, p_values
 
 Labels = Int[np.ndarray, " point"]
+
+CHUNK = 2**19
+"""Sums that are held at a time: as many as a core's own memory takes."""
 
 
 def unit_length(points: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
@@ -55,22 +61,41 @@ def left_out_hits(
         Under each labelling the share of points whose nearest centroid (made without the point) is their own label's,
         NaN if a label has a single point; and the sum of cosines of pairs of one label, each pair counted twice.
     """
-    sizes = np.bincount(labels)
-    n, count, tries = len(labels), len(sizes), len(shuffled)
-    own = labels[shuffled.T]  # [point, permutation]
-    chosen = own[..., None] == np.arange(count)
-    sums = (gram @ chosen.reshape(n, -1).astype(gram.dtype)).reshape(n, tries, count)
-    squares = np.where(chosen, sums, 0).sum(0)  # squared length of each sum
-    within = squares.sum(1) - np.trace(gram)
-    if sizes.min() < 2:
-        return np.full(tries, np.nan), within
-    at = (np.arange(n)[:, None], np.arange(tries), own)
-    self_product, mine = np.diag(gram)[:, None], sums[at]
-    fewer = sizes[own] - 1
-    apart = squares[np.arange(tries), own] - 2 * mine + self_product
-    scores = sums / sizes - squares / (2.0 * sizes**2)
-    scores[at] = (mine - self_product) / fewer - apart / (2.0 * fewer**2)
-    return (scores.argmax(-1) == own).mean(0), within
+    sizes, n = np.bincount(labels), len(labels)
+    hits, within = [], []
+    for own, sums, at in _labellings(gram, labels, shuffled):
+        mine, cell = sums[at], np.arange(len(own))[:, None] * len(sizes) + own
+        squares = np.bincount(cell.ravel(), mine.ravel(), sums.shape[0] * len(sizes)).reshape(sums.shape[:2])
+        within.append(squares.sum(1) - np.trace(gram))  # `squares`: squared length of each label's sum
+        if sizes.min() < 2:
+            hits.append(np.full(len(own), np.nan))
+            continue
+        fewer = sizes[own] - 1
+        apart = squares[np.arange(len(own))[:, None], own] - 2 * mine + np.diag(gram)
+        sums /= sizes[:, None]
+        sums -= (squares / (2.0 * sizes**2))[..., None]
+        sums[at] = (mine - np.diag(gram)) / fewer - apart / (2.0 * fewer**2)
+        hits.append((sums.argmax(1) == own).sum(1) / n)
+    return np.concatenate(hits), np.concatenate(within)
+
+
+def _labellings(
+    square: Float[np.ndarray, "point point"], labels: Labels, shuffled: Int[np.ndarray, "permutation point"]
+) -> Iterator[tuple[Int[np.ndarray, "some point"], Float[np.ndarray, "some label point"], tuple[np.ndarray, ...]]]:
+    """A few labellings at a time: labels, sums of the entries of each label's points, and where a point's own stand.
+
+    Sums are made of the entries that they consist of, so that their cost does not grow with the number of labels.
+    """
+    sizes, n = np.bincount(labels), len(labels)
+    step = max(1, CHUNK // (n * len(sizes)))
+    for start in range(0, len(shuffled), step):
+        own = labels[shuffled[start : start + step]]
+        rows = len(own) * len(sizes)
+        ends = np.concatenate([[0], np.cumsum(np.tile(sizes, len(own)))])
+        members = np.argsort(own, axis=1, kind="stable").ravel()
+        sums = csr_array((np.ones(own.size, square.dtype), members, ends), shape=(rows, n)) @ square
+        at = np.arange(len(own))[:, None], own, np.arange(n)
+        yield own, sums.reshape(len(own), len(sizes), n), at
 
 
 def pair_means(
@@ -118,23 +143,19 @@ def silhouette_test(
     Returns:
         P-values per layer; NaN where a distance is, or where all are zero.
     """
-    sizes = np.bincount(labels)
-    n, tries, count = len(labels), len(shuffled), len(sizes)
-    own = labels[shuffled.T]
-    chosen = (own[..., None] == np.arange(count)).reshape(n, -1).astype(np.float32)
-    at = (np.arange(n)[:, None], np.arange(tries), own)
-    alone = sizes[own] == 1
-    found = []
+    sizes, found = np.bincount(labels), []
     for square in distances.astype(np.float32):
         if not apart(square):
-            found.append(np.full(tries, np.nan))
+            found.append(np.full(len(shuffled), np.nan))
             continue
-        sums = (square @ chosen).reshape(n, tries, count)
-        inner = sums[at] / np.maximum(sizes[own] - 1, 1)
-        sums /= sizes.astype(np.float32)
-        sums[at] = np.inf
-        outer = sums.min(-1)
-        larger = np.maximum(inner, outer)
-        share = np.divide(outer - inner, larger, out=np.zeros_like(outer), where=(larger > 0) & ~alone)
-        found.append(share.mean(0, dtype=float))
+        means = []
+        for own, sums, at in _labellings(square, labels, shuffled):
+            inner = sums[at] / np.maximum(sizes[own] - 1, 1).astype(np.float32)
+            sums /= sizes[:, None].astype(np.float32)
+            sums[at] = np.inf
+            outer = sums.min(1)
+            larger, alone = np.maximum(inner, outer), sizes[own] == 1
+            share = np.divide(outer - inner, larger, out=np.zeros_like(outer), where=(larger > 0) & ~alone)
+            means.append(share.mean(1, dtype=float))
+        found.append(np.concatenate(means))
     return p_values(np.stack(found, axis=1))

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
+from xmi.measure.rotation import left_out_cosines
+
 LEAST = 4
 """Fewest pairs for which any of these measures is defined or says anything."""
 
@@ -97,20 +99,8 @@ def procrustes(
     if count < LEAST or not all(_varies(side, centred) for side in (a, b)):
         return np.full(len(orders), np.nan)
     width = min(count - 2 if centred else count - 1, a.shape[1], b.shape[1])
-    left, right = (_left_out(_components(side, width, centred), centred) for side in (a, b))
-    total = np.zeros(len(orders))
-    noise = 8 * np.finfo(float).eps * np.prod([np.linalg.norm(side, axis=-1).max() for side in (left, right)])
-    for held in range(count):
-        fit = np.delete(np.arange(count), held)
-        there = right[orders[:, held]]  # as seen without the partner of the held-out vector
-        target = np.take_along_axis(there, orders[:, fit, None], axis=1)
-        u, _, v = np.linalg.svd(left[held, fit].T @ target)
-        mapped = ((left[held, held] @ u)[:, None] @ v)[:, 0]
-        true = np.take_along_axis(there, orders[:, held, None, None], axis=1)[:, 0]
-        norms = np.linalg.norm(mapped, axis=-1) * np.linalg.norm(true, axis=-1)
-        dots = (mapped * true).sum(-1)
-        total += np.divide(dots, norms, out=np.full_like(dots, np.nan), where=norms > noise)
-    return np.clip(total / count, -1.0, 1.0)
+    left, right = (_components(side, width, centred) for side in (a, b))
+    return np.asarray(np.clip(left_out_cosines(left, right, orders, centred=centred).mean(1), -1.0, 1.0))
 
 
 def _u_centred(points: Float[np.ndarray, "pair d"]) -> Float[np.ndarray, "pair pair"]:
@@ -143,10 +133,3 @@ def _varies(points: Float[np.ndarray, "pair d"], centred: bool) -> bool:
 def _components(points: Float[np.ndarray, "pair d"], width: int, centred: bool) -> Float[np.ndarray, "pair width"]:
     u, s, _ = np.linalg.svd(points - points.mean(0) if centred else points, full_matrices=False)
     return np.asarray(u[:, :width] * s[:width])
-
-
-def _left_out(points: Float[np.ndarray, "pair d"], centred: bool) -> Float[np.ndarray, "held pair d"]:
-    """The points as seen when each in turn is held out: less the mean of the others."""
-    n = len(points)
-    means = (points.sum(0) - points) / (n - 1) if centred else np.zeros_like(points)
-    return np.asarray(points[None] - means[:, None])
