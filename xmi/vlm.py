@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from xmi import answer
+from xmi import answer, steering
 from xmi.arguments import check_calls
 from xmi.errors import PromptError
 from xmi.hooks import generate as generation
@@ -33,6 +33,7 @@ class VLM(Session):
     run_with_hooks = run.run_with_hooks
     hooks = hooked.hooks
     generate = generation.generate
+    steer = steering.steer
 
     residuals = extract.residuals
     residuals_at = extract.residuals_at

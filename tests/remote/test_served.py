@@ -376,6 +376,8 @@ def test_what_a_host_cannot_have_says_why(far: VLM) -> None:
         far.run_with_hooks("France :", fwd_hooks=zero)
     with pytest.raises(xmi.HookError, match=r"vlm\.trace"), far.hooks(zero):
         pytest.fail("hooks were set")
+    with pytest.raises(xmi.HookError, match=r"vlm\.trace"), far.steer(vectors()["text"], 1):
+        pytest.fail("hooks were set")
     with pytest.raises(xmi.ModelError, match=r"TunedLens\.load"):
         far.tune_lens(TEXT)
     with pytest.raises(xmi.SlotError, match=r"no slot .query"):

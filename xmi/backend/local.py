@@ -17,6 +17,7 @@ from xmi.backend.generation import generate
 from xmi.backend.rows import run_rows
 from xmi.backend.shelf import cached_forward
 from xmi.errors import ModelError
+from xmi.kernels import next_token_kernel
 from xmi.model.attention import attention
 from xmi.model.check import CheckReport, Inputs, Probes, check_model
 from xmi.model.check_cache import remembered
@@ -105,7 +106,8 @@ class LocalBackend(Backend):
 
     def _run(self, engine: Engine, kernel: Callable[..., T], given: tuple[Any, ...]) -> T:
         with engine.alone():
-            return engine.numbers(kernel(engine.envoy, *given), given)
+            envoy = engine.envoy_of_logits if kernel is next_token_kernel else engine.envoy
+            return engine.numbers(kernel(envoy, *given), given)
 
     def place(self, engine: Engine, inputs: Inputs) -> Inputs:
         """The batch on the model's device and in its precision."""

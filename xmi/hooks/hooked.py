@@ -82,12 +82,15 @@ def hooks(session: S, fwd_hooks: Hooks) -> Iterator[S]:
 
 
 @contextmanager
-def hooked(engine: Engine, anatomy: Anatomy, fwd_hooks: Hooks, bwd_hooks: Hooks = ()) -> Iterator[None]:
-    """Every forward of this context runs with the hooks while the block is open; see `VLM.hooks`."""
+def hooked(
+    engine: Engine, anatomy: Anatomy, fwd_hooks: Hooks, bwd_hooks: Hooks = (), *, steers: bool = False
+) -> Iterator[None]:
+    """Every forward of this context runs with the hooks while the block is open; see `VLM.hooks` and `VLM.steer`."""
     forward = read_hooks("fwd_hooks", fwd_hooks, anatomy)
     backward = read_hooks("bwd_hooks", bwd_hooks, anatomy)
     engine.backend.require("hooks", engine.checkpoint.name)
-    block = Block(engine.guard, patterns=any(anatomy.points[name].pattern for name, _ in (*forward, *backward)))
+    patterns = any(anatomy.points[name].pattern for name, _ in (*forward, *backward))
+    block = Block(engine.guard, patterns=patterns, steers=steers)
     attached = ExitStack()
     try:
         with engine.alone():

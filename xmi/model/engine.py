@@ -224,17 +224,32 @@ class Engine:
         self.require_no_hooks()
         return self._envoy
 
-    def require_no_hooks(self) -> None:
+    @property
+    def envoy_of_logits(self) -> Any:
+        """The same, for what reads nothing but logits: steering acts on all that they are made of.
+
+        Raises:
+            HookError: Hooks other than those of `steer` are active.
+        """
+        self.require_no_hooks(logits=True)
+        return self._envoy
+
+    def require_no_hooks(self, *, logits: bool = False) -> None:
         """Refuses what hooks would change in part only.
+
+        Args:
+            logits: Nothing but logits is read, so that steering is allowed.
 
         Raises:
             HookError: Hooks on the model are active in this context.
         """
-        if open_blocks(self.guard):
+        if active := [block for block in open_blocks(self.guard) if not (logits and block.steers)]:
+            steered = all(block.steers for block in active)
+            verb, fine = ("steer", ", generate or answers") if steered else ("hooks", " or generate")
             raise HookError(
                 "This runs in an nnsight trace, which reads a module's output before hooks on it have run, so it "
-                "cannot be mixed with vlm.hooks(...). Use run_with_cache or generate inside hooks, or write in "
-                "vlm.trace(...)."
+                f"cannot be mixed with vlm.{verb}(...). Use run_with_cache{fine} inside the "
+                "block, or write in vlm.trace(...)."
             )
 
     def trace(self, **arguments: Any) -> Any:

@@ -172,11 +172,12 @@ class Block:
     Attributes:
         guard: The guard of the model they sit on.
         patterns: Whether attention patterns are among them, so that attention must run eagerly.
+        steers: Whether they are those of `steer`, under which a trace may read logits.
     """
 
-    def __init__(self, guard: Guard, *, patterns: bool = False) -> None:
+    def __init__(self, guard: Guard, *, patterns: bool = False, steers: bool = False) -> None:
         """Makes a block that is not open yet."""
-        self.guard, self.patterns, self._over = guard, patterns, False
+        self.guard, self.patterns, self.steers, self._over = guard, patterns, steers, False
 
     @property
     def acts(self) -> bool:

@@ -6,16 +6,24 @@ Darrell and Bar, ICML 2025, section 3). It never travels without its card.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
-from xmi.errors import VectorError
+from xmi.errors import HookError, VectorError
+from xmi.model import from_end
 from xmi.names import RANDOM, label_of
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
+
+_WORDS = re.compile(r" (plus|minus|times) ")
+"""How what was computed from vectors is called; `+` in a name is a mean (see `names.mean_of`)."""
 
 
 class VectorCard(BaseModel):
@@ -64,6 +72,11 @@ class TaskVector:
         >>> path = vector.save("capital.safetensors")
         >>> bool((xmi.TaskVector.load(path).values == vector.values).all())
         True
+        >>> vector[4].shape, vector[2:5].shape  # d_model; layer, d_model
+        (torch.Size([128]), torch.Size([3, 128]))
+        >>> difference = vector - vlm.task_vector(task.icl("image", n=10))
+        >>> difference.name, (0.5 * difference).values.shape
+        ('country-capital · text ICL minus image ICL', torch.Size([8, 128]))
     """
 
     values: Float[torch.Tensor, "layer d_model"]
@@ -83,6 +96,94 @@ class TaskVector:
     def name(self) -> str:
         """Task and specification."""
         return label_of(self.card.task, self.card.specification)
+
+    def __getitem__(self, layer: int | slice) -> Float[torch.Tensor, "*layer d_model"]:
+        """Returns the vector at a layer, or at several; -1 is the last.
+
+        Raises:
+            VectorError: There is no such layer.
+        """
+        if isinstance(layer, slice):
+            return self.values[layer]
+        try:
+            return self.values[from_end(layer, self.n_layers)]
+        except HookError as error:
+            raise VectorError(f"{self.name}: {error}") from None
+
+    def __iter__(self) -> Iterator[Float[torch.Tensor, " d_model"]]:
+        """Iterates over the layers."""
+        return iter(self.values)
+
+    def __add__(self, other: object) -> TaskVector:
+        """Returns the sum, layer by layer; for the mean there is `xmi.ensemble`.
+
+        Raises:
+            VectorError: A vector of another model, shape or template.
+        """
+        return self._with(other, "plus", 1.0) if isinstance(other, TaskVector) else NotImplemented
+
+    def __sub__(self, other: object) -> TaskVector:
+        """Returns the difference, layer by layer.
+
+        Raises:
+            VectorError: A vector of another model, shape or template.
+        """
+        return self._with(other, "minus", -1.0) if isinstance(other, TaskVector) else NotImplemented
+
+    def __mul__(self, factor: object) -> TaskVector:
+        """Returns the vector times a number.
+
+        Raises:
+            VectorError: The number is not finite.
+        """
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            return NotImplemented
+        if not math.isfinite(factor):
+            raise VectorError(f"{self.name} times {factor}: give a finite number.")
+        of = self.card.specification
+        name = f"{float(factor):g} times {f'({of})' if _WORDS.search(of) else of}"
+        return TaskVector(self.values * float(factor), self.card.model_copy(update={"specification": name}))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> TaskVector:
+        """Returns the vector divided by a number.
+
+        Raises:
+            VectorError: The number is 0 or not finite.
+        """
+        if isinstance(divisor, bool) or not isinstance(divisor, Real):
+            return NotImplemented
+        if divisor == 0:
+            raise VectorError(f"{self.name} cannot be divided by 0.")
+        return self * (1.0 / float(divisor))
+
+    def __neg__(self) -> TaskVector:
+        """Returns the vector with its sign turned."""
+        return self * -1.0
+
+    def _with(self, other: TaskVector, word: str, sign: float) -> TaskVector:
+        """The sum of this vector and another one times a sign; the card names both."""
+        mine, its = self.card, other.card
+        for what, one, two in (
+            ("shape", tuple(self.values.shape), tuple(other.values.shape)),
+            ("model", f"{mine.model}, revision {mine.revision}", f"{its.model}, revision {its.revision}"),
+            ("prompt template", mine.template, its.template),
+        ):
+            if one != two:
+                raise VectorError(
+                    f"{self.name} {word} {other.name}: their {what} differs ({one} and {two}), so that the result "
+                    "would be no vector of either. Read both alike, or compute with their values."
+                )
+        joined = {
+            name: one if one == two else f"{one} {word} {f'({two})' if _WORDS.search(two) else two}"
+            for name in ("task", "specification", "slot", "dtype")
+            for one, two in [(getattr(mine, name), getattr(its, name))]
+        }
+        if joined["task"] == mine.task and joined["specification"] == mine.specification:
+            joined["specification"] = f"{mine.specification} {word} {its.specification}"
+        card = mine.model_copy(update={**joined, "n": mine.n + its.n})
+        return TaskVector(self.values + sign * other.values, card)
 
     def save(self, path: str | Path) -> Path:
         """Writes the vector as safetensors, its card in the header, and returns the path.
