@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xmi.arguments import outside
 from xmi.errors import XmiWarning
@@ -108,17 +108,23 @@ def scored(
     """What was answered and whether it is right, in the fields of a result."""
     first, labels = ids[..., 0].numpy(), [p.answers for p in prompts]
     words = {i: encoder.decode(i) for i in np.unique(first).tolist()}
-    hits = [np.vectorize(lambda i, n=n: paper_hit(words[i], labels[n]), otypes=[bool]) for n in range(len(labels))]
     right = _right_ids(encoder, prompts, wanted)
     known = torch.tensor([bool(some) for some in labels])
     return {
         "predicted": _nested(first.tolist(), words.__getitem__),
         "log_probability": log_probability.masked_fill(~known, float("nan")).numpy(),
         "rank": rank.masked_fill(~known, -1).numpy(),
-        "paper": np.stack([hit(first[..., n]) for n, hit in enumerate(hits)], -1),
+        "paper": np.stack([_paper_hits(first[..., n], words, some) for n, some in enumerate(labels)], -1),
         "strict": np.stack([np.isin(first[..., n], list(some)) for n, some in enumerate(right)], -1),
         "continuations": _nested(ids.tolist(), encoder.text, depth=ids.dim() - 1) if longer else None,
     }
+
+
+def _paper_hits(
+    ids: Int[np.ndarray, "*run"], words: Mapping[int, str], labels: Sequence[str]
+) -> Bool[np.ndarray, "*run"]:
+    """Hits of the runs of one prompt, each token scored once."""
+    return np.isin(ids, [token for token in np.unique(ids).tolist() if paper_hit(words[token], labels)])
 
 
 def _nested(values: Any, make: Callable[[Any], str], depth: int | None = None) -> Any:

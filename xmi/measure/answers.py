@@ -63,6 +63,10 @@ def only_labelled(result: Asked) -> Asked:
     return found
 
 
+KNOWN = 1 << 14
+"""Texts whose scores are remembered: the same few answers come from every layer and vector."""
+
+
 @dataclass(frozen=True)
 class Answers(Result):
     """The next token a model gives to each prompt.
@@ -376,18 +380,20 @@ def rivals_of(result: Answers | Transfer) -> tuple[frozenset[str], ...]:
 def _tied(texts: Any, answers: Sequence[Sequence[str]], rivals: Sequence[frozenset[str]]) -> Bool[np.ndarray, ...]:
     """Whether each token, at any depth of nesting, is a hit on one of its labels and on one that does not count."""
     if texts and isinstance(texts[0], str):
-        asked = zip(texts, answers, rivals, strict=True)
-        return np.array([paper_hit(t, a) and _begins_some(t, r) for t, a, r in asked], dtype=bool)
+        return np.array([_ties(*asked) for asked in zip(texts, answers, rivals, strict=True)], dtype=bool)
     return np.array([_tied(part, answers, rivals) for part in texts])
 
 
-@lru_cache(maxsize=1 << 14)
-def _begins_some(text: str, labels: frozenset[str]) -> bool:
-    return paper_hit(text, tuple(labels))
+@lru_cache(maxsize=KNOWN)
+def _ties(text: str, labels: Sequence[str], rivals: frozenset[str]) -> bool:
+    return paper_hit(text, labels) and paper_hit(text, tuple(rivals))
+
+
+_whole_hit = lru_cache(maxsize=KNOWN)(whole_hit)
 
 
 def _whole(texts: Any, answers: Sequence[Sequence[str]], rivals: Sequence[frozenset[str]]) -> Bool[np.ndarray, ...]:
     """Whether each text, at any depth of nesting, begins with one of its labels as whole words."""
     if texts and isinstance(texts[0], str):
-        return np.array([whole_hit(t, a, r) for t, a, r in zip(texts, answers, rivals, strict=True)])
+        return np.array([_whole_hit(*asked) for asked in zip(texts, answers, rivals, strict=True)])
     return np.array([_whole(part, answers, rivals) for part in texts])
