@@ -117,6 +117,8 @@ class Right:
         yield vlm.ensembling(self.task, "text", query="text", **small)
         yield vlm.override(self.task, self.other, shots=1, n=2, layers=[0])
         yield importlib.import_module("xmi.study").Plan(model="organism", tasks=["country-capital"])
+        yield measure.AttentionPattern(("a",), ("text",), np.ones((1, 1, 1)), 0)
+        yield vlm.trajectory(self.prompts)
         from xmi.lens import LogitLens
 
         yield LogitLens()
@@ -181,6 +183,7 @@ class Right:
             "cell": "text ICL", "before": "A:", "Plan.differences.other": self.instances["Plan"], "find_segment.prompt": self.prompts[0], "Encoder.answer_ids.template": xmi.Template(), "tokens": [1, 2], "Encoder.first_tokens.labels": ["a"], "count": 8, "StudyResults.transfer.target": "text", "StudyResults.projection.method": "pca",
             "TunedLens.to.device": "cpu", "Batch.padded.side": "left", "Encoder.accept.given": {}, "messages": [],
             "Encoder.is_whole.ids": [1], "Encoder.text.ids": [1], "Encoder.decode.id": 1, "given": "a", "Encoder.is_whole.id": 1,
+            "VLM.decode.values": self.vector.values, "TaskVector.decode.vlm": vlm, "VLM.pattern.prompt": self.prompts[:1],
             "token": 1, "words": ["a"], "columns_": 1, "from_end.column": 1, "from_end.length": 2, "column": 1,
             "length": 3, "StudyResults.vector.task": "country-capital", "StudyResults.vector.seed": 0, "StudyResults.path": self.results.path,  "StudyResults.records.source": None,
         }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("steering.md",)
+PAGES = ("data.md", "steering.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -19,7 +19,7 @@ def test_code_of_a_page_prints_what_stands_below_it(page: str, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": page}
-    found = re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", text, re.DOTALL)
+    found = re.findall(r"```python\n((?:(?!```).)*)```\n+```text\n(.*?)```", text, re.DOTALL)
     assert found
     for code, expected in found:
         said = io.StringIO()

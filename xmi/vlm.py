@@ -8,9 +8,9 @@ from xmi import answer, steering
 from xmi.arguments import check_calls
 from xmi.errors import PromptError
 from xmi.hooks import generate as generation
-from xmi.hooks import hooked, run
+from xmi.hooks import hooked, pattern, run
 from xmi.kernels import ResidPost
-from xmi.lens import read, tune, words
+from xmi.lens import decode, read, trajectory, tune, words
 from xmi.prompt import PromptLike
 from xmi.session import Session
 from xmi.vector import base_comparison, extract, patch
@@ -33,6 +33,7 @@ class VLM(Session):
     run_with_hooks = run.run_with_hooks
     hooks = hooked.hooks
     generate = generation.generate
+    pattern = pattern.pattern
     steer = steering.steer
 
     residuals = extract.residuals
@@ -49,6 +50,8 @@ class VLM(Session):
     override = overriding.override
 
     lens = read.lens
+    decode = decode.decode
+    trajectory = trajectory.trajectory
     phases = read.phases
     phases_and_answers = read.phases_and_answers
     find_task_words = words.find_task_words

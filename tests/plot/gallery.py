@@ -13,11 +13,13 @@ from tests.measure.synthetic import answers, sweep
 from xmi import plot
 from xmi.measure import (
     Alignment,
+    AttentionPattern,
     LensReading,
     Phases,
     Projection,
     Silhouette,
     Similarity,
+    Trajectory,
     alignment,
     comparisons,
     layerwise,
@@ -138,6 +140,12 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     ),
     "reading": lambda: plot.reading(
         LensReading(("embed", "0"), ((("a",), ("b",)),), np.array([[[0.5], [0.2]]]), "last")
+    ),
+    "trajectory": lambda: plot.trajectory(
+        Trajectory(("embed", "0", "1"), *(np.array([[3.0, 2, n], [4, np.nan, 0]]) for n in (0.0, 1e-9, 1)), "last")
+    ),
+    "attention": lambda: plot.attention(
+        AttentionPattern(("<b>", "i", "i", "x"), ("text", "image 0", "image 0", "text"), np.full((2, 4, 4), 0.25), 3)
     ),
     "accuracies": lambda: plot.accuracies(answers([True, False] * 6, ITEMS, TASKS)),
 }

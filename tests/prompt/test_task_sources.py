@@ -266,3 +266,42 @@ def test_check_task_lists_all_that_is_lacking() -> None:
     ):
         assert fragment in said
     check_task(small, shots=4, modalities=["text"], splits=["train"])
+
+
+def test_a_table_in_memory_is_the_task_of_its_file(tmp_path: Path) -> None:
+    """A DataFrame is what its CSV file is, a list of dicts its JSON; images may be pictures."""
+    import pandas as pd
+
+    names = [f"animal {number}" for number in range(10)]
+    frame = pd.DataFrame({"input": names, "output": [f"young {n % 3}|{n}" for n in range(10)], "extra": [None] * 10})
+    frame["image"] = [f"{n}.png" if n % 2 else float("nan") for n in range(10)]
+    for number in range(10):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    columns = {"input": "input", "output": "output", "image": "image"}
+    expected = xmi.task(tmp_path / "own.csv", columns=columns)
+    assert xmi.task(frame, name="own", columns=columns, root=tmp_path) == expected
+    rows = [
+        {"input": i.input, "output": list(i.outputs), **({"image": i.image} if i.image else {})} for i in expected.items
+    ]
+    assert xmi.task(rows, name="own", root=tmp_path) == expected
+    shown = frame.assign(image=[Image.open(tmp_path / f"{n}.png") for n in range(10)])
+    task = xmi.task(shown, columns=columns)
+    assert task.name == "table"
+    assert all(Image.open(str(item.image)).getpixel((0, 0)) == (n, 0, 0) for n, item in enumerate(task.items))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "no items"),
+        ([{"input": "a", "output": "b"}, 3], r"item\[1\]: expected an object, found the number 3|item\[1\]: expected"),
+        ([{"input": "a", "output": 3}], r"item\[0\] \(a\): output:"),
+        ([{"input": "a", "output": "b", "image": "/etc/passwd"}], "lies outside the data root"),
+        ([{"input": "a", "output": "b", "image": 3}], "the image cannot be read"),
+        ([{"input": "a", "label": "b"}], "unknown column 'label'"),
+    ],
+)
+def test_faults_of_rows_in_memory_are_named(rows: list[Any], said: str) -> None:
+    with pytest.raises(xmi.TaskError, match=said):
+        xmi.task(rows)

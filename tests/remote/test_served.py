@@ -104,6 +104,8 @@ READING: dict[str, Callable[[VLM], Any]] = {
     "answers of two tokens": lambda vlm: vlm.answers(IMAGE, max_new_tokens=2),
     "the logit lens": lambda vlm: vlm.lens(TEXT),
     "a tuned lens": lambda vlm: vlm.lens(IMAGE, lens=tuned(), k=3),
+    "a vector decoded": lambda vlm: vectors()["text"].decode(vlm),
+    "a trajectory": lambda vlm: vlm.trajectory(IMAGE, lens=tuned()),
     "phases": lambda vlm: vlm.phases(TEXT),
     "phases by a tuned lens": lambda vlm: vlm.phases(IMAGE, lens=tuned()),
     "phases and answers": lambda vlm: vlm.phases_and_answers(IMAGE, max_new_tokens=2),

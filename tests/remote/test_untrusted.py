@@ -25,7 +25,16 @@ import xmi
 from tests.remote.hostile import Hostile, answer, hostile, slowly
 from tests.remote.meta import meta, reading
 from xmi.errors import JobError, RemoteError
-from xmi.kernels import cache_kernel, lens_kernel, next_token_kernel, proof_kernel, residual_kernel, sweep_kernel
+from xmi.kernels import (
+    cache_kernel,
+    decode_kernel,
+    lens_kernel,
+    next_token_kernel,
+    proof_kernel,
+    residual_kernel,
+    sweep_kernel,
+    trajectory_kernel,
+)
 from xmi.remote import Host, Jobs, incoming, model_key, preflight
 from xmi.remote import host as host_module
 from xmi.remote.expected import check, expected, largest, sizes
@@ -521,6 +530,14 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "lens": (
         (lens_kernel, (INPUTS, PATHS, torch.full((ROWS,), -1), [[[1], [2]]] * ROWS, 1.0, None, 4)),
         ((torch.rand(ROWS, 3, 2), ids(ROWS, 3, 2), ids(ROWS, 3, 4), torch.rand(ROWS, 3, 4)), ()),
+    ),
+    "decode": (
+        (decode_kernel, (INPUTS, PATHS, torch.randn(3, WIDTH), [1, 2, 3], 1.0, None, 4)),
+        (ids(3, 4), torch.rand(3, 4)),
+    ),
+    "trajectory": (
+        (trajectory_kernel, (INPUTS, PATHS, torch.full((ROWS,), -1), torch.ones(ROWS, dtype=torch.long), 1.0, None)),
+        (torch.rand(ROWS, 3), torch.rand(ROWS, 3), torch.rand(ROWS, 3)),
     ),
     "next tokens": (
         (next_token_kernel, (INPUTS, PATHS, torch.ones(ROWS, dtype=torch.long), 3)),

@@ -54,8 +54,6 @@ def lens_kernel(
         mass 0 and the last rank), top token ids [row, depth, k] and their probabilities [row, depth, k]; and what
         `next_token_kernel` returns, or nothing without `answers`.
     """
-    rows = torch.arange(len(columns))
-    count = int(paths["n_layers"])
     inputs = place(model, inputs)
     cached = cached and answers is not None and new > 1
     given, told = keeping(inputs) if cached else inputs, None
@@ -64,21 +62,54 @@ def lens_kernel(
             decoder = at(model, paths["decoder"])
             args, kwargs = decoder.inputs
             told = save(last_told(args, kwargs, decoder._module.get_input_embeddings()))
-        blocks = at(model, paths["layers"])
-        entering = blocks[0].input
-        kept = [entering[rows, columns]]
-        for layer in range(count):
-            kept.append(hidden(blocks[layer].output)[rows, columns])
-        if weight is not None and bias is not None:
-            for depth in range(count):
-                kept[depth] = translate(kept[depth], weight[depth], bias[depth])
-        states = torch.stack([state.to(kept[-1].device) for state in kept], 1)
+        states = states_at(model, paths, columns, weight, bias)
         read = save(decoded(at(model, paths["norm"]), at(model, paths["head"]), states, sets, scale, softcap, k))
         if answers is not None:
             said = save(tuple(value[:, 0] for value in score(model.output.logits[:, -1:], answers, 1)))
     if answers is None:
         return read, ()
     return read, continued(model, given, paths, answers, said, new, told)
+
+
+def decode_kernel(
+    model: Any,
+    inputs: dict[str, Any],
+    paths: dict[str, str],
+    states: torch.Tensor,
+    depths: list[int],
+    scale: float,
+    softcap: float | None,
+    k: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What given states would be read as, each by the lens of its depth.
+
+    Args:
+        model: nnsight model.
+        inputs: What the model's forward takes; of no interest but that it runs.
+        paths: As in `lens_kernel`.
+        states: The states, shape [state, d_model].
+        depths: The depth of each; 0 is the embedding.
+        scale: As in `lens_kernel`.
+        softcap: As there.
+        k: As there.
+        weight: As there.
+        bias: As there.
+
+    Returns:
+        Top token ids and their probabilities, each [state, k].
+    """
+    with torch.no_grad(), model.trace(**place(model, inputs)):
+        last = hidden(at(model, paths["layers"])[int(paths["n_layers"]) - 1].output)
+        given = [state.to(last) for state in states]
+        if weight is not None and bias is not None:
+            for place_, depth in enumerate(depths):
+                if depth < len(bias):
+                    given[place_] = translate(given[place_], weight[depth], bias[depth])
+        norm, head = at(model, paths["norm"]), at(model, paths["head"])
+        found = save(decoded(norm, head, torch.stack(given)[None], [[]], scale, softcap, k))
+    return found[2][0], found[3][0]
 
 
 TOGETHER = 2**22
@@ -92,15 +123,37 @@ def decoded(
     some = max(1, TOGETHER // (states.shape[0] * head._module.weight.shape[0]))
     parts: list[list[torch.Tensor]] = [[], [], [], []]
     for part in torch.split(states, some, dim=1):
-        logits = head(norm(part)).float() * scale
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
-        probability = logits.softmax(-1)
+        probability = logits_of(norm, head, part, scale, softcap).softmax(-1)
         top = probability.topk(k, dim=-1)
         found = *over_sets(probability, sets), top.indices.cpu(), top.values.cpu()
         for values, value in zip(parts, found, strict=True):
             values.append(value)
     return tuple(torch.cat(values, 1) for values in parts)
+
+
+def logits_of(norm: Any, head: Any, states: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """Logits, float32, of residuals [..., d_model] by the model's own norm and unembedding."""
+    logits: torch.Tensor = head(norm(states)).float() * scale
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def states_at(
+    model: Any,
+    paths: dict[str, str],
+    columns: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Inside a trace: residuals at one column per row, as a lens hands them to the norm, [row, depth, d_model]."""
+    rows, count = torch.arange(len(columns)), int(paths["n_layers"])
+    blocks = at(model, paths["layers"])
+    kept = [blocks[0].input[rows, columns]]
+    for layer in range(count):
+        kept.append(hidden(blocks[layer].output)[rows, columns])
+    if weight is not None and bias is not None:
+        for depth in range(count):
+            kept[depth] = translate(kept[depth], weight[depth], bias[depth])
+    return torch.stack([state.to(kept[-1].device) for state in kept], 1)
 
 
 def over_sets(probability: torch.Tensor, sets: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from xmi.arguments import check_calls
 from xmi.measure.alignment import Alignment, alignment
 from xmi.measure.answers import Answers, Transfer
+from xmi.measure.attention import AttentionPattern
 from xmi.measure.base_comparison import BaseComparison, BaseSimilarity, similarity_to_base
 from xmi.measure.boundaries import Boundaries
 from xmi.measure.compare import (
@@ -25,11 +26,13 @@ from xmi.measure.sides import answers_at, majority_answers
 from xmi.measure.similarity import Similarity, cosine_per_layer
 from xmi.measure.stats import Proportion, accuracy, wilson
 from xmi.measure.task_words import TaskWords
+from xmi.measure.trajectory import Trajectory
 
 __all__ = [
     "PHASES",
     "Alignment",
     "Answers",
+    "AttentionPattern",
     "BaseComparison",
     "BaseSimilarity",
     "Boundaries",
@@ -45,6 +48,7 @@ __all__ = [
     "Silhouette",
     "Similarity",
     "TaskWords",
+    "Trajectory",
     "Transfer",
     "accuracy",
     "alignment",

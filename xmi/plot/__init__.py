@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from xmi.arguments import check_calls
 from xmi.measure import Phases
 from xmi.plot.alignment import alignment
+from xmi.plot.attention import attention
 from xmi.plot.base_comparison import base_comparison, base_similarity
 from xmi.plot.boundaries import boundaries
 from xmi.plot.compare import comparisons, layer_comparison
@@ -27,11 +28,13 @@ from xmi.plot.reading import reading
 from xmi.plot.registry import figure_of
 from xmi.plot.similarity import similarity
 from xmi.plot.task_words import task_words
+from xmi.plot.trajectory import trajectory
 from xmi.plot.transfer import accuracies, majority, method_name, summary, transfer
 
 __all__ = [
     "accuracies",
     "alignment",
+    "attention",
     "base_comparison",
     "base_similarity",
     "boundaries",
@@ -49,6 +52,7 @@ __all__ = [
     "similarity",
     "summary",
     "task_words",
+    "trajectory",
     "transfer",
 ]
 

@@ -172,6 +172,14 @@ EXAMPLES = _ranked(
     {"examples alone": Look(BLUE, "circle"), "examples + instruction": Look(BLUE, "circle-open", "dash")}, 0
 )
 WORDS = _ranked({"in its task": Look(VERMILION, "square"), "largest in another task": Look(GREY, "circle-open")}, 0)
+TRAJECTORY = _ranked(
+    {
+        "cross-entropy of the label": Look(BLUE, ""),
+        "entropy": Look(ORANGE, "", "dash"),
+        "divergence from the output": Look(GREEN, "", "dot"),
+    },
+    0,
+)
 DIFFERENCE = Look(BLUE, "circle")
 MOVED = Look(BLUE, "circle")
 

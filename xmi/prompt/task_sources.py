@@ -13,6 +13,7 @@ from xmi.faults import kind, listing, short
 from xmi.prompt.hf_datasets import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
 from xmi.prompt.items import COLUMNS, Row, make_items
 from xmi.prompt.prompt import Template
+from xmi.prompt.records import is_records, read_records
 from xmi.prompt.tables import TABLES, Table, pick, read_folder, read_list, read_table, split_cells
 from xmi.prompt.task import Task
 from xmi.prompt.task_sheet import Sheet, Wording, check_sheet, read_sheet
@@ -50,20 +51,21 @@ def load_task(
     root: str | Path | None = None,
     examples: str | None = None,
 ) -> Task:
-    """Loads one of xmi's tasks by name, or a task of the user's own.
+    r"""Loads one of xmi's tasks by name, or a task of the user's own.
 
     Args:
         source: A name such as `country-capital`; a task file (JSON); a task sheet (YAML) that names its source; a
             CSV, TSV or JSON lines file with columns input, output, image, split; published annotations
-            (`root/annotations/country-capital`, for `country-capital_val.json` and `_test.json`); an image folder; or a
-            Hugging Face dataset (`hf://owner/name`, a `Dataset`, or a mapping of them by split).
+            (`root/annotations/country-capital`, for `country-capital_val.json` and `_test.json`); an image folder; a
+            Hugging Face dataset (`hf://owner/name`, a `Dataset`, or a mapping of them by split); a pandas DataFrame; or
+            a list of dicts.
         template: How its prompts are written, by default as its file says, or as in the paper.
         name: The task's name, by default as its file says, or the file's.
         sheet: Instruction, paraphrases, task words, template and columns, as a YAML file or a mapping; by default the
             sheet beside the source (`own.yaml` for `own.csv`, `task.yaml` in a folder), if there is one.
         columns: Which column is `input`, `output`, `image`, `split`; all others are left aside.
         root: Folder that image paths are relative to and must not leave; by default that of the file, for published
-            annotations the folder above.
+            annotations the folder above, for a DataFrame and a list the current folder.
         examples: Split that examples are drawn from: `train`, or `validation` as in the paper.
 
     Returns:
@@ -77,6 +79,9 @@ def load_task(
         >>> task = xmi.task("country-capital")
         >>> task.name, len(task.items), task.items[0].input, task.items[0].output
         ('country-capital', 95, 'France', 'Paris')
+        >>> rows = [{"input": f"{n}", "output": f"{n + 1}"} for n in range(20)]
+        >>> xmi.task(rows, name="successor").icl("text", shots=2, n=1)[0].text
+        'Q:14\nA:15\n\nQ:5\nA:6\n\nQ:19\nA:'
     """
     if columns is not None:
         if not isinstance(columns, Mapping):
@@ -84,8 +89,14 @@ def load_task(
         columns = check_sheet(Sheet, {"columns": dict(columns)}, "What is given as columns").columns
     if is_dataset(source):
         return _finish(*_dataset(source, "dataset", sheet, columns, root), template, name, examples)
+    if is_records(source):
+        told = _told(sheet, None)
+        table, home = read_records(source, columns or told.columns, root)
+        return _finish(table, told, "table", home, template, name, examples)
     if not isinstance(source, (str, Path)):
-        raise TaskError(f"A task is a name, a file, a folder or a dataset; found {kind(source)}.")
+        raise TaskError(
+            f"A task is a name, a file, a folder, a dataset, a DataFrame or a list of dicts; found {kind(source)}."
+        )
     if "\0" in str(source):
         raise TaskError(f"{short(str(source))!r} is not the name of a file: it holds a NUL character.")
     if str(source).startswith(SCHEME):

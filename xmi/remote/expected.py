@@ -16,6 +16,7 @@ from xmi.backend import Call
 from xmi.errors import RemoteError
 from xmi.kernels import (
     cache_kernel,
+    decode_kernel,
     generate_kernel,
     lens_kernel,
     next_token_kernel,
@@ -25,6 +26,7 @@ from xmi.kernels import (
     sight_kernel,
     stream_kernel,
     sweep_kernel,
+    trajectory_kernel,
 )
 from xmi.remote.on_host import facts_kernel
 
@@ -100,6 +102,17 @@ def _lens(
     return (mass, _ids(*one, len(sets[0])), _ids(*one, k), top), said
 
 
+def _decode(
+    inputs: Any, paths: Any, states: Any, depths: Any, scale: Any, softcap: Any, k: int, *lens: Any
+) -> Expected:
+    return _ids(len(states), k), Numbers((len(states), k), WHOLE, -1e-3, 1 + 1e-3)
+
+
+def _trajectory(inputs: Any, paths: Any, columns: Any, *rest: Any) -> Expected:
+    one = Numbers((len(columns), int(paths["n_layers"]) + 1), WHOLE, -1e-3)
+    return one, one, one
+
+
 def _next_token(inputs: Any, paths: Any, answers: Any, new: int = 1, cached: bool = False) -> Expected:
     return _scored(new, len(answers))
 
@@ -135,6 +148,8 @@ _EXPECTED: dict[Callable[..., Any], Callable[..., Expected]] = {
     stream_kernel: _stream,
     residual_kernel: _residual,
     lens_kernel: _lens,
+    decode_kernel: _decode,
+    trajectory_kernel: _trajectory,
     next_token_kernel: _next_token,
     sweep_kernel: _sweep,
     rows_kernel: _rows,

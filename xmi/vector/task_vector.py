@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -17,10 +18,13 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
-from xmi.errors import HookError, VectorError
+from xmi.arguments import outside
+from xmi.errors import HookError, VectorError, XmiWarning
+from xmi.measure import LensReading
 from xmi.model import from_end
 from xmi.names import RANDOM, label_of
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
+from xmi.vector.reader import AnyLens, Reader
 
 _WORDS = re.compile(r" (plus|minus|times) ")
 """How what was computed from vectors is called; `+` in a name is a mean (see `names.mean_of`)."""
@@ -184,6 +188,34 @@ class TaskVector:
             joined["specification"] = f"{mine.specification} {word} {its.specification}"
         card = mine.model_copy(update={**joined, "n": mine.n + its.n})
         return TaskVector(self.values + sign * other.values, card)
+
+    def decode(self, vlm: Reader, *, k: int = 5, lens: AnyLens | None = None) -> LensReading:
+        """Reads the vector at each layer as a lens reads the residual stream: see `vlm.decode`.
+
+        Args:
+            vlm: The model that it was read from.
+            k: Tokens per layer.
+            lens: The lens, by default the logit lens.
+
+        Returns:
+            Tokens and probabilities [1, layer, k].
+
+        Raises:
+            VectorError: The vector does not fit the model.
+
+        Example:
+            >>> vector = vlm.task_vector(task.icl("text"))
+            >>> vector.decode(vlm, k=2).probabilities.shape  # one vector, layer, k
+            (1, 8, 2)
+        """
+        if self.card.revision != vlm.revision:
+            warnings.warn(
+                f"{self.name} was read from {self.card.model} (revision {self.card.revision}) and is decoded by "
+                f"{vlm.name} (revision {vlm.revision}), whose directions need not mean the same.",
+                XmiWarning,
+                stacklevel=outside(),
+            )
+        return vlm.decode(self.values, k=k, lens=lens)
 
     def save(self, path: str | Path) -> Path:
         """Writes the vector as safetensors, its card in the header, and returns the path.
