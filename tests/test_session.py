@@ -30,8 +30,8 @@ def vlm() -> VLM:
 
 def test_verbs_come_from_the_rooms() -> None:
     rooms = {function.__module__.split(".")[1] for function in VERBS.values()}
-    assert rooms == {"answer", "hooks", "lens", "vector"}
-    assert len(VERBS) == 20
+    assert rooms == {"answer", "hooks", "lens", "steering", "vector"}
+    assert len(VERBS) == 24
 
 
 @pytest.mark.parametrize("name", VERBS)

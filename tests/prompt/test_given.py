@@ -60,6 +60,8 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "task_vector": lambda p: vlm().task_vector(p),
     "answers": lambda p: vlm().answers(p),
     "lens": lambda p: vlm().lens(p, k=2),
+    "trajectory": lambda p: vlm().trajectory(p),
+    "pattern": lambda p: vlm().pattern(p, 3),
     "phases": lambda p: vlm().phases(p, task_words=["capital"]),
     "phases_and_answers": lambda p: vlm().phases_and_answers(p, task_words=["capital"]),
     "find_task_words": lambda p: vlm().find_task_words([p, other()]),
@@ -136,7 +138,9 @@ def test_verbs_that_need_labels_take_them_from_wherever_they_stand(verb: str) ->
 
 
 @pytest.mark.fault("A4")
-@pytest.mark.parametrize("verb", [name for name in ALL if name not in (*LABELLED, "compare_base", "trace", "generate")])
+@pytest.mark.parametrize(
+    "verb", [name for name in ALL if name not in (*LABELLED, "compare_base", "trace", "generate", "pattern")]
+)
 def test_a_batch_is_read_as_it_is_on_whichever_side_it_is_padded(verb: str) -> None:
     prompts = [TEXT, "The city", *task().icl("image", n=2)]
     expected = ALL[verb](prompts)
