@@ -158,6 +158,20 @@ def test_bad_input_is_refused(runs: list[Path], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_telephone_shows_numbers_and_nothing_runs_over_its_edge(
+    open_report: Open, runs: list[Path], html: str, scheme: str
+) -> None:
+    opened = open_report(runs[0].parent / "pages" / "atlas.html", 390, scheme)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 390
+    for name in ("accuracies", "changes", "measures"):
+        first = opened.page.locator(f"#table-{name} td[data-value]:visible").first.bounding_box()
+        assert first is not None and first["x"] + first["width"] < 390
+    assert opened.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 def test_a_click_sorts_and_another_opens_the_report(open_report: Open, runs: list[Path], html: str) -> None:
     opened = open_report(runs[0].parent / "pages" / "atlas.html", 1280)
     for name, column in (("accuracies", 10), ("measures", 5)):
