@@ -1,6 +1,7 @@
-"""Renders the top of a report as the picture in the README.
+"""Renders the top of a page as a picture for the documentation, down to the end of a section.
 
 Usage: python analyses/report_picture.py runs/demo/report.html docs/images/report.png
+       python analyses/report_picture.py runs/atlas/atlas.html docs/images/atlas.png accuracies
 
 Needs playwright and a Chromium; XMI_CHROMIUM names its path where it is not /usr/bin/chromium.
 """
@@ -40,7 +41,7 @@ def opened(file: Path, *, width: int, height: int = 900) -> Iterator[Page]:
 
 
 def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phases") -> None:
-    """Screenshots a report from its top to the end of a section.
+    """Screenshots a report or an atlas from its top to the end of a section.
 
     Args:
         report: The HTML file.
@@ -57,6 +58,6 @@ def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phase
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    picture(Path(sys.argv[1]), Path(sys.argv[2]))
+    picture(*map(Path, sys.argv[1:3]), **dict(zip(["last"], sys.argv[3:], strict=False)))

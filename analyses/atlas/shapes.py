@@ -5,7 +5,6 @@ They can do nothing, and that is what they are for: a page over many models must
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +105,7 @@ def folder_of(name: str, models: Path) -> Path:
         model, processor = SHAPES[name]()
         for made in (model.eval().float(), processor):
             made.save_pretrained(half)
-        os.replace(half, folder)
+        half.replace(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ def atlas(out: Path, *models: str, task: str = "country-capital") -> None:
     main(["--out", str(out), "--seeds", "1", "--tasks", task, "--models", *models])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_atlas_continues_and_names_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     atlas(tmp_path, "idefics3")
     first = (tmp_path / "idefics3" / FINISHED).read_bytes()
@@ -30,6 +30,6 @@ def test_an_atlas_continues_and_names_what_failed(tmp_path: Path, capsys: pytest
     links = set(re.findall(r'<a href="([^"#]+)#', html))
     assert links == {"idefics3/report.html", "gemma3/report.html"}
     assert all((tmp_path / link).is_file() for link in links)
-    with pytest.raises(SystemExit, match="models/gemma3: RunError: .* is of another study than the one asked for"):
+    with pytest.raises(SystemExit, match=r"models/gemma3: RunError: .* is of another study than the one asked for"):
         atlas(tmp_path, "gemma3", task="food-color")
     assert (tmp_path / "atlas.html").read_text(encoding="utf-8") == html
