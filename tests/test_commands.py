@@ -126,11 +126,11 @@ OTHERS: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.fault("C8")
 def test_what_a_flag_says_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    switches = {"untrained", "whole", "trust_remote_code", "resubmit"}
+    switches = {"chat", "untrained", "whole", "trust_remote_code", "resubmit"}
     assert {*OTHERS, *switches, "model"} == set(KEYS)
     monkeypatch.setattr(cli, "_study", lambda **given: arrived.update(given))
     words = [word for key, (value, _) in OTHERS.items() for word in (f"--{key.replace('_', '-')}", value)]
-    words += ["--untrained", "--first", "--trust-remote-code", "--no-resubmit"]
+    words += ["--chat", "--untrained", "--first", "--trust-remote-code", "--no-resubmit"]
     arrived: dict[str, Any] = {}
     monkeypatch.setattr(sys, "argv", ["xmi", "run", "m", *words])
     with pytest.raises(SystemExit) as ended:
@@ -141,7 +141,7 @@ def test_what_a_flag_says_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
         found = getattr(plan, key) if key in Plan.model_fields else arrived[key]
         expected = value if meant is None else meant
         assert (str(found) if key == "out" else found) == expected, key
-    assert (plan.untrained, plan.whole) == (True, False)
+    assert (plan.chat, plan.untrained, plan.whole) == (True, True, False)
     assert (arrived["trust_remote_code"], arrived["resubmit"]) == (True, False)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("data.md", "steering.md")
+PAGES = ("chat.md", "data.md", "steering.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

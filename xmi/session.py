@@ -233,7 +233,7 @@ class Session:
         """
         batch = self.accepted(prompts)
         if batch is None:
-            several = as_prompts(prompts, self.encoder.chat)
+            several = self.encoder.framed(as_prompts(prompts, self.encoder.chat))
             batches = self.batches(several, doing)
         else:
             self._require_images(batch.prompts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from xmi.errors import PromptError
-from xmi.prompt.prompt import ImageLike, Prompt, Segment
+from xmi.prompt.prompt import FramedPrompt, ImageLike, Prompt, Segment
 
 Part = tuple[str, ImageLike | None]
 """A text, or an image."""
@@ -32,20 +32,9 @@ def chat_prompt(
     """
     said = [(message, tuple(_parts(message, number))) for number, message in enumerate(messages)]
     images = [image for _, parts in said for _, image in parts if image is not None]
-    tool = next((tool for tool in (processor, tokenizer) if getattr(tool, "chat_template", None)), None)
-    if tool is None:
-        raise PromptError(
-            "The model's tokenizer and processor have no chat template, so they cannot write chat messages: give text, "
-            "with xmi.free_prompt(text, images) for images."
-        )
-    if images and tool is not processor:
-        raise PromptError(
-            "The model's chat template is its tokenizer's and does not handle images: write the text, and put the "
-            "images into it with xmi.free_prompt(text, images)."
-        )
-    forms = [_as_parts, _as_text] if tool is processor else [_as_text, _as_parts]
+    tool = tool_of(tokenizer, processor, images=bool(images))
     problems: list[str] = []
-    for form in forms:
+    for form in FORMS if tool is processor else FORMS[::-1]:
         try:
             text = tool.apply_chat_template(
                 [{**message, "content": form(parts)} for message, parts in said],
@@ -62,8 +51,29 @@ def chat_prompt(
         segments = [Segment("text", texts[0])]
         for image, after in zip(images, texts[1:], strict=True):
             segments += [Segment("input", image=image), Segment("text", after)]
-        return Prompt(tuple(s for s in segments if s.text or s.image is not None))
+        held = tuple(s for s in segments if s.text or s.image is not None)
+        return FramedPrompt(held, complete=processor is None)
     raise PromptError(f"The chat template of {type(tool).__name__} cannot write the messages: {'; '.join(problems)}.")
+
+
+def tool_of(tokenizer: Any, processor: Any | None, *, images: bool) -> Any:
+    """The processor if it has a chat template, else the tokenizer.
+
+    Raises:
+        PromptError: Neither has one, or one that does not handle images where there are some.
+    """
+    tool = next((tool for tool in (processor, tokenizer) if getattr(tool, "chat_template", None)), None)
+    if tool is None:
+        raise PromptError(
+            "The model's tokenizer and processor have no chat template, so they cannot write chat messages: give text, "
+            "with xmi.free_prompt(text, images) for images, and tasks with a plain Template."
+        )
+    if images and tool is not processor:
+        raise PromptError(
+            "The model's chat template is its tokenizer's and does not handle images: write the text, and put the "
+            "images into it with xmi.free_prompt(text, images)."
+        )
+    return tool
 
 
 def _lost(text: str, parts: Sequence[Part], placeholder: str | None) -> str:
@@ -94,12 +104,21 @@ def _as_text(parts: Sequence[Part]) -> str:
     return parts[0][0]
 
 
+FORMS: tuple[Callable[[Sequence[Part]], Any], ...] = (_as_parts, _as_text)
+"""Forms of a message's content: a list of parts, which processors read, and one text, which most tokenizers do."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who speaks in a conversation."""
+
+
 def _parts(message: Mapping[str, Any], number: int) -> Iterator[Part]:
     """The texts and images of a message."""
     content = message.get("content")
     where = f"message {number} ({message.get('role')!r})"
     if not isinstance(message.get("role"), str):
         raise PromptError(f"The role of message {number} is {message.get('role')!r}, not a word such as 'user'.")
+    if message["role"] not in ROLES:
+        raise PromptError(f"The role of message {number} is {message['role']!r:.60}; roles are {', '.join(ROLES)}.")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)) or not content:

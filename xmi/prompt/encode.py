@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from unicodedata import normalize
@@ -18,9 +19,10 @@ from xmi.prompt.acceptable import acceptable
 from xmi.prompt.batch import Batch, Side, arrange
 from xmi.prompt.chat import chat_prompt
 from xmi.prompt.encoded import EncodedPrompt, as_tensors, rows_of
+from xmi.prompt.frame import Frame
 from xmi.prompt.image_places import image_places
 from xmi.prompt.processor import Feeder, token_text
-from xmi.prompt.prompt import Prompt, Segment, Template
+from xmi.prompt.prompt import ChatPrompt, ChatTemplate, Prompt, Prompts, Segment, Template
 from xmi.prompt.token_bytes import TokenBytes
 from xmi.prompt.token_roles import PADDING, trace_row
 
@@ -76,6 +78,7 @@ class Encoder:
         self._texts: dict[int, str] = {}
         self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
+        self._frame = Frame(tokenizer, processor, self.placeholder)
 
     @guarded
     def encode(self, prompts: Sequence[Prompt], padding_side: Side = "left") -> Batch:
@@ -94,6 +97,7 @@ class Encoder:
             raise PromptError("There are no prompts to encode.")
         if encoded := [p for p in prompts if isinstance(p, EncodedPrompt)]:
             return self._again(encoded, len(prompts), padding_side)
+        prompts = [self._frame.framed(prompt) if isinstance(prompt, ChatPrompt) else prompt for prompt in prompts]
         prompts = [acceptable(prompt, self._feeder.marks, self.placeholder) for prompt in prompts]
         inputs, recorder = self._feeder.give(prompts, _side(padding_side))
         self._finish(inputs, prompts)
@@ -147,6 +151,27 @@ class Encoder:
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """Writes chat messages with the model's own template; see `chat_prompt`."""
         return chat_prompt(messages, self.tokenizer, self.processor, self.placeholder)
+
+    @guarded
+    def written(self, template: Template) -> Template:
+        """A template as this model's prompts are written by it: that of a chat with the texts of its frame.
+
+        Raises:
+            PromptError: The model has no chat template, or one that cannot frame a task.
+        """
+        return self._frame.written(template)
+
+    @guarded
+    def framed(self, prompts: Prompts) -> Prompts:
+        """Prompts as this model is given them: those of a chat in their frame, others as they are.
+
+        Raises:
+            PromptError: As in `written`, or the frame leaves out or changes a part of a prompt.
+        """
+        if not isinstance(prompts.template, ChatTemplate):
+            return prompts
+        made = tuple(self._frame.framed(p) if isinstance(p, ChatPrompt) else p for p in prompts)
+        return replace(prompts, prompts=made, template=self.written(prompts.template))
 
     def _again(self, prompts: Sequence[EncodedPrompt], count: int, side: Side) -> Batch:
         """Encodes prompts whose tokens are known already."""

@@ -6,7 +6,7 @@ between texts in a list, or given apart, where the processor puts them before th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from xmi.errors import PromptError
 from xmi.model import guard_of, once
 from xmi.prompt.batch import Side, arrange
 from xmi.prompt.pictures import described, open_image
-from xmi.prompt.prompt import Prompt, Segment
+from xmi.prompt.prompt import FramedPrompt, Prompt, Segment
 from xmi.prompt.token_roles import Recorder, trace_row
 
 WORD = "is"
@@ -63,7 +63,8 @@ class Feeder:
             PromptError: There are images that cannot be read or given to the model, or the processor refuses.
         """
         if not any(prompt.images for prompt in prompts):
-            given, recorder = self._words([prompt.text for prompt in prompts], side)
+            complete = {p.text for p in prompts if isinstance(p, FramedPrompt) and p.complete}
+            given, recorder = self._words([prompt.text for prompt in prompts], side, complete)
         elif self.processor is None:
             raise PromptError("The prompt has images, but the model is text-only: it has no processor for them.")
         else:
@@ -82,14 +83,14 @@ class Feeder:
         """The last tokens, for messages."""
         return " ".join(map(repr, self.spell(list(ids)[-60:])))
 
-    def _words(self, texts: list[str], side: Side) -> tuple[Any, Recorder]:
+    def _words(self, texts: list[str], side: Side, complete: Collection[str] = ()) -> tuple[Any, Recorder]:
         """Texts alone, through the processor if it takes them: it may add BOS or an end, as it does with images."""
         if form := self._form:
             try:
                 return self._call({"text": form(texts)}, side)
             except Exception as error:  # other people's code; whatever it raises is about these texts
                 raise self._refusal(texts[0], error) from error
-        recorder = Recorder(self.tokenizer)
+        recorder = Recorder(self.tokenizer, complete)
         with _padding(self.tokenizer, side):
             # A tokenizer on its own is taken at its word: GPT-2 has token types that nobody gives it.
             types = {"return_token_type_ids": True} if self.token_types and self.processor is not None else {}

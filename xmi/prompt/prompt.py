@@ -57,13 +57,65 @@ class Template:
         """A short stable hash, stored with every vector."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    @staticmethod
+    def chat(*, prefix: str = "", delimiter: str = "", separator: str = "\n\n", system: str = "") -> ChatTemplate:
+        r"""The template of a task in a chat: each example is a message of the user and its answer the assistant's.
+
+        The model's own chat template writes the frame. Slot `query.delimiter` (and `last`) is then the last token of
+        the generation prompt, `example[k].delimiter` that before the example's answer.
+
+        Args:
+            prefix: Before every input, within the user's message.
+            delimiter: After every input, within the user's message.
+            separator: Between an instruction and a query, within the user's message.
+            system: A system message; by default that of the model's template, if it has one.
+
+        Example:
+            >>> talk = xmi.task("country-capital", template=xmi.Template.chat(system="Answer in one word."))
+            >>> print(talk.icl("text", shots=1, n=1)[0].text)
+            system: Answer in one word.
+            user: Sudan
+            assistant: Khartoum
+            user: Rwanda
+            assistant:
+        """
+        return ChatTemplate(prefix, delimiter, separator, system)
+
+
+@dataclass(frozen=True)
+class ChatTemplate(Template):
+    """How examples and queries are written in a chat; made by `Template.chat`.
+
+    Attributes:
+        prefix: Before every input, within the user's message.
+        delimiter: After every input, within the user's message.
+        separator: Between an instruction and a query.
+        system: The system message; empty for that of the model's template.
+    """
+
+    prefix: str = ""
+    delimiter: str = ""
+    separator: str = "\n\n"
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses what is not text.
+
+        Raises:
+            PromptError: A part of another type.
+        """
+        super().__post_init__()
+        if not isinstance(self.system, str):
+            raise PromptError(f"A template's system: {no_text(self.system)}")
+
 
 @dataclass(frozen=True)
 class Segment:
     """A stretch of a prompt with one role.
 
     Attributes:
-        role: `prefix`, `input`, `delimiter`, `answer`, `separator`, `instruction` or `text`.
+        role: `prefix`, `input`, `delimiter`, `answer`, `separator`, `instruction` or `text`; in a chat also
+            `system`, and `frame`: what the model's template writes.
         text: The text; empty for an image.
         image: The image, or None.
         example: Number of the example it belongs to (0, 1, ...), None for the query and for what stands alone.
@@ -110,7 +162,12 @@ class Prompt:
     @property
     def text(self) -> str:
         """The prompt as text, with `<image>` in the place of every image (for people, not for models)."""
-        return "".join(s.text if s.image is None else "<image>" for s in self.segments)
+        return "".join(s.text if s.image is None else "<image>" for s in self.shown)
+
+    @property
+    def shown(self) -> tuple[Segment, ...]:
+        """The segments as people are shown them."""
+        return self.segments
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
@@ -121,6 +178,44 @@ class Prompt:
     def unit(self) -> str:
         """The independent unit for statistics: task and input."""
         return f"{self.task}/{self.input}"
+
+
+@dataclass(frozen=True)
+class ChatPrompt(Prompt):
+    """A prompt that a model's chat template is to frame.
+
+    Attributes:
+        template: How it was written.
+    """
+
+    template: ChatTemplate = ChatTemplate()
+
+    @property
+    def shown(self) -> tuple[Segment, ...]:
+        """The messages with who says them, for people: each model writes them in its own way."""
+        told = [Segment("system", f"system: {self.template.system}\n")] if self.template.system else []
+        begins = True
+        for segment in self.segments:
+            if segment.role == "answer":
+                told += [Segment("frame", "\nassistant: "), segment, Segment("frame", "\n")]
+                begins = True
+            elif not (begins and (segment.role == "separator" or not (segment.text or segment.image))):
+                told += [Segment("frame", "user: "), segment] if begins else [segment]
+                begins = False
+        return (*told, Segment("frame", "\nassistant:"))
+
+
+@dataclass(frozen=True)
+class FramedPrompt(Prompt):
+    """A prompt as a chat template wrote it.
+
+    Attributes:
+        template: The texts before an input, between input and answer, and between examples; None where it is no task's.
+        complete: Nothing is added to it when it is tokenised, not even BOS.
+    """
+
+    template: Template | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,6 +320,11 @@ def template_of(prompts: Sequence[Prompt]) -> Template:
     Raises:
         PromptError: They were written by different ones.
     """
+    told = {p.template if isinstance(p, (ChatPrompt, FramedPrompt)) else None for p in prompts}
+    if len(told) == 1 and (template := next(iter(told))) is not None:
+        return template
+    if len(told) > 1:
+        raise PromptError("Some of the prompts are in a chat frame, or in another one: give prompts of one at a time.")
     found = {}
     for role in ("prefix", "delimiter", "separator"):
         texts = sorted({s.text for p in prompts for s in p.segments if s.role == role and s.image is None})

@@ -16,7 +16,7 @@ from PIL import Image
 from xmi.errors import TaskError
 from xmi.faults import kind, listing, no_text, short, some
 from xmi.names import INSTRUCTION, MODALITIES, NO_CONTEXT, SPLITS, icl
-from xmi.prompt.prompt import Prompt, Prompts, Segment, Template
+from xmi.prompt.prompt import ChatPrompt, ChatTemplate, Prompt, Prompts, Segment, Template
 
 LONGEST = 200
 """Characters of a task's name at most: files, columns and figures are named by it."""
@@ -193,7 +193,7 @@ class Task:
         """
         if not self.instructions:
             raise TaskError(f"Task {self.name} has no instruction: put one into its file.")
-        prompts = [Prompt((Segment("instruction", text),), task=self.name) for text in self.instructions]
+        prompts = [self._made((Segment("instruction", text),)) for text in self.instructions]
         return self._prompts(prompts, INSTRUCTION)
 
     def queries(
@@ -250,7 +250,14 @@ class Task:
         t = self.template
         query = [Segment("prefix", t.prefix, query=True), _input(item, modality, None, self.name)]
         query.append(Segment("delimiter", t.delimiter, query=True))
-        return Prompt((*head, *query), self.name, item.input, item.output, item.alternatives)
+        return self._made((*head, *query), item)
+
+    def _made(self, segments: tuple[Segment, ...], item: Item | None = None) -> Prompt:
+        """A prompt of the task, which a model's chat template frames if the task's template says so."""
+        made = Prompt(segments, self.name)
+        if item is not None:
+            made = Prompt(segments, self.name, item.input, item.output, item.alternatives)
+        return ChatPrompt(**vars(made), template=self.template) if isinstance(self.template, ChatTemplate) else made
 
     def _pair(self, item: Item, modality: str, k: int) -> list[Segment]:
         t = self.template

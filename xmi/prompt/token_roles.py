@@ -9,7 +9,7 @@ Everything is found once from the left and once from the right; where the two di
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -55,9 +55,10 @@ class Piece:
 class Recorder:
     """Stands in for a processor's tokenizer during one call and keeps what it was given and gave back."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Watches a tokenizer."""
+    def __init__(self, tokenizer: Any, complete: Collection[str] = ()) -> None:
+        """Watches a tokenizer; to texts that are complete it adds nothing."""
         self.tokenizer = tokenizer
+        self.complete = frozenset(complete)
         self.added = {i: str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
         self.calls: list[list[Piece]] = []
 
@@ -65,7 +66,7 @@ class Recorder:
         """Tokenises as the tokenizer does, but for a second BOS in each text that begins with one already."""
         texts = [text] if isinstance(text, str) else list(text)
         bos = str(getattr(self.tokenizer, "bos_token", None) or "")
-        begun = [bos != "" and str(t).startswith(bos) for t in texts]
+        begun = [(bos != "" and str(t).startswith(bos)) or t in self.complete for t in texts]
         if any(begun) and not all(begun):
             result = self._apart(texts, begun, *args, **kwargs)
         else:

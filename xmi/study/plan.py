@@ -187,6 +187,7 @@ class Plan(BaseModel):
     )
     slot: Text = Field("last", description="Where vectors are read in prompts with examples (last).")
     patch_slot: Text = Field("last", description="Where vectors are patched into queries (last).")
+    chat: Switch = Field(False, description="Prompts in the frame of the models' own chat templates.")
     shots: Count = Field(5, ge=1, description="Examples per prompt (5).")
     prompts: Count = Field(30, ge=1, description="Prompts averaged into a task vector (30).")
     vectors_from: DrawnFrom = Field(
@@ -237,8 +238,9 @@ class Plan(BaseModel):
 
     @model_serializer(mode="wrap")
     def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A revision that is not given is left out: the plan is the same text as if there were no such field."""
-        return {name: value for name, value in dump(self).items() if value is not None or name not in REVISIONS}
+        """A revision that is not given, and no chat, are left out: the plan is the text it was without these fields."""
+        left = {name for name in REVISIONS if getattr(self, name) is None} | ({"chat"} if not self.chat else set())
+        return {name: value for name, value in dump(self).items() if name not in left}
 
     @property
     def hash(self) -> str:

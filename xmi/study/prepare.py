@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from xmi.backend import ON_HOST, Backend, backend_for
-from xmi.errors import ModelError, RunError, SlotError, TaskError, VectorError
+from xmi.errors import ModelError, PromptError, RunError, SlotError, TaskError, VectorError
 from xmi.faults import some
 from xmi.load_options import HOSTS, Loading
 from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.model.source import check_revision
-from xmi.prompt import Prompts, Task, check_task, find_segment, load_task, task_names
+from xmi.prompt import Prompts, Task, Template, check_task, find_segment, load_task, task_names
 from xmi.study.executors.choice import check, loads_here
 from xmi.study.grid import Role, Subject, subjects
 from xmi.study.lenses import REGISTRY
@@ -90,6 +90,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
     plan = plan.model_copy(update={"points": min(plan.points, plan.prompts)})
     _check_models(plan, models)
     _check_tasks(plan, tasks, plan.modalities)
+    _check_frames(plan, models)
     _check_prompts(plan, tasks, models)
     revisions = {(one.source, one.revision): vlm.revision for one, vlm in seen.items()}
     folder = Path(running.out or FOLDER)
@@ -150,7 +151,8 @@ def _load_tasks(plan: Plan) -> dict[str, Task]:
     Raises:
         TaskError: A faulty task, or two of one name.
     """
-    tasks = {name: load_task(name) for name in plan.tasks}
+    template = Template.chat() if plan.chat else None
+    tasks = {name: load_task(name, template=template) for name in plan.tasks}
     names = [task.name for task in tasks.values()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TaskError(f"Several tasks of the plan are called {', '.join(twice)}: give each a name of its own.")
@@ -204,6 +206,19 @@ def _check_models(plan: Plan, models: Mapping[Role, VLM]) -> None:
             check_shapes(models["model"].engine, models["base"].engine)
         except VectorError as error:
             raise ModelError(str(error)) from error
+
+
+def _check_frames(plan: Plan, models: Mapping[Role, VLM]) -> None:
+    """Refuses models whose chat template cannot frame a task, where the plan asks for chats.
+
+    Raises:
+        PromptError: There is none, or it cannot.
+    """
+    for vlm in models.values() if plan.chat else ():
+        try:
+            vlm.encoder.written(Template.chat())
+        except PromptError as error:
+            raise PromptError(f"{vlm.name} cannot do a study with chat: {error}") from error
 
 
 def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[Role, VLM]) -> None:

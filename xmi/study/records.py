@@ -77,7 +77,7 @@ class Book:
 
     def _segments(self, prompt: Prompt) -> list[dict[str, str]]:
         merged: list[dict[str, str]] = []
-        for segment in prompt.segments:
+        for segment in prompt.shown:
             if segment.image is not None:
                 merged.append({"image": self._image(Path(str(segment.image)))})
             elif merged and "text" in merged[-1]:

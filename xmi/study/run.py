@@ -50,6 +50,7 @@ def run_study(
     layers: Sequence[int] | None = None,
     slot: str | None = None,
     patch_slot: str | None = None,
+    chat: bool | None = None,
     shots: int | None = None,
     prompts: int | None = None,
     vectors_from: str | None = None,
@@ -88,6 +89,7 @@ def run_study(
         targets: Modalities of the queries.
         controls: Vectors that should not carry the task; by default all of `xmi.study.CONTROLS`.
         layers: After which blocks vectors are patched; by default all.
+        chat: Prompts in the frame of the models' own chat templates, in place of the tasks' templates (no).
         shots: Examples per prompt (5).
         prompts: Prompts averaged into a task vector (30).
         vectors_from: Split that vectors are averaged over: `train`, or `validation` as in the paper.
@@ -129,16 +131,15 @@ def run_study(
     """
     given = prepare(
         plan, model=model, revision=revision, out=out, preset=preset, base=base, base_revision=base_revision,
-        control=control, control_revision=control_revision, untrained=untrained,
-        tasks=tasks or None, sources=sources, targets=targets, controls=controls, layers=layers, slot=slot,
-        patch_slot=patch_slot, shots=shots, prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score,
-        ties=ties, whole=whole, points=points, task_words=task_words, lens=lens, experiments=experiments,
-        on=on, workers=workers, gpus_per_model=gpus_per_model, **options,
+        control=control, control_revision=control_revision, untrained=untrained, tasks=tasks or None, sources=sources,
+        targets=targets, controls=controls, layers=layers, slot=slot, patch_slot=patch_slot, chat=chat, shots=shots,
+        prompts=prompts, vectors_from=vectors_from, seeds=seeds, score=score, ties=ties, whole=whole, points=points,
+        task_words=task_words, lens=lens, experiments=experiments, on=on, workers=workers,
+        gpus_per_model=gpus_per_model, **options,
     )  # fmt: skip
-    tell = say or (lambda line: None)
+    tell, store = say or (lambda line: None), store_of(given, fork=fork)
     for note in given.notes:
         tell(f"{note}: sources and targets are those of text alone.")
-    store = store_of(given, fork=fork)
     store.open()
     with locked(store.path):
         _complete(store, given, tell)

@@ -108,7 +108,7 @@ def nested_vectors(
         [1, 3, 10]
     """
     batch = session.accepted(prompts)
-    several = as_prompts(prompts if batch is None else batch.prompts, session.encoder.chat)
+    several = session.encoder.framed(as_prompts(prompts if batch is None else batch.prompts, session.encoder.chat))
     if not sizes or sizes[0] < 1 or sizes[-1] > len(several) or any(a >= b for a, b in pairwise(sizes)):
         raise VectorError(f"Means over {list(sizes)} of {len(several)} prompts: numbers must rise from 1 up to that.")
     whole = batch is not None and sizes[-1] == len(several)

@@ -154,13 +154,13 @@ def override(
         vector = task_vector(session, drawn, slot=slot)
     elif vector.card.task != other.name:
         raise VectorError(f"{vector.name} is not a vector of {other.name}, whose labels the answers are compared with.")
-    backbone = session.backbone
+    told = session.encoder.framed(_system_prompts(prompts, other))
+    prompts, backbone = session.encoder.framed(prompts), session.backbone
     fit = {"n_layers": backbone.n_layers, "d_model": backbone.d_model}
     check_fits(vector, template=prompts.template.hash, model=session.name, **fit)
     announce_foreign([vector], session)
     chosen = layers_of(layers, backbone.n_layers)
     written = torch.stack([v.values[list(chosen)] for v in (vector, random_like(vector, seed))])
-    told = _system_prompts(prompts, other)
     runs = _answers(session, Patch(written, chosen, patch_slot), prompts, told)
     decode = session.encoder.decode
     texts = tuple(tuple(decode(i) for i in run) for run in runs.tolist())

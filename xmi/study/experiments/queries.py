@@ -175,7 +175,8 @@ def patched_vectors(plan: Plan, cell: Cell, read: Mapping[str, Mapping[str, Task
 def longest_label(vlm: VLM, task: Task) -> int:
     """How many tokens the longest label of a task's validation and test items has."""
     labels = [label for split in ASKED for item in task.split(split) for label in item.outputs]
-    return max(vlm.encoder.length(task.template.delimiter, label) for label in labels)
+    before = vlm.encoder.written(task.template).delimiter
+    return max(vlm.encoder.length(before, label) for label in labels)
 
 
 def _phases(cells: Sequence[Cell], parts: Sequence[dict[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
