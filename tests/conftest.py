@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -29,19 +30,20 @@ settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=Tru
 settings.load_profile("xmi")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves tests of the night out by day, and keeps those of one file together.
-
-    Tests of one file share its fixtures, so they go to one process; a file may split itself by `xdist_group`.
-    """
+    """Leaves tests of the night out by day."""
     if not os.environ.get("XMI_NIGHTLY") and "nightly" not in str(config.option.markexpr):
         late = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=late)
         items[:] = [item for item in items if item not in late]
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the tests of a file together when they run in several processes."""
+    from tests.workers import ByFile
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,14 @@ from xmi.study.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "analyses.benchmarks.study"]
-TINY = ["--task", "food-color", "--seeds", "1", "--seconds", "2"]
+TINY = ["--task", "food-color", "--seeds", "1", "--seconds", "1"]
 PLAN = {"tasks": ("food-color",), "seeds": (0, 1), "shots": 2, "prompts": 3, "points": 3}
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that does other work, several threads of so small a model wait for each other."""
+    monkeypatch.setattr(study.os, "cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +177,27 @@ def test_wrong_numbers_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
     assert wrong[0] in capsys.readouterr().err
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-
-
-@pytest.mark.slow
-def test_it_writes_a_page_of_every_kind_and_ends_with_a_json_object(tmp_path: Path) -> None:
-    out = tmp_path / "study_speed.md"
-    done = run("--repeats", "1", "--out", str(out), *TINY)
+@pytest.mark.nightly
+def test_the_command_runs_the_study_itself(tmp_path: Path) -> None:
+    options = ["--repeats", "1", "--out", str(tmp_path / "page.md"), *TINY]
+    done = subprocess.run([*COMMAND, *options], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["seconds"] > 1 and found["same_answers"] >= 0.99
+
+
+def test_it_writes_a_page_of_every_kind_and_ends_with_a_json_object(
+    results: StudyResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a study that is there; that the command runs one itself is seen at night."""
+
+    def stored(_options: Sequence[str], out: Path, _scratch: Path) -> float:
+        out.symlink_to(results.path)
+        return 1.5
+
+    monkeypatch.setattr(study, "run_study", stored)
+    out = tmp_path / "study_speed.md"
+    assert study.main(["--repeats", "1", "--out", str(out), *TINY]) == 0
     text = out.read_text(encoding="utf-8")
     assert "`xmi run organism --base organism-llm --seeds 1 --task food-color`" in text
     for kind in ("patch to image", "prompt · text ICL to image", "no context to text", "vector · image ICL"):
@@ -187,16 +205,16 @@ def test_it_writes_a_page_of_every_kind_and_ends_with_a_json_object(tmp_path: Pa
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {4, 7}
     assert str(tmp_path) not in text
     assert str(ROOT) not in text
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found["targets"] == {"seconds": 60.0, "published_over": 30.0}
-    assert found["seconds"] > 1
+    assert found["seconds"] == 1.5
     assert found["published_over"] == pytest.approx(found["published_seconds"] / found["seconds"])
     low, high = found["published_over_interval"]
     assert 0 < low <= found["published_over"] <= high
     assert found["published_calls"].keys() == {"patch", "prompt", "no context", "vector"}
     assert 0 < found["published_calls_sampled"] < sum(found["published_calls"].values())
     assert found["same_answers"] >= 0.99
-    assert (found["tasks"], found["seeds"]) == (1, 1)
+    assert (found["tasks"], found["seeds"]) == (1, 2)
 
 
 def test_the_page_says_how_often_the_study_was_run() -> None:

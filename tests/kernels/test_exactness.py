@@ -29,7 +29,7 @@ from xmi.vlm import VLM
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.xdist_group(f"exact {n}")) for n in ZOO])
+@pytest.fixture(scope="module", params=ZOO)
 def case(request: pytest.FixtureRequest) -> tuple[VLM, Prompts]:
     model, tool = build(ZOO[request.param])
     return xmi.load(model, processor=tool), prompts_for(seen(request.param))

@@ -25,7 +25,7 @@ REFUSED = [f for f in FAMILIES if f.refused]
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(f, marks=pytest.mark.xdist_group(f.model_type)) for f in SUPPORTED],
+    params=SUPPORTED,
     ids=lambda f: f.model_type,
 )
 def case(request: pytest.FixtureRequest) -> tuple[Family, VLM, Prompts]:
