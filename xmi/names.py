@@ -128,3 +128,7 @@ def label_parts(name: str) -> tuple[str, str]:
     """The task and the specification that `label_of` joined; the task is empty where there is none."""
     task, _, specification = name.rpartition(_OF)
     return task, specification
+
+
+EMBEDDED = {"organism": "vlm", "organism-llm": "llm", "organism-control": "control"}
+"""Names of the embedded models and their folders in `xmi/data/organism`; hosts know them as `xmi/<name>`."""

@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import xmi
 from xmi.measure import Answers, Transfer
-from xmi.model.load import EMBEDDED, resolve
+from xmi.model.load import resolve
+from xmi.names import EMBEDDED
 from xmi.vlm import VLM
 
 TASKS = [xmi.task(name) for name in xmi.task_names()]

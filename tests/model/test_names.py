@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import xmi
 from tests.zoo.models import build, llama
 from xmi.model.options import PRECISIONS, find_device, find_dtype
-from xmi.model.source import EMBEDDED, hub_options, resolve
+from xmi.model.source import hub_options, resolve
+from xmi.names import EMBEDDED
 
 
 @pytest.mark.fault("B17")

@@ -14,8 +14,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from xmi.errors import ModelError
 from xmi.model.identity import identify_folder, identify_snapshot
-from xmi.model.source import CONFIGS, EMBEDDED
+from xmi.model.source import CONFIGS
 from xmi.model.unwrap import refuse_prompts
+from xmi.names import EMBEDDED
 
 CONFIG = "adapter_config.json"
 

@@ -30,8 +30,9 @@ from xmi.model.adapter import Adapter, attach, find_adapter
 from xmi.model.complete import check_loading
 from xmi.model.identity import Mark, Stamp, edits, identify_folder, identify_module, identify_snapshot, short, stamps
 from xmi.model.options import find_device, find_dtype, find_quantization
-from xmi.model.source import EMBEDDED, check_revision, embedded_name, hub_options, resolve, suggestion
+from xmi.model.source import check_revision, embedded_name, hub_options, resolve, suggestion
 from xmi.model.unwrap import unwrap
+from xmi.names import EMBEDDED
 
 __all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
 

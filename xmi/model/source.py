@@ -12,9 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from xmi.errors import ModelError
-
-EMBEDDED = {"organism": "vlm", "organism-llm": "llm", "organism-control": "control"}
-"""Names of the embedded models and their folders in `xmi/data/organism`; hosts know them as `xmi/<name>`."""
+from xmi.names import EMBEDDED
 
 CONFIGS = ("config.json", "adapter_config.json")
 """A folder with one of these holds a model."""

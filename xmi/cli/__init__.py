@@ -1,31 +1,31 @@
 """The command line. Thin: every command parses, calls the library, and prints; nothing heavy is imported for --help.
 
-The flags of a plan and of loading are the fields of `Plan` and `Loading`, so that none can be forgotten.
+`flags` makes flags of the fields of a plan and of loading, `listing` shows tasks and models, `ending` says how commands
+end.
 """
 
 from __future__ import annotations
 
 import gc
-import inspect
 import sys
 import time
-import warnings
-from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
-from xmi.errors import XmiError
+from xmi.cli.ending import run_app
+from xmi.cli.flags import model_names, task_files, with_flags
+from xmi.cli.listing import list_models, list_tasks
+from xmi.errors import ModelError
 from xmi.load_options import HOSTS, Loading
 from xmi.names import IMAGE_ICL, INSTRUCTION, NO_CONTEXT, RANDOM, TEXT_ICL, of_base
 from xmi.numerals import estimate as with_interval
 from xmi.studies import failures, run_each, run_to_page, studies_of
 from xmi.study.plan import Plan, Running
 from xmi.submit.resources import Resources
-from xmi.terminal import close_streams, open_streams, put, put_table, quiet_libraries, say
+from xmi.terminal import put, put_table, say
 
 if TYPE_CHECKING:
     from xmi.study import StudyResults
@@ -33,68 +33,16 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Where, and in what form, does a vision-language model hold the task it was given?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ALSO = {
-    "tasks": ("--task", "-t"),
-    "sources": ("--source",),
-    "targets": ("--target",),
-    "whole": ("--whole/--first",),
-}
-"""Further flags of some keys."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder; an interrupted run continues there.")]
 Remote = Annotated[str | None, typer.Option(help="NDIF host: its address, or 'ndif' for the configured one.")]
 Wait = Annotated[float | None, typer.Option(min=0, help="Seconds to wait for one job on the host (3600).")]
+Model = Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.", autocompletion=model_names)]
 
-Command = Callable[..., None]
-
-
-def with_flags(*kinds: type[BaseModel], leave: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Gives a command a flag for every field; what was given arrives as keywords.
-
-    Args:
-        kinds: Models whose fields are meant, with their descriptions as help.
-        leave: Fields to leave out.
-    """
-
-    def add(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        fixed = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, field))
-            for kind in kinds
-            for name, field in kind.model_fields.items()
-            if name not in leave
-        ]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed] + made
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return add
-
-
-def _flag(name: str, field: Any) -> Any:
-    """The annotation from which typer makes a field's flag; what a value may be is the field's to say."""
-    key, parts = f"--{name.replace('_', '-')}", _parts(field.annotation)
-    also = ALSO.get(name, ())
-    if bool in parts:
-        kind: Any = bool
-        also = also or (f"{key}/--no-{key[2:]}",)
-        key = also[0]
-    elif any(get_origin(part) is tuple for part in parts):
-        kind = str if int in parts else list[str]  # numbers are written as 0,5,8-12
-    else:
-        kind = next((number for number in (int, float) if number in parts), str)
-    return Annotated[kind | None, typer.Option(*dict.fromkeys((key, *also)), help=field.description)]
-
-
-def _parts(annotation: Any) -> list[Any]:
-    """An annotation and all that it is made of."""
-    return [annotation, *(part for inner in get_args(annotation) for part in _parts(inner))]
+STUDIES, MODELS = "Studies", "Models and tasks"
+"""Panels of the help that commands stand in."""
 
 
 def _version(wanted: bool) -> None:
@@ -116,16 +64,19 @@ def _options(
     """Options of xmi itself; the help above stands with the app."""
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
     """Studies the embedded model together with its control, and writes an interactive report."""
     _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=range(seeds))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 @with_flags(Plan, Loading, Running, leave=("model", "out", "preset"))
 def run(
-    model: Annotated[list[str] | None, typer.Argument(help="Hub id, folder, or embedded name; several: each.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hub id, folder, or embedded name; several: each.", autocompletion=model_names),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder (runs/study).")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="Plan file (YAML); flags take precedence.")] = None,
     preset: Annotated[str | None, typer.Option(help="'paper': the paper's protocol.")] = None,
@@ -149,7 +100,7 @@ def run(
         _several(studies, fork=fork)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 @with_flags(Resources)
 def submit(
     plan: Annotated[Path, typer.Argument(help="Plan file (YAML); a job for each of its models.")],
@@ -171,16 +122,17 @@ def submit(
     say("Killed or stopped, a job continues when the same command submits it again.")
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @with_flags(Loading, leave=(*HOSTS, "batch_size"))
 def lens(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
+    model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The prompt; <image> stands for an image.")],
     image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="An image file; repeatable.")] = None,
     k: Annotated[int, typer.Option("--top", "-k", min=1, help="Tokens per layer.")] = 5,
     **loading: Any,
 ) -> None:
     """Decodes the last token of one prompt at every layer with the logit lens."""
+    say(f"Loading {model} ...")
     import xmi
 
     text = prompt.replace("\\n", "\n")
@@ -194,47 +146,76 @@ def lens(
     put_table(f"{model}: last token of {text!r}", ["residual after layer", *places], rows, first="right")
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @with_flags(Loading, leave=(*HOSTS, "batch_size"))
 def check(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, or embedded name.")],
+    model: Model,
     **loading: Any,
 ) -> None:
-    """Checks what xmi finds in a model: readout, hooks, causality, residual bookkeeping, image path."""
+    """Checks what xmi finds in a model: readout, hooks, causality, residual bookkeeping, image path.
+
+    Ends in PASS or FAIL, and exit code 0 or 1. What deviates or is missing is no failure: it is said and left out.
+    """
+    say(f"Loading {model} ...")
     import xmi
 
-    vlm = xmi.load(model, **_given(loading), check=False)
-    start = time.perf_counter()
-    vlm.check()
+    try:
+        vlm = xmi.load(model, **_given(loading), check=False)
+        say("Checking ...")
+        start = time.perf_counter()
+        vlm.check()
+    except ModelError as error:
+        say(f"error ({type(error).__name__}): {error}")
+        put(f"FAIL {model}")
+        raise typer.Exit(1) from None
     put(vlm.describe())
-    say(f"Checked in {time.perf_counter() - start:.1f} s; what deviates or is missing stands above.")
+    put(f"PASS {model} ({time.perf_counter() - start:.1f} s)")
 
 
-@app.command()
+@app.command("models", rich_help_panel=MODELS)
+def show_models() -> None:
+    """Lists the embedded models, and those of the Hub that are on this machine."""
+    list_models()
+
+
+@app.command("tasks", rich_help_panel=MODELS)
+def show_tasks(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TASK...", help="Names, or your own files (all of xmi's).", autocompletion=task_files),
+    ] = None,
+) -> None:
+    """Lists tasks: items per split, images, instruction. Of a file of your own all faults are named."""
+    list_tasks(sources or [])
+
+
+@app.command(rich_help_panel=STUDIES)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default RUN/report.html.")] = None,
 ) -> None:
     """Writes the HTML report of a finished run again."""
+    say(f"Reading {folder} ...")
     from xmi.report import render
     from xmi.study import StudyResults
 
     put(render(StudyResults(folder), out or folder / "report.html"))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def atlas(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file.")] = Path("atlas.html"),
 ) -> None:
     """Writes one HTML page over many runs: accuracies, transfer, phases and geometry of all models."""
+    say(f"Reading {len(folders)} run(s) ...")
     from xmi.report import atlas_page
 
     put(atlas_page(folders, out))
 
 
 host = typer.Typer(help="NDIF hosts.", no_args_is_help=True)
-app.add_typer(host, name="remote")
+app.add_typer(host, name="remote", rich_help_panel=MODELS)
 
 
 @host.command()
@@ -277,13 +258,13 @@ def _given(loading: dict[str, Any]) -> dict[str, Any]:
 
 def _study(**arguments: Any) -> None:
     start = time.perf_counter()
+    say("Ctrl-C is safe: the same command continues. Reading the plan, then the model ...")
     # Half a million objects that stay: looking for garbage among them is a fifth of the imports' time.
     gc.disable()
     import_module("xmi.report")
     gc.freeze()
     gc.enable()
     try:
-        say("Ctrl-C is safe: the same command continues.")
         results, page = run_to_page(say, **arguments)
     except KeyboardInterrupt:
         say("Interrupted. Finished cells are kept; the same command continues.")
@@ -341,42 +322,5 @@ def _print_table(results: StudyResults) -> None:
 
 
 def main() -> None:
-    """Runs the command line; errors that xmi raises on purpose end in one message and exit code 1."""
-    quiet_libraries()
-    open_streams()
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
-    try:
-        code = _run()
-    except BrokenPipeError:  # who read what is printed went away
-        code = 1
-    sys.exit(code if close_streams() else code or 1)
-
-
-def _run() -> int:
-    """Runs the command and returns its exit code."""
-    try:
-        return int(app(standalone_mode=False) or 0)
-    except XmiError as error:
-        say(f"error ({type(error).__name__}): {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("Interrupted.")
-        return 130
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a disk that is full, a file that went away
-        say(f"error ({type(error).__name__}): {error}")
-        return 1
-    except Exception as error:  # typer's own: it has no public class for all of them
-        if not hasattr(error, "format_message"):
-            raise
-        context = getattr(error, "ctx", None)
-        usage = "" if context is None else context.get_usage()
-        say("\n".join(part for part in (usage, f"error: {error.format_message()}" if str(error) else "") if part))
-        return int(getattr(error, "exit_code", 2))
-
-
-__all__ = ["app", "main"]
-
-if __name__ == "__main__":
-    main()
+    """Runs the command line."""
+    run_app(app)

@@ -1,0 +1,5 @@
+"""`python -m xmi.cli`."""
+
+from xmi.cli import main
+
+main()
