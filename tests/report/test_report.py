@@ -198,7 +198,7 @@ def test_hostile_names_of_models_and_tasks_are_text(tmp_path):
 def test_drill_down_holds_every_answer(run, written):
     """As the records have them, each in its list; of a sweep's numbers no more than the page shows."""
     results = StudyResults(run)
-    lists, listed = drill(results, page.MAX_BYTES), answers(written)
+    lists, listed = drill(results), answers(written)
     assert [m["model"] for m in lists.models] == ["organism", "control"]
     assert "of each list" not in written
     wanted = {}
@@ -250,20 +250,27 @@ def test_page_shortens_lists_rather_than_grow_and_says_so(run, written, tmp_path
         assert made == ["report.html.j2", "answers.html.j2"]
 
 
-def test_blocks_that_cannot_fit_are_dropped_early():
-    """So that memory is bounded by the page, not by the study."""
-    record = {"prompt": [{"text": "Q"}], "answer": "a", "predicted": "", "log_probability": 0.0, "rank": 0}
-    blocks = Blocks(60_000)
+def test_blocks_that_cannot_fit_are_not_encoded():
+    """So that time and memory are bounded by the page, not by the study."""
+    same = {"prompt": [{"text": "Q"}], "answer": "a", "log_probability": 0.0, "rank": 0, "paper": True, "strict": False}
+    records, read = [], []
+
+    def at(places):
+        for place in places:
+            read.append(place)
+            yield records[place]
+
+    blocks = Blocks(at)
     for position in range(300):
         for number in range(20):
-            noise = base64.b85encode(os.urandom(60)).decode()
-            blocks.add(number, position, record | {"predicted": noise, "paper": True, "strict": False})
-    blocks.close()
-    assert blocks.total == 6000
-    assert 0 < sum(len(block.stream.packed()) for block in blocks._blocks) < 250_000, "of 540,000"
+            blocks.add(number, position, len(records))
+            records.append(same | {"predicted": base64.b85encode(os.urandom(60)).decode()})
+    assert (blocks.total, read) == (6000, [])
     packed = blocks.within(60_000, Path("nowhere"))
     assert sum(map(len, packed.blocks)) <= 60_000
     assert packed.shown == 20 * 30
+    assert read == list(range(len(read))), "in their order, each once"
+    assert 20 * 30 < len(read) <= 20 * 38
 
 
 def test_missing_parts_are_left_out(run, tmp_path):

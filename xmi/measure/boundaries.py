@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,9 @@ def find_boundaries(relative: Float[np.ndarray, "*batch depth 3"]) -> Float[np.n
     end = (np.maximum.accumulate(first, 1) + second).argmax(1)
     start = np.where(cuts <= end[:, None], first, -np.inf).argmax(1)
     stretch = (cuts[:-1] >= start[:, None]).astype(int) + (cuts[:-1] >= end[:, None])
-    leads = np.stack([((stretch == i) & (rows.argmax(-1) == i)).any(1) for i in range(3)], 1)
+    first_leads = (rows[..., 0] >= rows[..., 1]) & (rows[..., 0] >= rows[..., 2])
+    leading = np.where(first_leads, 0, np.where(rows[..., 1] >= rows[..., 2], 1, 2))  # argmax is slow over three
+    leads = np.stack([((stretch == i) & (leading == i)).any(1) for i in range(3)], 1)
     found = np.stack([_crossing(rows[..., 0] - rows[..., 1], start), _crossing(rows[..., 1] - rows[..., 2], end)], 1)
     found[~(leads[:, :-1] & leads[:, 1:])] = np.nan
     found[np.isnan(rows).any((1, 2))] = np.nan
@@ -161,22 +164,30 @@ def resampled_means(
     Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application", 1997, sections 2.4 and 3.8.
     """
     flat = np.asarray(values, dtype=float).reshape(len(values), -1)
-    rng = np.random.default_rng(seed)
     known = ~np.isnan(flat)
+    whole = bool(known.all())
     flat = np.where(known, flat, 0.0)
-    total, count = np.zeros((resamples, flat.shape[1])), np.zeros((resamples, flat.shape[1]))
+    total, count = np.zeros((resamples, flat.shape[1])), np.zeros((resamples, 1 if whole else flat.shape[1]))
     names, kinds = np.asarray(units), np.asarray(strata)
-    for kind in np.unique(kinds):
-        chosen = kinds == kind
-        distinct, inverse = np.unique(names[chosen], return_inverse=True)
-        sums, counts = np.zeros((2, len(distinct), flat.shape[1]))
+    members = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    found = [np.unique(names[chosen], return_inverse=True) for chosen in members]
+    draws = _drawn(tuple(len(distinct) for distinct, _ in found), resamples, seed)
+    for chosen, (distinct, inverse), drawn in zip(members, found, draws, strict=True):
+        sums, counts = np.zeros((len(distinct), flat.shape[1])), np.zeros((len(distinct), count.shape[1]))
         np.add.at(sums, inverse, flat[chosen])
-        np.add.at(counts, inverse, known[chosen].astype(float))
-        drawn = rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=resamples)
+        np.add.at(counts, inverse, known[chosen, : count.shape[1]].astype(float))
         total += drawn @ sums
         count += drawn @ counts
+    count = np.broadcast_to(count, total.shape)
     means = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     return np.asarray(means.reshape(resamples, *np.shape(values)[1:]))
+
+
+@lru_cache(maxsize=8)
+def _drawn(sizes: tuple[int, ...], resamples: int, seed: int) -> tuple[Float[np.ndarray, "resample unit"], ...]:
+    """How often each unit of each stratum is drawn; the same for all measurements of the same sizes."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float) for n in sizes)
 
 
 def mean_shares(

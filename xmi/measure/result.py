@@ -78,6 +78,9 @@ def encode(value: Any) -> Any:
     return value
 
 
+_CONTAINERS = frozenset((dict, list))
+
+
 def decode(value: Any) -> Any:
     """The inverse of `encode`; lists become tuples."""
     if isinstance(value, dict) and value.keys() == {"array", "dtype", "shape"}:
@@ -87,5 +90,5 @@ def decode(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: decode(v) for k, v in value.items()}
     if isinstance(value, list):  # results hold tuples, never lists
-        return tuple(decode(v) for v in value)
+        return tuple(value) if _CONTAINERS.isdisjoint(map(type, value)) else tuple(decode(v) for v in value)
     return value

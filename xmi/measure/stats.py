@@ -140,9 +140,10 @@ def accuracies(
     members = [kinds == kind for kind in np.unique(kinds)]
     unit_of = [np.unique(names[chosen], return_inverse=True)[1] for chosen in members]
     asked = [np.bincount(unit) for unit in unit_of]
-    count, found = sum(map(len, asked)), []
-    for row in values:
-        parts = zip(members, unit_of, asked, strict=True)
-        means = [float((np.bincount(unit, weights=row[chosen]) / times).mean()) for chosen, unit, times in parts]
-        found.append(wilson(min(1.0, float(np.mean(means))), count, confidence))
-    return found
+    means = []
+    for chosen, unit, times in zip(members, unit_of, asked, strict=True):
+        sums = np.zeros((len(times), len(values)))
+        np.add.at(sums, unit, values[:, chosen].T)
+        means.append((np.ascontiguousarray(sums.T) / times).mean(1))
+    count = sum(map(len, asked))
+    return [wilson(min(1.0, mean), count, confidence) for mean in np.stack(means, 1).mean(1).tolist()]

@@ -82,13 +82,23 @@ def faint(hex_colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
+class _Row(list[Any]):
+    """Numbers that are written once: plotly copies what a slider or a menu holds again and again, but not these."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Row:
+        return self
+
+
 def numbers(values: ArrayLike) -> list[Any]:
     """Returns (nested) lists of floats with four significant digits, NaN as None: what a figure needs to store."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 1:
         return [numbers(row) for row in array]
-    finite = np.isfinite(array).tolist()
-    return [float(f"{v:.4g}") if known else None for v, known in zip(array.tolist(), finite, strict=True)]
+    rounded = map(float, ("%.4g " * len(array) % tuple(array.tolist())).split())  # all at once: half the time
+    finite = np.isfinite(array)
+    if finite.all():
+        return _Row(rounded)
+    return _Row(v if known else None for v, known in zip(rounded, finite.tolist(), strict=True))
 
 
 def finish(

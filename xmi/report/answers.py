@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import base64
 import io
+from array import array
 from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from pydantic_core import to_json
 
-from xmi.report.packing import Stream, compact, packed_json
+from xmi.report.packing import Stream, packed_json
 
 IMAGE_BUDGET = 1_000_000
 """Bytes that all images together may take on the page; beyond it they are shrunk."""
@@ -71,7 +74,7 @@ class Block:
 
     def close(self) -> None:
         """Ends the list."""
-        self.stream.write("[]" if self._empty else "]")
+        self.stream.write(b"[]" if self._empty else b"]")
         self.stream.close()
 
     def _entry(self, record: dict[str, Any]) -> list[Any]:
@@ -85,8 +88,10 @@ class Block:
         layers = self._number("layers", self._layers, tuple(record.get("layers", range(len(paper)))))
         likelihood = [round(v, 2) for v in record["log_probability"]]
         hits = "".join("1" if hit else "0" for hit in paper)
-        known = self._strings  # one in a thousand is new
-        words = [known[word] if word in known else self._string(word) for word in predicted]
+        try:  # one in a thousand is new
+            words = list(map(self._strings.__getitem__, predicted))
+        except KeyError:
+            words = list(map(self._string, predicted))
         return [*head, words, likelihood, record["rank"], hits, layers]
 
     def _segment(self, segment: dict[str, Any]) -> int:
@@ -106,7 +111,7 @@ class Block:
         return known[value]
 
     def _write(self, value: Any) -> None:
-        self.stream.write(("[" if self._empty else ",") + compact(value))
+        self.stream.write((b"[" if self._empty else b",") + to_json(value))
         self._empty = False
 
 
@@ -114,40 +119,31 @@ class Blocks:
     """All answers of a study, in blocks.
 
     Attributes:
-        total: How many answers were added, those that no page can hold included.
+        total: How many answers there are, those that no page can hold included.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, read: Callable[[Iterable[int]], Iterator[dict[str, Any]]]) -> None:
         """Begins empty.
 
         Args:
-            most: Bytes that a page has for them, at most: blocks that cannot fit are dropped as soon as that is known.
+            read: Gives the records that begin at such places.
         """
         self.total = 0
-        self._most = most
-        self._blocks = [Block() for _ in range(len(CUTS) + 1)]
+        self._read = read
+        self._numbers, self._places = ([array("q") for _ in range(len(CUTS) + 1)] for _ in range(2))
 
-    def add(self, number: int, position: int, record: dict[str, Any]) -> None:
+    def add(self, number: int, position: int, place: int) -> None:
         """Adds an answer.
 
         Args:
             number: The number of its list.
             position: How many answers of that list came before.
-            record: The record.
+            place: Where its record begins.
         """
         self.total += 1
         at = bisect_right(CUTS, position)
-        if at >= len(self._blocks):
-            return
-        self._blocks[at].add(number, record)
-        if sum(block.stream.size for block in self._blocks[: at + 1]) > self._most:
-            del self._blocks[at:]
-
-    def close(self) -> None:
-        """Ends all blocks that hold answers."""
-        self._blocks = [block for block in self._blocks if block.shown]
-        for block in self._blocks:
-            block.close()
+        self._numbers[at].append(number)
+        self._places[at].append(place)
 
     def within(self, size: int, images: Path) -> Packed:
         """As many blocks as fit, with their images.
@@ -156,18 +152,33 @@ class Blocks:
             size: Bytes that they may take.
             images: The folder of the images.
         """
-        names = dict.fromkeys(name for block in self._first(size) for name in block.images)
+        fitting = self._first(size)
+        names = dict.fromkeys(name for block in fitting for name in block.images)
         pictures = packed_json(dict(zip(names, shrunk(images, list(names)), strict=True)))
-        kept = self._first(size - len(pictures))
+        kept, left = [], size - len(pictures)
+        for block in fitting:
+            left -= block.stream.size
+            if left < 0:
+                break
+            kept.append(block)
         shown = sum(block.shown for block in kept)
         return Packed(tuple(block.stream.packed() for block in kept), pictures if kept else "", shown, self.total)
 
     def _first(self, size: int) -> list[Block]:
-        kept = []
-        for block in self._blocks:
+        """The first blocks, as many as fit without their images."""
+        kept: list[Block] = []
+        for numbers, places in zip(self._numbers, self._places, strict=True):
+            if not places:
+                continue
+            block = Block()
+            for number, record in zip(numbers, self._read(places), strict=True):
+                block.add(number, record)
+                if block.stream.size > size:
+                    return kept
+            block.close()
             size -= block.stream.size
             if size < 0:
-                break
+                return kept
             kept.append(block)
         return kept
 

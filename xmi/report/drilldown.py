@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -13,6 +12,8 @@ from xmi.errors import RunError
 from xmi.names import NO_CONTEXT
 from xmi.report.answers import Blocks
 from xmi.report.wording import row_of
+from xmi.study.folder import RECORDS
+from xmi.study.records_file import RecordsFile
 from xmi.study.results import StudyResults
 
 KEYS = ("model", "task", "method", "source", "target", "split")
@@ -113,36 +114,28 @@ class Drilldown:
         }
 
 
-def drill(results: StudyResults, most: int) -> Drilldown:
-    """Packs the records of a study, one after another, so that they are never held together.
+def drill(results: StudyResults) -> Drilldown:
+    """Reads which lists a study has, and what is in each; its records are never held together.
 
     Args:
         results: The study.
-        most: Bytes that a page has for answers, at most.
     """
     lists: dict[tuple[str, ...], List] = {}
-    blocks = Blocks(most)
+    file = RecordsFile(results.path / RECORDS)
+    blocks = Blocks(file.at)
     layer_of = cache(lambda *source: _chosen(results, *source))  # of all tasks and splits: one layer
-    for record in _records(results):
+    for place, record in file if file.path.is_file() else ():
         key = tuple(str(record.get(name, "")) for name in KEYS)
         if key not in lists:
             lists[key] = List(len(lists), key, layer_of(key[0], *key[2:5]))
         one = lists[key]
-        blocks.add(one.number, one.size, record)
+        blocks.add(one.number, one.size, place)
         one.size += 1
         one.hits += _hit(record, one.layer)
-    blocks.close()
     order = defaultdict(list)
     for one in lists.values():
         order[one.key[0]].append(one)
     return Drilldown([one for model in (*results.models, *order) for one in order.pop(model, [])], blocks)
-
-
-def _records(results: StudyResults) -> Iterator[dict[str, Any]]:
-    try:
-        yield from results.records()
-    except FileNotFoundError:
-        return
 
 
 def _chosen(results: StudyResults, model: str, method: str, source: str, target: str) -> int | None:
@@ -160,4 +153,4 @@ def _hit(record: dict[str, Any], layer: int | None) -> bool:
     if not isinstance(paper, list):
         return bool(paper)
     layers = record.get("layers", range(len(paper)))
-    return any(hit for at, hit in zip(layers, paper, strict=True) if layer is None or at == layer)
+    return any(paper) if layer is None else layer in layers and bool(paper[layers.index(layer)])

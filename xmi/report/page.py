@@ -62,7 +62,7 @@ def render(results: StudyResults, path: str | Path) -> Path:
             context = _context(results)
     except FileNotFoundError as error:
         raise RunError(f"The study in {results.path} lacks {error.filename}: run it again to complete it.") from error
-    lists = drill(results, MAX_BYTES - sum(len(context[part]) for part in ("plotly", "figures", "style", "script")))
+    lists = drill(results)
     before, after = template("report.html.j2").render(context, drill=lists).split(ANSWERS)
     room = MAX_BYTES - MARKUP - len(before.encode()) - len(after.encode())
     answers = template("answers.html.j2").render(answers=lists.blocks.within(room, results.path / "images"))
@@ -136,7 +136,7 @@ def assets() -> dict[str, str]:
 @cache
 def _plotly() -> str:
     lines = get_plotlyjs().splitlines()
-    return packed("\n".join(line for line in lines if not line.startswith("//# sourceMappingURL")))
+    return packed("\n".join(line for line in lines if not line.startswith("//# sourceMappingURL")).encode())
 
 
 def write(path: Path, html: str) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from pydantic_core import from_json, to_json
 
 from xmi.errors import RunError
 from xmi.plot.theme import LAYER_AXIS
@@ -68,13 +69,26 @@ def variants(results: StudyResults, views: Mapping[str, Draw]) -> Variants:
         figures = []
         for model in results.models:
             try:
-                figures.append((model, json.loads(draw(results, model).to_json())))
+                figures.append((model, as_json(draw(results, model))))
             except (RunError, ValueError):  # not measured, or nothing to draw
                 continue
         if figures:
             side_by_side([figure["layout"] for _, figure in figures])
             found.append((label, tuple(figures)))
     return tuple(found)
+
+
+def as_json(figure: go.Figure) -> dict[str, Any]:
+    """Returns what a figure's JSON holds; what has no value (NaN) is null. Faster than by plotly's own encoder."""
+    content: dict[str, Any] = from_json(to_json(figure.to_dict(), inf_nan_mode="null", fallback=_plain))
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"A figure holds a {type(value).__name__}, which has no JSON.")
 
 
 def side_by_side(layouts: Sequence[dict[str, Any]]) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic_core import from_json
 
 from xmi.arguments import check_calls
 from xmi.errors import RunError
@@ -36,6 +35,7 @@ from xmi.measure import (
 from xmi.measure.result import decode
 from xmi.names import sweep_name
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
+from xmi.study.records_file import RecordsFile
 from xmi.study.sealed import digest_of
 from xmi.study.tables import read_table
 
@@ -210,10 +210,8 @@ class StudyResults:
         (a list of segments, each `{"text": ...}` or `{"image": name of a file in images/}`), and for prompts predicted,
         log_probability, rank, paper, strict; for patches the same as lists over layers.
         """
-        # As bytes: a token may hold a line separator of Unicode, which JSON leaves as it is.
-        with (self.path / RECORDS).open("rb") as lines:
-            for line in lines:
-                yield from_json(line, cache_strings="all")
+        for _, record in RecordsFile(self.path / RECORDS):
+            yield record
 
     def traffic(self) -> pd.DataFrame:
         """What a study on a host took, by cell in the order of sending.
