@@ -105,9 +105,10 @@ Each task has 20, 11 and 19 items, and every source of the default plan is patch
 - The report is one file of at most 8 MB. Plotly, figures and answers travel in it gzipped, so that it can be mailed and
   opens without a network; the similarity page carries its own plotly for the same reason.
 - Answers are packed in blocks, of which the first holds the first answer of each list, and the others more and more of
-  them; as many blocks are kept as fit, which is known before the page is rendered.
-- Records are read one after another. Peak memory is that of the whole process, the imports (torch is not among them)
-  included; seconds are of the processor, from the opened run folder to the written report.
+  them; as many blocks are kept as fit.
+- Records are read one after another, those of a block again when it is packed: what does not fit is never encoded. Peak
+  memory is that of the whole process, the imports (torch is not among them) included. Seconds are those of the processor
+  (`time.process_time`), from opening the run folder to the written report, since other processes kept the machine busy.
 - Aims: {", ".join(said for _, _, said in AIMS)}, one render. Missed here: {", ".join(missed) or "none"}.
 - Command: `python -m analyses.benchmarks.report_scale`
 - Machine: {platform.processor() or platform.machine()}, Python {platform.python_version()}

@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Block:
             numbers = [round(float(record["log_probability"]), 2), int(record["rank"])]
             return [*head, self._string(predicted), *numbers, int(paper), int(record["strict"])]
         layers = self._number("layers", self._layers, tuple(record.get("layers", range(len(paper)))))
-        likelihood = [round(v, 2) for v in record["log_probability"]]
+        likelihood = list(map(round, record["log_probability"], repeat(2)))
         hits = "".join("1" if hit else "0" for hit in paper)
         try:  # one in a thousand is new
             words = list(map(self._strings.__getitem__, predicted))
