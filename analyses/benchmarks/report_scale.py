@@ -106,8 +106,8 @@ Each task has 20, 11 and 19 items, and every source of the default plan is patch
   opens without a network; the similarity page carries its own plotly for the same reason.
 - Answers are packed in blocks, of which the first holds the first answer of each list, and the others more and more of
   them; as many blocks are kept as fit.
-- Records are read one after another, those of a block again when it is packed: what does not fit is never encoded. Peak
-  memory is that of the whole process, the imports (torch is not among them) included. Seconds are those of the processor
+- Records are read one after another, those of a block again when it is packed: what does not fit is never encoded.
+- Peak memory is that of the whole process, the imports (torch is not among them) included. Seconds are the processor's
   (`time.process_time`), from opening the run folder to the written report, since other processes kept the machine busy.
 - Aims: {", ".join(said for _, _, said in AIMS)}, one render. Missed here: {", ".join(missed) or "none"}.
 - Command: `python -m analyses.benchmarks.report_scale`
