@@ -12,6 +12,7 @@ import torch
 import xmi
 from xmi.backend import BACKENDS, backend_for
 from xmi.backend.local import LocalBackend
+from xmi.errors import RemoteError
 from xmi.remote import RemoteBackend
 from xmi.study import dry_run
 
@@ -43,7 +44,7 @@ class Elsewhere(LocalBackend):
 
 def test_the_address_chooses_the_place() -> None:
     assert backend_for(False) is LocalBackend
-    for remote in (True, "https://api.ndif.us", "http://127.0.0.1:9", "HTTPS://x", "no address", "ftp://x"):
+    for remote in (True, "https://api.ndif.us", "http://127.0.0.1:9", "HTTPS://x"):
         assert backend_for(remote) is RemoteBackend, remote
 
 
@@ -75,3 +76,14 @@ def test_a_model_without_weights_refuses_to_load_them_in_a_trace() -> None:
         bare.residuals(PROMPTS)
     with pytest.raises(xmi.ModelError, match="would load them here"), bare.engine.envoy.trace("France :"):
         bare.engine.envoy.output.save()
+
+
+@pytest.mark.parametrize("remote", ["ftp://me:secret@host", "ndif", "me:secret@localhost:5000?key=secret", "://host"])
+def test_an_address_of_an_unknown_scheme_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, remote: str
+) -> None:
+    monkeypatch.setitem(BACKENDS, "elsewhere", f"{__name__}:Elsewhere")
+    known = r"is not the address of a host: it begins with none of http://, https://, elsewhere://\. Give"
+    with pytest.raises(RemoteError, match=known) as caught:
+        xmi.load("no/such-model", remote=remote)
+    assert "secret" not in str(caught.value)

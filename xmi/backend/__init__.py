@@ -8,6 +8,7 @@ from importlib import import_module
 
 from xmi.backend.base import ON_HOST, Backend, Look
 from xmi.backend.gather import Call
+from xmi.errors import RemoteError
 
 BACKENDS = {
     "": "xmi.backend.local:LocalBackend",
@@ -24,10 +25,20 @@ def backend_for(remote: bool | str | None) -> type[Backend]:
         remote: An address; True for the NDIF host that nnsight is configured for; False or None for this process.
 
     Returns:
-        The class. An address of unknown scheme is left to NDIF's, which says what is wrong with it.
+        The class.
+
+    Raises:
+        RemoteError: An address whose scheme is not in `BACKENDS`.
     """
-    scheme = "" if not remote else str(remote).partition("://")[0].lower()
-    module, name = BACKENDS.get(scheme, BACKENDS["https"]).split(":")
+    scheme, has_scheme, _ = ("https", "://", "") if remote is True else str(remote or "").partition("://")
+    if remote and not (scheme and has_scheme and scheme.lower() in BACKENDS):
+        shown = scheme if has_scheme else scheme.partition("?")[0].rpartition("@")[-1]  # elsewhere may be a secret
+        known = ", ".join(f"{one}://" for one in BACKENDS if one)
+        raise RemoteError(
+            f"remote: {shown + has_scheme!r} is not the address of a host: it begins with none of {known}. Give the "
+            "host's address, or remote=True for the one that nnsight is configured for."
+        )
+    module, name = BACKENDS[scheme.lower()].split(":")
     kind: type[Backend] = getattr(import_module(module), name)
     return kind
 

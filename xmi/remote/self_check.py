@@ -11,7 +11,10 @@ from xmi.model.check import TOLERANCE, CheckReport, Inputs
 from xmi.model.engine import Engine
 from xmi.model.hook_points import BLOCK_HOOKS, OUTER, Point
 
-WHY = "on a host xmi reads the residual stream and the final norm; parts of blocks cannot be proven from here"
+WHY = (
+    "on a host xmi reads the residual stream and the final norm, since without weights it cannot prove what part of a "
+    "block a module is. Read it in vlm.trace(...), or load the model here"
+)
 
 
 def prove(engine: Engine) -> dict[str, float]:
