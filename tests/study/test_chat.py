@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import xmi
-from tests.zoo.chat import CHATML
+from tests.zoo.chat import CHATML, VICUNA
 from tests.zoo.world import make_world
 from xmi.prompt import Template
 from xmi.study.plan import make_plan
+from xmi.study.prepare import prepare
 
 SMALL: dict[str, Any] = {
     "sources": ["text ICL"], "targets": ["text"], "seeds": [0], "prompts": 4, "shots": 2, "experiments": [],
@@ -40,6 +41,19 @@ def test_a_study_with_chat_frames_its_prompts(tmp_path: Path) -> None:
         xmi.run(tmp_path / "eye", out=tmp_path / "run", **world, **SMALL)
     with pytest.raises(xmi.PromptError, match=r"base cannot do a study with chat: .* no chat template"):
         xmi.run(tmp_path / "base", out=tmp_path / "other", chat=True, **world, **SMALL)
+
+
+def test_a_base_llm_must_write_what_the_model_writes(tmp_path: Path) -> None:
+    make_world(tmp_path)
+    (tmp_path / "eye" / "chat_template.jinja").write_text(CHATML.replace("IMAGE", "<image>"), encoding="utf-8")
+    given = {"tasks": [str(tmp_path / "capital.json")], "base": str(tmp_path / "base"), "chat": True, "shots": 2}
+    for template, fits in ((CHATML, True), (VICUNA, False)):
+        (tmp_path / "base" / "chat_template.jinja").write_text(template, encoding="utf-8")
+        if fits:
+            assert prepare(model=str(tmp_path / "eye"), **given, prompts=4).plan.chat
+        else:
+            with pytest.raises(xmi.PromptError, match="write other texts around inputs"):
+                prepare(model=str(tmp_path / "eye"), **given, prompts=4)
 
 
 def test_a_plan_without_chat_is_the_text_it_was() -> None:

@@ -212,13 +212,21 @@ def _check_frames(plan: Plan, models: Mapping[Role, VLM]) -> None:
     """Refuses models whose chat template cannot frame a task, where the plan asks for chats.
 
     Raises:
-        PromptError: There is none, or it cannot.
+        PromptError: There is none, or it cannot, or the base LLM's writes other texts than the model's.
     """
-    for vlm in models.values() if plan.chat else ():
+    written = {}
+    for role, vlm in models.items() if plan.chat else ():
         try:
-            vlm.encoder.written(Template.chat())
+            written[role] = vlm.encoder.written(Template.chat())
         except PromptError as error:
             raise PromptError(f"{vlm.name} cannot do a study with chat: {error}") from error
+    if "base" in written and written["base"] != written["model"]:
+        raise PromptError(
+            f"{plan.base} and {plan.model} cannot share a study with chat: their chat templates write other texts "
+            f"around inputs ({written['base'].delimiter!r} and {written['model'].delimiter!r} before an answer, for "
+            "one), so that no vector of the base LLM fits the model's queries. Give them one chat_template, or leave "
+            "the base LLM out."
+        )
 
 
 def _check_prompts(plan: Plan, tasks: Mapping[str, Task], models: Mapping[Role, VLM]) -> None:
