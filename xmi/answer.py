@@ -116,7 +116,7 @@ def scored(
         "rank": rank.masked_fill(~known, -1).numpy(),
         "paper": np.stack([_paper_hits(first[..., n], words, some) for n, some in enumerate(labels)], -1),
         "strict": np.stack([np.isin(first[..., n], list(some)) for n, some in enumerate(right)], -1),
-        "continuations": _nested(ids.tolist(), encoder.text, depth=ids.dim() - 1) if longer else None,
+        "continuations": _continuations(encoder, ids) if longer else None,
     }
 
 
@@ -127,11 +127,16 @@ def _paper_hits(
     return np.isin(ids, [token for token in np.unique(ids).tolist() if paper_hit(words[token], labels)])
 
 
-def _nested(values: Any, make: Callable[[Any], str], depth: int | None = None) -> Any:
-    """Texts in the nesting of the tokens they are made from, or of those at some depth."""
-    if depth == 0 or not isinstance(values, list):
-        return make(values)
-    return tuple(_nested(value, make, None if depth is None else depth - 1) for value in values)
+def _continuations(encoder: Encoder, ids: Int[torch.Tensor, "*run prompt new"]) -> Any:
+    """The texts of all runs; each is read once, since most runs continue alike."""
+    runs, at = np.unique(ids.flatten(0, -2).numpy(), axis=0, return_inverse=True)
+    texts = [encoder.text(run) for run in runs.tolist()]
+    return _nested(at.reshape(ids.shape[:-1]).tolist(), texts.__getitem__)
+
+
+def _nested(values: Any, make: Callable[[Any], str]) -> Any:
+    """Texts in the nesting of the numbers they are made from."""
+    return tuple(_nested(value, make) for value in values) if isinstance(values, list) else make(values)
 
 
 def _right_ids(encoder: Encoder, prompts: Prompts, wanted: torch.Tensor) -> list[set[int]]:

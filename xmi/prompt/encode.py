@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from xmi.prompt.frame import Frame
 from xmi.prompt.image_places import image_places
 from xmi.prompt.processor import Feeder, token_text
 from xmi.prompt.prompt import ChatPrompt, ChatTemplate, Prompt, Prompts, Segment, Template
+from xmi.prompt.seen_images import SeenImages
 from xmi.prompt.token_bytes import TokenBytes
 from xmi.prompt.token_roles import PADDING, trace_row
 
@@ -76,6 +78,7 @@ class Encoder:
         self.patch_grid = patch_grid
         self.vocabulary = vocabulary
         self._texts: dict[int, str] = {}
+        self._begun: dict[tuple[str, str], int] = {}
         self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
         self._frame = Frame(tokenizer, processor, self.placeholder)
@@ -116,6 +119,19 @@ class Encoder:
                 first[row, real], last[row, real] = alone
         tokens = tuple(tuple(self._feeder.spell(row)) for row in ids.tolist())
         return Batch(inputs, tuple(prompts), first, last, tokens, self._places(prompts, inputs, first))
+
+    @contextmanager
+    def remembering(self, seen: SeenImages) -> Iterator[None]:
+        """Within it, an image that was seen is not processed again.
+
+        Args:
+            seen: What remembers them.
+        """
+        self._feeder.seen, before = seen, self._feeder.seen
+        try:
+            yield
+        finally:
+            self._feeder.seen = before
 
     @guarded
     def accept(self, given: Any, padding_side: Side = "left") -> Batch:
@@ -210,6 +226,11 @@ class Encoder:
         Raises:
             PromptError: The word is empty, its first token also holds the end of `before`, or the vocabulary lacks it.
         """
+        if (before, word) not in self._begun:  # every seed asks for the same labels
+            self._begun[before, word] = self._first_token(before, word)
+        return self._begun[before, word]
+
+    def _first_token(self, before: str, word: str) -> int:
         text = before + word
         encoding = self.tokenizer(text, add_special_tokens=False).encodings[0]
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):

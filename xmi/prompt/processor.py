@@ -19,6 +19,7 @@ from xmi.model import guard_of, once
 from xmi.prompt.batch import Side, arrange
 from xmi.prompt.pictures import described, open_image
 from xmi.prompt.prompt import FramedPrompt, Prompt, Segment
+from xmi.prompt.seen_images import SeenImages
 from xmi.prompt.token_roles import Recorder, trace_row
 
 WORD = "is"
@@ -36,6 +37,7 @@ class Feeder:
         processor: The processor, or None.
         placeholder: The text that stands for an image in the processor's input, or None if it has none.
         edge: Ids that may frame an image without being part of it: BOS, EOS, padding and their like.
+        seen: What remembers images, in a study.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Feeder:
         self.placeholder = _placeholder(processor) if processor is not None else None
         self.add_special_tokens = add_special_tokens
         self.token_types = token_types
+        self.seen: SeenImages | None = None
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
         self.edge = frozenset(i for name in names if (i := getattr(tokenizer, name, None)) is not None)
 
@@ -120,6 +123,8 @@ class Feeder:
         recorder = Recorder(self.tokenizer)
         processor: Any = copy(self.processor)  # what others look at meanwhile keeps its tokenizer
         processor.tokenizer = recorder
+        if self.seen is not None and hasattr(processor, "image_processor"):
+            processor.image_processor = self.seen.by(processor.image_processor)
         with _padding(self.tokenizer, side):
             return processor(**arguments, **self._options()), recorder
 

@@ -16,6 +16,7 @@ from xmi.errors import RunError
 from xmi.loading import load, untrained
 from xmi.model.image_features import ImageFeatures
 from xmi.prompt import Task
+from xmi.prompt.seen_images import SeenImages
 from xmi.proof import PROOF
 from xmi.study.cell import Memory
 from xmi.study.executors.executor import Done, Say
@@ -54,6 +55,7 @@ class Work:
         self._models: dict[str, VLM] = {}
         self._memory = Memory()
         self._features: dict[str, ImageFeatures] = defaultdict(ImageFeatures)
+        self._seen: dict[str, SeenImages] = defaultdict(SeenImages)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what is described."""
@@ -133,6 +135,7 @@ class Work:
         with ExitStack() as stack:
             for backend in backends:
                 stack.enter_context(backend.about(cell.key))
+            stack.enter_context(vlm.encoder.remembering(self._seen[cell.model]))
             if vlm.engine.dispatched:
                 stack.enter_context(self._features[cell.model].kept(vlm.model))
             taken = {other: self.store.get(other) for other in needs}
