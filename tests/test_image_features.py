@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +89,21 @@ def test_the_model_runs_as_it_is_where_that_is_not_the_same(tower: tuple[Any, Co
         for _ in range(2):
             owner.get_image_features(pixels)
     assert counted.images == 8
+
+
+def test_a_study_runs_the_tower_about_once_for_each_image(
+    organism: xmi.VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type([module for module in organism.model.modules() if hasattr(module, METHOD)][-1])
+    make, seen, distinct = getattr(kind, METHOD), [0], set()
+
+    def counted(self: Any, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() is False and len(pixel_values):
+            seen[0] += len(pixel_values)
+            distinct.update(image.numpy().tobytes() for image in pixel_values)
+        return make(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(kind, METHOD, counted)
+    small = {"tasks": ["country-capital"], "sources": ["image ICL"], "targets": ["image"], "seeds": [0, 1]}
+    xmi.run("organism", out=tmp_path, on="serial", prompts=12, controls=[], experiments=[], **small)
+    assert len(distinct) > 60 and seen[0] <= 1.1 * len(distinct), (seen, len(distinct))
