@@ -120,8 +120,9 @@ class Right:
         yield measure.AttentionPattern(("a",), ("text",), np.ones((1, 1, 1)), 0)
         yield vlm.trajectory(self.prompts)
         from xmi.lens import LogitLens
+        from xmi.prompt.seen_images import SeenImages
 
-        yield LogitLens()
+        yield from (LogitLens(), SeenImages())
         yield self.task.template
         yield next(iter(vlm.engine.anatomy.points.values())) if hasattr(vlm.engine, "anatomy") else self.task
 

@@ -323,6 +323,9 @@ class TestWaiting:
                 check()
                 time.sleep(0.01)
             child = Path("/proc") / (tmp_path / "child").read_text().strip() / "cmdline"
+            until = time.monotonic() + 5
+            while b"77" not in child.read_bytes() and time.monotonic() < until:  # its shell writes before it is `sleep`
+                time.sleep(0.01)
             assert b"77" in child.read_bytes()
         until = time.monotonic() + 5
         while child.exists() and child.read_bytes() and time.monotonic() < until:  # a zombie's is empty
