@@ -38,7 +38,7 @@ demo: $(VENV)/.ready-run ## run the embedded model and write the report
 	$(BIN)/xmi demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready-test ## run the test suite, offline
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev ## check style, the direction of imports and the declared dependencies
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import xmi
-from tests.command import listen_to_interrupts, run_xmi
+from tests.command import CLI, run_xmi, start
 from tests.zoo.world import make_world
 from xmi.cli import main
 from xmi.cli.flags import PANELS
@@ -118,11 +118,9 @@ def test_refusals_are_one_clear_message(
 
 def test_ctrl_c_keeps_what_is_finished(eye: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code = "import sys; from xmi.cli import main; sys.exit(main())"
     arguments = ["run", str(eye / "eye"), "--task", str(eye / "capital.json"), "--shots", "2", "--seeds", "40"]
-    command = [sys.executable, "-c", code, *arguments, "--prompts", "3", "--out", str(out)]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, preexec_fn=listen_to_interrupts, **pipes) as process:
+    arguments += ["--prompts", "3", "--out", str(out)]
+    with start(CLI, *arguments, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         said = ""
         for line in process.stderr:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from functools import cache
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 import xmi
+from tests.command import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "developing").glob("*.md"))
@@ -107,9 +107,5 @@ def test_a_worked_change_applies_and_does_what_its_page_shows(page: Path, tmp_pa
     patch = ["patch", "-p1", "--forward", "--fuzz=0"]
     done = subprocess.run(patch, input=change, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert not done.returncode, f"{done.stdout}{done.stderr}The change is to be made anew, against today's code."
-    (tmp_path / "use.py").write_text(code, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.stdout == said, run.stderr
+    done = run(code, cwd=tmp_path, environment={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.stdout == said, done.stderr

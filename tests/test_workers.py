@@ -7,11 +7,14 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from tests.workers import SPLIT, group
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.nightly
 def test_tests_of_a_file_stay_together() -> None:
     """Seen in two processes, for marks once ceased to be heeded without a word."""
     files = ["tests/test_numerals.py", "tests/model/test_layer_sizes.py"]

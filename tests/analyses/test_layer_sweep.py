@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.command import run
+
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "analyses.benchmarks.layer_sweep"]
-TINY = ["--hidden", "64", "--pairs", "5", "--rounds", "3", "--seconds", "1"]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+TINY = ["--hidden", "64", "--pairs", "5", "--rounds", "3", "--seconds", "0"]
 
 
 @pytest.mark.slow
 def test_it_writes_a_page_with_its_figure_and_ends_with_a_json_object(tmp_path: Path) -> None:
     out = tmp_path / "layer_sweep.md"
-    done = run("--cells", "3x24,2x80,3x80,4x80", "--out", str(out), *TINY, "--small-vlm")
+    done = run(
+        "analyses.benchmarks.layer_sweep",
+        "--cells",
+        "3x24,2x80,3x80,4x80",
+        "--out",
+        str(out),
+        *TINY,
+        "--small-vlm",
+        module=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     text = out.read_text(encoding="utf-8")
     for cell in ("| 3 | 24 |", "| 2 | 80 |", "| 3 | 80 |", "| 4 | 80 |"):

@@ -36,6 +36,7 @@ def train(out: Path, variant: str = "organism") -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
+@pytest.mark.nightly
 def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tmp_path / "whole")
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)

@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import listen_to_interrupts
+from tests.command import run, start
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "analyses.benchmarks.overhead"]
+COMMAND = "analyses.benchmarks.overhead"
 TINY = ["--hidden", "64", "--layers", "3", "--tokens", "24", "--image", "42", "--pairs", "5", "--repeats", "1"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-
-
 @pytest.mark.slow
-def test_it_writes_a_page_and_ends_with_a_json_object(tmp_path: Path) -> None:
+def test_it_writes_a_page_and_ends_with_a_json_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analyses.benchmarks import overhead
+
+    def begun_as_a_copy(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return run(command[2], *command[3:], module=True, cwd=ROOT)
+
+    monkeypatch.setattr(overhead.subprocess, "run", begun_as_a_copy)
+    monkeypatch.setenv("XMI_CACHE", "unused")  # the benchmark sets it
     out = tmp_path / "overhead.md"
-    done = run("--cells", "small", "--out", str(out), *TINY)
-    assert done.returncode == 0, done.stderr
+    assert overhead.main(["--cells", "small", "--out", str(out), *TINY]) == 0
     text = out.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| hidden 64")]
     assert len(rows) == 5
@@ -33,7 +36,7 @@ def test_it_writes_a_page_and_ends_with_a_json_object(tmp_path: Path) -> None:
     assert all(line.count("|") == 9 for line in rows[:4])
     assert str(tmp_path) not in text
     assert str(ROOT) not in text
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found["cell"] == "hidden 64, 3 layers, 24 tokens, float32, cpu"
     assert (found["time_target"], found["memory_target"]) == (1.15, 1.05)
     assert found["pairs"] == 5
@@ -67,20 +70,14 @@ def test_quick_takes_the_small_cell_and_the_target_only(
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     out = tmp_path / "overhead.md"
-    started = subprocess.Popen(
-        [*COMMAND, "--cells", "small", "--out", str(out), *TINY],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=listen_to_interrupts,
-    )
-    assert started.stderr is not None
-    for line in started.stderr:
-        if "memory of" in line:
-            break
-    started.send_signal(signal.SIGINT)
-    _, rest = started.communicate(timeout=120)
+    options = ["--cells", "small", "--out", str(out), *TINY]
+    with start(COMMAND, *options, module=True, cwd=ROOT, stderr=subprocess.PIPE) as started:
+        assert started.stderr is not None
+        for line in started.stderr:
+            if "memory of" in line:
+                break
+        started.send_signal(signal.SIGINT)
+        _, rest = started.communicate()
     assert started.returncode == 130
     assert "Interrupted" in rest
     assert "Traceback" not in rest

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,12 +14,13 @@ import pytest
 import xmi
 from analyses.benchmarks import study
 from analyses.benchmarks.study import Job, Result, Sides, Stratum
+from tests.command import run
 from tests.study.sealing import reseal
 from xmi.study import StudyResults
 from xmi.study.plan import Plan
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "analyses.benchmarks.study"]
+COMMAND = "analyses.benchmarks.study"
 TINY = ["--task", "food-color", "--seeds", "1", "--seconds", "1"]
 PLAN = {"tasks": ("food-color",), "seeds": (0, 1), "shots": 2, "prompts": 3, "points": 3}
 
@@ -180,7 +179,7 @@ def test_wrong_numbers_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
 @pytest.mark.nightly
 def test_the_command_runs_the_study_itself(tmp_path: Path) -> None:
     options = ["--repeats", "1", "--out", str(tmp_path / "page.md"), *TINY]
-    done = subprocess.run([*COMMAND, *options], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = run(COMMAND, *options, module=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["seconds"] > 1 and found["same_answers"] >= 0.99

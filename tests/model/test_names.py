@@ -57,6 +57,7 @@ def test_a_hub_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(asked) == 1
 
 
+@pytest.mark.nightly
 def test_so_it_does_not_try_for_half_a_minute() -> None:
     """With the network switched on, where there is none: one short try, not half a minute of them."""
     code = (

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.command import listen_to_interrupts
+from tests import command
 from tests.remote.loopback import EMBEDDED, KEY, Loopback
 from tests.study.kill import files
 
@@ -75,10 +74,9 @@ class Client:
         environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         self.log = log
         with log.open("w") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(out), url, str(resubmit)],
-                env=environment, preexec_fn=listen_to_interrupts, stdout=stream, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            self.process = command.start(
+                SCRIPT, str(out), url, str(resubmit), environment=environment, stdout=stream, stderr=stream
+            )
 
     def begin(self) -> None:
         """Waits until it is at work: imports alone take seconds, in which nothing can break."""

@@ -17,7 +17,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.command import listen_to_interrupts
+from tests import command
+from tests.command import Started
 from tests.zoo.world import make_world
 
 SCRIPT = """
@@ -44,14 +45,10 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def start(world: Path, out: Path, on: str = "fork") -> subprocess.Popen[str]:
+def start(world: Path, out: Path, on: str = "fork") -> Started:
     """A study in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", SCRIPT, str(world), str(out), on]
-    return subprocess.Popen(
-        command, env=environment, preexec_fn=listen_to_interrupts, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True,
-    )  # fmt: skip
+    return command.start(SCRIPT, str(world), str(out), on, stdout=subprocess.PIPE, environment=environment)
 
 
 def actors(pid: int) -> list[int]:
@@ -126,7 +123,7 @@ def kill_with_actor(world: Path, out: Path, rng: random.Random) -> str:
     return f"actor after {after[0]!r}, study after {after[1]!r}"
 
 
-def _awaited(process: subprocess.Popen[str], wait: float = 120.0) -> list[int]:
+def _awaited(process: Started, wait: float = 120.0) -> list[int]:
     """The actors of a study, as soon as there are any."""
     end = time.monotonic() + wait
     while not (found := actors(process.pid)):

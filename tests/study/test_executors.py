@@ -19,6 +19,7 @@ import torch
 from greenlet import getcurrent
 
 import xmi
+from tests import command
 from tests.study.kill import files, start
 from tests.study.test_study import run
 from tests.zoo.world import make_world
@@ -129,11 +130,11 @@ class Work:
         time.sleep(60)
 list(Fork(3).each(Work(), [Cell("read", "m", t, 0) for t in "abcd"]))
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+    with command.start(script, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ids = [int(process.stdout.readline()) for _ in range(3)]
         assert all(alive(i) for i in ids)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
         end = time.monotonic() + 10
         while any(alive(i) for i in ids) and time.monotonic() < end:
@@ -175,7 +176,8 @@ def test_work_can_be_done_where_it_was_sent(tmp_path: Path) -> None:
         f"import pickle; work = pickle.load(open({str(sent)!r}, 'rb')); "
         "[work.keep(work.do(cell)) for cell in work.cells]"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    done = command.run(script)
+    assert done.returncode == 0, done.stderr
     assert files(tmp_path / "run") == before
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from PIL import Image
 
 import xmi
+from tests import command
 from tests.study.kill import SCRIPT, files, kill, start
 from tests.zoo.world import make_world
 from xmi.study import CONTROLS, StudyResults
@@ -194,9 +192,7 @@ def test_a_full_disk_loses_nothing(world: Path, finished: StudyResults, tmp_path
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, resource.RLIM_INFINITY));"
     )
     code = f"{limit}{SCRIPT}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", code, str(world), str(out), "fork"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = command.run(code, str(world), str(out), "fork")
     assert done.returncode != 0
     assert "RunError: Cannot write" in done.stderr
     assert "What was finished is kept" in done.stderr

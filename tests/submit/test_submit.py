@@ -186,8 +186,8 @@ def children(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["killed", pytest.param("preempted", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("how", ["killed", "preempted"])
 def test_a_job_that_was_stopped_continues_and_ends_byte_equal(
     how: str, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
