@@ -30,7 +30,7 @@ def test_it_ends_as_an_interpreter_ends(code: str, ended: int) -> None:
 
 
 def test_it_can_be_watched_and_interrupted() -> None:
-    code = "import time; print('begun', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('stopped')"
+    code = "import time\ntry: print('begun', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('stopped')"
     with start(code, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.poll() is None
         assert process.stdout.readline() == "begun\n"
