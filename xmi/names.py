@@ -101,6 +101,8 @@ RANDOM, OTHER, MEAN, SHUFFLED, UNRELATED = map(
     control, ("random vector", "another task", "mean over tasks", "shuffled labels", "unrelated slot")
 )
 CONTROLS = (RANDOM, OTHER, MEAN, SHUFFLED, UNRELATED)
+TASKLESS = (RANDOM, OTHER, UNRELATED)
+"""Controls that hold nothing of the task; a mean over tasks holds a part of it, and shuffled labels hold its labels."""
 
 
 def cell_name(source: str, target: str) -> str:

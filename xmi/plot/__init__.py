@@ -22,6 +22,7 @@ from xmi.plot.boundaries import boundaries
 from xmi.plot.compare import comparisons, layer_comparison
 from xmi.plot.ensembling import ensemble_curve
 from xmi.plot.geometry import projection, silhouette
+from xmi.plot.glance import glance
 from xmi.plot.overriding import overriding
 from xmi.plot.phases import phases
 from xmi.plot.reading import reading
@@ -41,6 +42,7 @@ __all__ = [
     "comparisons",
     "ensemble_curve",
     "figure_of",
+    "glance",
     "layer_comparison",
     "majority",
     "method_name",

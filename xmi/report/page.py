@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from xmi.errors import RunError
 from xmi.report.drilldown import drill
+from xmi.report.finding import glance_panel, sentence
 from xmi.report.host import hosted
 from xmi.report.packing import packed, packed_json
 from xmi.report.panels import Panel
@@ -21,6 +22,7 @@ from xmi.report.sections import SECTIONS as MEASURED
 from xmi.report.sections import panels, takeaways
 from xmi.report.sections.transfer import headline
 from xmi.report.tables import by_task, overview, targets
+from xmi.report.verdicts import verdicts
 from xmi.report.wording import tasks_of
 from xmi.storage import write_file
 from xmi.study.results import StudyResults
@@ -82,13 +84,15 @@ def _no_garbage() -> Iterator[None]:
 
 
 def _context(results: StudyResults) -> dict[str, Any]:
-    found, host = panels(results), hosted(results)
+    found, host = [*glance_panel(results), *panels(results)], hosted(results)
     return {
         "models": results.models,
         "tasks": tasks_of(results.by_task(results.models[0])),
         "targets": targets(results),
         "sections": [section for section in SECTIONS if section[0] != "host" or host],
         "host": host,
+        "sentence": sentence(results),
+        "verdicts": verdicts(results),
         "headline": headline(results),
         "measured": MEASURED,
         "takeaways": takeaways(results),

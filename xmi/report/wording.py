@@ -85,28 +85,49 @@ def too_few(n: int) -> str:
     return f"too few items to tell (n{SPACE}={SPACE}{n})"
 
 
-def effect(patch: Proportion, clean: Proportion | None) -> str:
-    """What a patch does, as the words before its accuracy.
+def judged(patch: Proportion, clean: Proportion | None) -> str:
+    """What a patch does to queries without context: the one rule behind the sentences and the verdict on transfer.
 
     Args:
         patch: Accuracy with the patch.
         clean: Accuracy of the same queries without context, if it was measured.
 
     Returns:
-        Words such as `makes the model do the task:`.
+        `works` (its interval lies above that of no context, and above a half), `partly` (above that of no context
+        alone), `harms` (below it), `no` (no room for an effect of 0.2), `not shown`, `not known` (too few items), or
+        `alone` (nothing to compare with).
     """
     n = _behind(patch, clean)
     if n < LEAST or not _known(patch, clean):
-        return f"cannot be judged, {too_few(n)}:"
+        return "not known"
     if clean is None:
-        return "gives"
+        return "alone"
     if patch.apart(clean):
-        if patch.mean < clean.mean:
-            return "does not make the model do the task, which is done less often than without it:"
-        return "makes the model do the task:" if patch.low >= 0.5 else "makes the model do the task some of the time:"
+        return "harms" if patch.mean < clean.mean else "works" if patch.low >= 0.5 else "partly"
     if patch.high - clean.mean <= EFFECT:
-        return "does not make the model do the task:"
-    return f"cannot be judged, {too_few(n)}:" if n < FEW else "is not shown to make the model do the task:"
+        return "no"
+    return "not known" if n < FEW else "not shown"
+
+
+EFFECTS = {
+    "alone": "gives",
+    "harms": "does not make the model do the task, which is done less often than without it:",
+    "works": "makes the model do the task:",
+    "partly": "makes the model do the task some of the time:",
+    "no": "does not make the model do the task:",
+    "not shown": "is not shown to make the model do the task:",
+}
+"""What stands before an accuracy, by `judged`."""
+
+
+def effect(patch: Proportion, clean: Proportion | None) -> str:
+    """What a patch does, as the words before its accuracy: `makes the model do the task:`.
+
+    Args:
+        patch: Accuracy with the patch.
+        clean: Accuracy of the same queries without context, if it was measured.
+    """
+    return EFFECTS.get(judged(patch, clean)) or f"cannot be judged, {too_few(_behind(patch, clean))}:"
 
 
 def against_clean(patch: Proportion, clean: Proportion | None) -> str:

@@ -34,9 +34,7 @@ def cluster_sentence(curve: Silhouette) -> str:
     gap = _gap(curve)
     if np.isnan(gap).all():
         return ""
-    wins = gap > 0
-    if curve.p_task is not None:
-        wins &= np.array([defined(p) and p < LEVEL for p in curve.p_task])
+    wins = clustered(curve)
     note = "" if curve.p_task is None else f"; clusters of tasks tested, p{SPACE}<{SPACE}{LEVEL} after correction"
     where = runs([str(i) for i in curve.layers], wins.tolist())
     best = clearest(curve, wins)
@@ -48,6 +46,14 @@ def cluster_sentence(curve: Silhouette) -> str:
         f"{curve.layers[best]} (silhouette {decimal(curve.by_task[best])} against "
         f"{decimal(curve.by_modality[best])}{note})."
     )
+
+
+def clustered(curve: Silhouette) -> Bool[np.ndarray, " layer"]:
+    """Where points cluster by task more than by modality, and their clusters of tasks pass the test, if it was made."""
+    passed = np.ones(len(curve.layers), dtype=bool)
+    if curve.p_task is not None:
+        passed = np.array([defined(p) and p < LEVEL for p in curve.p_task])
+    return np.logical_and(_gap(curve) > 0, passed)
 
 
 def clearest(curve: Silhouette, among: Bool[np.ndarray, " layer"] | None = None) -> int | None:
