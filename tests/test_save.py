@@ -73,7 +73,12 @@ def made(kind: type) -> Any:
 
 
 def content(value: Any) -> Any:
-    return encode(value) if isinstance(value, Result) else repr(value)
+    if isinstance(value, Result):
+        return encode(value)
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    inner = value if isinstance(value, dict) else vars(value) if hasattr(value, "__dict__") else None
+    return value if inner is None else {name: content(one) for name, one in inner.items()}
 
 
 def test_all_kinds_are_here() -> None:

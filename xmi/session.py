@@ -36,13 +36,14 @@ from xmi.prompt import (
     patch_grid,
 )
 from xmi.prompt.blame import images_named
+from xmi.shown import Shown
 from xmi.versions import versions
 
 K = TypeVar("K")
 R = TypeVar("R")
 
 
-class Session:
+class Session(Shown):
     """A model at work: its engine, its encoder, and how prompts become batches.
 
     Attributes:
@@ -56,6 +57,18 @@ class Session:
         self.engine = engine
         self.batch_size = batch_size
         self.kin: set[str] = set()
+
+    def _facts(self) -> dict[str, Any]:
+        count = sum(p.numel() for p in self.model.parameters())
+        return {
+            "name": self.name,
+            "parameters": f"{count / 1e9:.2f}B" if count >= 1e8 else f"{count / 1e6:.2f}M",
+            "dtype": self.dtype,
+            "device": str(self.engine.device),
+            "depths": self.backbone.n_layers + 1,
+            "d_model": self.backbone.d_model,
+            "revision": self.revision,
+        }
 
     @property
     def guard(self) -> Guard:

@@ -13,13 +13,14 @@ from jaxtyping import Float
 
 from xmi.errors import HookError
 from xmi.model import from_end, full_name
+from xmi.shown import Shown, brief
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 Key = str | tuple[str] | tuple[str, int | None]
 
 
 @dataclass(frozen=True)
-class ActivationCache(Mapping[str, torch.Tensor]):
+class ActivationCache(Shown, Mapping[str, torch.Tensor]):
     """Activations by hook name, in TransformerLens' names and shapes.
 
     `cache["blocks.5.hook_resid_post"]`, `cache["resid_post", 5]` and `cache["blocks.5.attn.hook_z"]` work as there.
@@ -169,10 +170,11 @@ class ActivationCache(Mapping[str, torch.Tensor]):
                 raise ValueError("its card does not fit its tensors")
             return cls({name: tensors[name] for name in order}, card)
 
-    def __repr__(self) -> str:
-        """Says what is held."""
+    def _facts(self) -> dict[str, Any]:
         size = sum(v.numel() * v.element_size() for v in self.activations.values())
-        shapes = {n: tuple(v.shape) for n, v in list(self.activations.items())[:1]}
-        return (
-            f"ActivationCache({len(self)} activations of {self.card.get('model')}, {size / 1e6:.1f} MB, {shapes} ...)"
-        )
+        first = next(iter(self.activations), None)
+        facts = {"model": self.card.get("model"), "activations": len(self), "size": f"{size / 1e6:.1f} MB"}
+        return facts | ({"first": first, "shape": tuple(self.activations[first].shape)} if first else {})
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"hook": name, "values": brief(value)} for name, value in self.activations.items()]

@@ -17,6 +17,7 @@ from xmi.model import Engine, guard_of
 from xmi.prompt import Batch, PromptLike, check_room, new_tokens
 from xmi.prompt.token_bytes import TokenBytes
 from xmi.session import Session
+from xmi.shown import Shown
 
 DEFAULT = 20
 """How many tokens are generated if nothing says otherwise."""
@@ -31,7 +32,7 @@ REFUSED = {
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Shown):
     """What a model wrote.
 
     Attributes:

@@ -16,12 +16,13 @@ from xmi.errors import HookError
 from xmi.model import Anatomy, Block, Engine, select
 from xmi.model.modes import eager_if, warn_of_eager
 from xmi.session import Session
+from xmi.shown import Shown
 
 Names = Annotated[str | Sequence[str] | Callable[[str], bool], LEFT]
 
 
 @dataclass(frozen=True)
-class Hook:
+class Hook(Shown):
     """What a hook function is told besides the activation.
 
     Attributes:

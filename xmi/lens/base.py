@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from xmi.kernels import lens_kernel
 from xmi.model import Engine
 from xmi.session import Session
+from xmi.shown import Shown
 
 Answers = Int[torch.Tensor, " _"] | None  # a batch each, of its own number of rows
 """The first token of the answer in each row of a batch, if it is asked for."""
@@ -46,7 +47,7 @@ class Lens(Protocol):
 
 
 @dataclass(frozen=True)
-class LensValues:
+class LensValues(Shown):
     """What a lens gives for one batch; depth 0 is the embedding, depth i the residual after block i - 1.
 
     Attributes:

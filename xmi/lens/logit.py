@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xmi.model import Engine
+from xmi.shown import Shown
 
 
 @dataclass(frozen=True)
-class LogitLens:
+class LogitLens(Shown):
     """The identity before the final norm and the unembedding; it needs no training and fits every model."""
 
     @property

@@ -22,10 +22,11 @@ from xmi.arguments import outside
 from xmi.errors import ModelError, XmiWarning
 from xmi.lens.base import depths
 from xmi.model import Engine
+from xmi.shown import Shown
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 
 
-class LensCard(BaseModel):
+class LensCard(Shown, BaseModel):
     """What a lens was trained on, and how well it reads.
 
     Attributes:
@@ -67,7 +68,7 @@ class LensCard(BaseModel):
 
 
 @dataclass(frozen=True)
-class TunedLens:
+class TunedLens(Shown):
     """A trained lens with its card; made by `vlm.tune_lens`.
 
     Attributes:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from xmi.arguments import forwarding
+from xmi.shown import Shown
 from xmi.storage import reading, write_file
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class Result:
+class Result(Shown):
     """Base of the frozen result dataclasses.
 
     A result holds numpy arrays, strings and numbers only, so that it can be saved as JSON, read again elsewhere,

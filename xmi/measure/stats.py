@@ -12,10 +12,11 @@ from scipy.stats import norm
 
 from xmi.errors import MeasureError
 from xmi.numerals import estimate
+from xmi.shown import Shown
 
 
 @dataclass(frozen=True)
-class Proportion:
+class Proportion(Shown):
     """An accuracy with its sample size and Wilson score interval.
 
     Attributes:

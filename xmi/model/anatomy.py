@@ -20,10 +20,11 @@ from xmi.model.backbone import Backbone
 from xmi.model.block import NEVER, Finding, judge
 from xmi.model.call_recorder import Call, record
 from xmi.model.hook_points import BLOCK_HOOKS, Point, sort_names
+from xmi.shown import Shown
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(Shown):
     """The hook points of a model and what is unusual about it.
 
     Attributes:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from xmi.errors import ModelError
+from xmi.shown import Shown
 
 
 @dataclass(frozen=True)
-class Backbone:
+class Backbone(Shown):
     """Where the parts of a model's language backbone live, as module paths from the model's root.
 
     Attributes:

@@ -27,6 +27,7 @@ from xmi.model.finite import ADVICE, overflow, require_finite
 from xmi.model.hook_points import BLOCK_HOOKS, Point, short_name, sort_names
 from xmi.model.image_path import find_eye
 from xmi.model.readout import readout
+from xmi.shown import Shown
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest allowed difference, relative to the largest logit; half precision gets 5e-2."""
@@ -41,7 +42,7 @@ Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Probes:
+class Probes(Shown):
     """What the self-check feeds the model.
 
     Attributes:
@@ -57,7 +58,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Shown):
     """Outcome of the self-check.
 
     Attributes:

@@ -18,6 +18,7 @@ from xmi.model.context_length import context_length
 from xmi.model.finite import ADVICE, holds_nan, overflow
 from xmi.model.guard import Guard, guard_of, once, open_blocks
 from xmi.model.load import Checkpoint
+from xmi.shown import Shown
 
 if TYPE_CHECKING:
     from xmi.backend import Backend
@@ -51,7 +52,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(Shown):
     """A checkpoint with its backbone and its nnsight envoy.
 
     Attributes:

@@ -21,6 +21,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from xmi.errors import HookError
+from xmi.shown import Shown
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,7 +43,7 @@ class Inside:
     hook: bool = False
 
 
-class Guard:
+class Guard(Shown):
     """A lock that the thread which holds it may take again.
 
     Attributes:
@@ -166,7 +167,7 @@ class once(Generic[T]):
             return found
 
 
-class Block:
+class Block(Shown):
     """Hooks that act for the context (the thread, or the asyncio task) that opened them, and for nobody else.
 
     Attributes:

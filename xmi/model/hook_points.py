@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from xmi.errors import HookError
+from xmi.shown import Shown
 
 BLOCK_HOOKS = (
     "hook_resid_pre",
@@ -42,7 +43,7 @@ Write = Callable[[torch.Tensor], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Shown):
     """Where a hook sits.
 
     Attributes:

@@ -33,12 +33,13 @@ from xmi.model.options import find_device, find_dtype, find_quantization
 from xmi.model.source import check_revision, embedded_name, hub_options, resolve, suggestion
 from xmi.model.unwrap import unwrap
 from xmi.names import EMBEDDED
+from xmi.shown import Shown
 
 __all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Shown):
     """A loaded model with what encodes its inputs.
 
     Attributes:

@@ -13,13 +13,14 @@ from jaxtyping import Int
 from xmi.errors import SlotError
 from xmi.prompt.prompt import Prompt
 from xmi.prompt.token_roles import PADDING, SPECIAL
+from xmi.shown import Shown
 
 Side = Literal["left", "right"]
 _SLOT = re.compile(r"(?:example\[(?P<example>-?\d+)\]\.|(?P<query>query)\.)?(?P<role>[a-z]+)")
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Shown):
     """Encoded prompts, padded on one side.
 
     Attributes:

@@ -27,9 +27,10 @@ from xmi.prompt.prompt import ChatPrompt, ChatTemplate, Prompt, Prompts, Segment
 from xmi.prompt.seen_images import SeenImages
 from xmi.prompt.token_bytes import TokenBytes
 from xmi.prompt.token_roles import PADDING, trace_row
+from xmi.shown import Shown
 
 
-class Encoder:
+class Encoder(Shown):
     """Encodes prompts for one model.
 
     Attributes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from base64 import b64encode
 from functools import lru_cache
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 from xmi.errors import PromptError
+from xmi.faults import short
+from xmi.shown import Html
+
+SMALL = 72
+"""Pixels of a thumbnail's longer side."""
 
 
 def open_image(image: Any) -> Image.Image:
@@ -91,6 +99,19 @@ def _grey(values: Shaped[np.ndarray, "row column"], mode: str) -> UInt8[np.ndarr
 
 _STRAIGHT = {"RGBa": "RGBA", "La": "LA"}
 """Modes whose colours were multiplied by their opacity, and those in which they were not."""
+
+
+def thumbnail(image: Any) -> Html:
+    """An image as a small one for a notebook, carried by the page itself; one that cannot be read is named."""
+    try:
+        small = open_image(image).copy()
+    except PromptError:
+        return Html(escape(f"<image: {short(image)}>"))
+    small.thumbnail((SMALL, SMALL))
+    buffer = BytesIO()
+    small.save(buffer, "JPEG")
+    data = b64encode(buffer.getvalue()).decode()
+    return Html(f'<img src="data:image/jpeg;base64,{data}" alt="" style="display:inline;vertical-align:middle">')
 
 
 def described(image: Image.Image) -> str:

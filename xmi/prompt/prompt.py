@@ -11,20 +11,23 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from PIL import Image
 
 from xmi.errors import PromptError
 from xmi.faults import no_text
+from xmi.prompt.pictures import thumbnail
+from xmi.shown import Html, Shown
 
 ImageLike = str | Path | Image.Image
 """What may stand for an image: a file, or a PIL image."""
 
 
 @dataclass(frozen=True)
-class Template:
+class Template(Shown):
     r"""How examples and queries are written; the default is that of Luo, Darrell and Bar (ICML 2025).
 
     Attributes:
@@ -110,7 +113,7 @@ class ChatTemplate(Template):
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Shown):
     """A stretch of a prompt with one role.
 
     Attributes:
@@ -137,7 +140,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Shown):
     """One prompt, not yet tied to any model.
 
     Attributes:
@@ -153,6 +156,15 @@ class Prompt:
     input: str = ""
     answer: str | None = None
     alternatives: tuple[str, ...] = ()
+
+    def _facts(self) -> dict[str, Any]:
+        told = {"text": self.text, "task": self.task, "input": self.input, "answer": self.answer}
+        return {name: value for name, value in told.items() if value} | {"images": len(self.images)}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        parts = (escape(s.text) if s.image is None else thumbnail(s.image) for s in self.shown)
+        shown = Html(f'<div style="text-align:left;white-space:pre-wrap">{"".join(parts)}</div>')
+        return [{"prompt": shown, "answer": " | ".join(self.answers)}]
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -219,7 +231,7 @@ class FramedPrompt(Prompt):
 
 
 @dataclass(frozen=True)
-class Prompts(Sequence[Prompt]):
+class Prompts(Shown, Sequence[Prompt]):
     """A set of prompts made alike.
 
     Attributes:
@@ -243,6 +255,9 @@ class Prompts(Sequence[Prompt]):
     template: Template = Template()
     task_words: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        return (row for prompt in self.prompts for row in prompt._rows())
 
     @overload
     def __getitem__(self, index: int) -> Prompt: ...

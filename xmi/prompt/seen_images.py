@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from xmi.shown import Shown
+
 LIMIT = 2**28
 """Bytes of pixels that are remembered; those that were not used for longest are forgotten first."""
 
@@ -22,7 +24,7 @@ PIXELS = "pixel_values"
 """The one thing that a processor may give, if what it makes of an image is to be remembered."""
 
 
-class SeenImages:
+class SeenImages(Shown):
     """The images that one image processor has seen."""
 
     def __init__(self, limit: int = LIMIT) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +16,9 @@ from PIL import Image
 from xmi.errors import TaskError
 from xmi.faults import kind, listing, no_text, short, some
 from xmi.names import INSTRUCTION, MODALITIES, NO_CONTEXT, SPLITS, icl
+from xmi.prompt.pictures import thumbnail
 from xmi.prompt.prompt import ChatPrompt, ChatTemplate, Prompt, Prompts, Segment, Template
+from xmi.shown import Shown
 
 LONGEST = 200
 """Characters of a task's name at most: files, columns and figures are named by it."""
@@ -31,7 +33,7 @@ def whole(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(Shown):
     """One item of a task.
 
     Attributes:
@@ -59,6 +61,10 @@ class Item:
         if not isinstance(self.image, (Path, str, Image.Image, NoneType)):
             raise TaskError(f"An item's image is a path; found {kind(self.image)}.")
 
+    def _rows(self) -> list[dict[str, Any]]:
+        picture = "" if self.image is None else thumbnail(self.image)
+        return [{"input": self.input, "image": picture, "label": " | ".join(self.outputs), "split": self.split}]
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """All labels that count as right, the canonical one first."""
@@ -66,7 +72,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Shown):
     """A task that can be specified by text examples, image examples or an instruction.
 
     Attributes:
@@ -104,6 +110,9 @@ class Task:
             raise TaskError(f"A task's items are Items; found {kind(wrong[0])}.")
         if self.examples not in SPLITS:
             raise TaskError(f"Unknown split {short(self.examples)!r}; the splits are {', '.join(SPLITS)}.")
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        return (row for item in self.items for row in item._rows())
 
     def split(self, name: str) -> tuple[Item, ...]:
         """Returns the items of a split.

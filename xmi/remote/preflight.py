@@ -18,6 +18,7 @@ from xmi.remote.host import Host
 from xmi.remote.incoming import Facts, parse, read
 from xmi.remote.jobs import Jobs
 from xmi.remote.on_host import facts_kernel
+from xmi.shown import Shown
 
 Verdict = Literal["ok", "note", "wrong"]
 RELEASE = {"nnsight": 2, "transformers": 1}
@@ -25,7 +26,7 @@ RELEASE = {"nnsight": 2, "transformers": 1}
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Shown):
     """One thing that was looked at.
 
     Attributes:
@@ -40,7 +41,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Preflight:
+class Preflight(Shown):
     """What a host was found to be.
 
     Attributes:

@@ -86,9 +86,10 @@ def _spoken(key: str, value: object) -> str:
 
 def content_of(task: Task) -> str:
     """A hash of all that a task asks; images count by their bytes, wherever they lie."""
-    digest = hashlib.sha256(
-        repr((task.name, task.instructions, task.task_words, task.template, task.examples)).encode("utf-8", "replace")
-    )
+    template = ", ".join(f"{name}={value!r}" for name, value in asdict(task.template).items())  # whole: a repr is cut
+    parts = [repr(part) for part in (task.name, task.instructions, task.task_words, task.examples)]
+    parts.insert(3, f"{type(task.template).__name__}({template})")
+    digest = hashlib.sha256(f"({', '.join(parts)})".encode("utf-8", "replace"))
     for item in task.items:
         digest.update(repr((item.input, item.outputs, item.split)).encode("utf-8", "replace"))
         digest.update(hashlib.sha256(item.image.read_bytes()).digest() if item.image else b"no image")

@@ -44,6 +44,7 @@ from xmi.names import (
     needs_instruction,
     of_base,
 )
+from xmi.shown import Shown
 from xmi.structured import PAGE, parse_yaml, read_text
 from xmi.study import executors
 from xmi.study.controls import CONTROLS
@@ -160,7 +161,7 @@ def _gpus(value: float) -> float:
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
 
 
-class Plan(BaseModel):
+class Plan(Shown, BaseModel):
     """A study's plan; the same plan on the same model gives the same numbers.
 
     Each field is a key of a plan file, and a flag of `xmi run` with the same description.

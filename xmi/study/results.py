@@ -34,6 +34,7 @@ from xmi.measure import (
 )
 from xmi.measure.result import decode
 from xmi.names import sweep_name
+from xmi.shown import Shown
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
 from xmi.study.records_file import RecordsFile
 from xmi.study.sealed import digest_of
@@ -45,7 +46,7 @@ if TYPE_CHECKING:  # a stored study is read without torch
 R = TypeVar("R", bound=Result)
 
 
-class StudyResults:
+class StudyResults(Shown):
     """Reads the run folder of a finished study.
 
     Attributes:
@@ -69,6 +70,9 @@ class StudyResults:
         self.study["provenance"] |= _versions(self.study["provenance"], self._index["made_with"])
         self._tables: dict[Path, pd.DataFrame] = {}
         self._results: dict[Path, Result] = {}
+
+    def _facts(self) -> dict[str, Any]:
+        return {"path": self.path, "models": self.models, "tasks": self.tasks}
 
     @property
     def models(self) -> tuple[str, ...]:

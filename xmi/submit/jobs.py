@@ -12,6 +12,7 @@ from typing import Any
 
 from xmi.arguments import check_calls
 from xmi.errors import RunError
+from xmi.shown import Shown
 from xmi.storage import write_file
 from xmi.structured import PAGE, read_text
 from xmi.studies import run_to_page, studies_of
@@ -27,7 +28,7 @@ LOGS = "slurm"
 
 
 @dataclass(frozen=True)
-class Submitted:
+class Submitted(Shown):
     """A job that was submitted.
 
     Attributes:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from xmi.errors import RunError
 from xmi.faults import explain, kind, listing
 from xmi.fields import Count
+from xmi.shown import Shown
 
 _TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<parts>\d{1,6}(?::\d{1,2}){0,2})")
 
@@ -50,7 +51,7 @@ def minutes(time: str) -> int:
     return math.ceil(int(days or 0) * 1440 + hours * 60 + mins + seconds / 60)
 
 
-class Resources(BaseModel):
+class Resources(Shown, BaseModel):
     """What a job asks of SLURM, each field a flag of `xmi submit`; what is left out is the cluster's to decide."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

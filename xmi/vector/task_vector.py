@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from xmi.errors import HookError, VectorError, XmiWarning
 from xmi.measure import LensReading
 from xmi.model import from_end
 from xmi.names import RANDOM, label_of
+from xmi.shown import Shown
 from xmi.storage import pack_tensors, read_tensors, reading, write_file
 from xmi.vector.reader import AnyLens, Reader
 
@@ -30,7 +32,7 @@ _WORDS = re.compile(r" (plus|minus|times) ")
 """How what was computed from vectors is called; `+` in a name is a mean (see `names.mean_of`)."""
 
 
-class VectorCard(BaseModel):
+class VectorCard(Shown, BaseModel):
     """What a vector was read from.
 
     Attributes:
@@ -62,7 +64,7 @@ class VectorCard(BaseModel):
 
 
 @dataclass(frozen=True)
-class TaskVector:
+class TaskVector(Shown):
     """A vector per layer, with its card.
 
     Attributes:
@@ -85,6 +87,9 @@ class TaskVector:
 
     values: Float[torch.Tensor, "layer d_model"]
     card: VectorCard
+
+    def _facts(self) -> dict[str, Any]:
+        return {"name": self.name, "values": self.values, **_card_facts(self.card)}
 
     @property
     def n_layers(self) -> int:
@@ -245,7 +250,7 @@ class TaskVector:
 
 
 @dataclass(frozen=True)
-class Residuals:
+class Residuals(Shown):
     """The residual at a slot for each prompt: what a task vector is the mean of.
 
     Attributes:
@@ -256,6 +261,11 @@ class Residuals:
     values: Float[torch.Tensor, "prompt layer d_model"]
     card: VectorCard
 
+    def _facts(self) -> dict[str, Any]:
+        return {"name": label_of(self.card.task, self.card.specification), "values": self.values} | _card_facts(
+            self.card
+        )
+
     def mean(self) -> TaskVector:
         """Returns the mean over the prompts: the task vector."""
         return TaskVector(self.values.mean(0), self.card)
@@ -264,6 +274,10 @@ class Residuals:
         """Returns some of the prompts' residuals."""
         values = self.values[index]
         return Residuals(values, self.card.model_copy(update={"n": len(values)}))
+
+
+def _card_facts(card: VectorCard) -> dict[str, Any]:
+    return {name: getattr(card, name) for name in ("model", "slot", "shots", "n", "seed", "dtype", "revision")}
 
 
 def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
