@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import xmi
 from xmi import plot
@@ -26,6 +28,7 @@ from xmi.measure import (
     cosine_per_layer,
 )
 from xmi.measure.result import Result
+from xmi.plot.labels import apart
 from xmi.plot.looks import GREY, PALETTE, SYMBOLS
 from xmi.plot.registry import draws
 from xmi.plot.theme import finish, numbers, text
@@ -83,6 +86,30 @@ def test_transfer_sets_controls_and_levels_apart():
     assert list(lines["majority label (0.50)"].y) == [0.5, 0.5]
     assert "<b>image</b> ICL" not in lines
     assert "&lt;b&gt;image&lt;/b&gt; ICL" in lines
+
+
+def test_transfer_names_its_lines_bands_its_controls_and_keeps_the_rest_for_later():
+    sweep = replace(_transfer(), sources=("text ICL", "1 example", "control: random vector"))
+    figure = plot.transfer(sweep, prompt=0.75)
+    shown = {t.legendgroup for t in figure.data if t.visible is not None and t.visible is True}
+    assert shown == {"text ICL", "controls", "prompt"}
+    assert {t.legendgroup for t in figure.data if t.visible == "legendonly"} >= {"1 example", "control: random vector"}
+    curve, clean = sweep.curve("control: random vector"), sweep.clean.accuracy()
+    controls = _lines(figure)["controls, all together"]
+    assert np.allclose(controls.y[:4], [max(p.high, clean.high) for p in curve], atol=1e-3)
+    assert np.allclose(controls.y[4:], [min(p.low, clean.low) for p in curve][::-1], atol=1e-3)
+    assert list(_lines(figure)["prompt (0.75)"].y) == [0.75, 0.75]
+    beside = [t for t in figure.data if t.mode == "text"]
+    assert [t.legendgroup for t in sorted(beside, key=lambda t: t.legendgroup)] == ["controls", "prompt", "text ICL"]
+    assert all(t.legendgroup in t.text[0] and t.x[0] == 5 for t in beside)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_names_beside_lines_stand_apart_and_in_order(values):
+    found = apart(sorted(values), 0.1)
+    assert all(b - a >= 0.1 - 1e-3 for a, b in pairwise(found))
+    assert all(value <= 1.03 for value in found)
+    assert len(found) == len(values)
 
 
 def test_transfer_follows_the_score_and_marks_a_layer():

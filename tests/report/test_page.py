@@ -191,6 +191,23 @@ def test_axes_of_paired_figures_align(page: Page) -> None:
             assert reach == reach_
 
 
+def test_relative_depth_puts_models_on_one_axis_and_goes_back(page: Page) -> None:
+    panel = page.locator("#panel-transfer-text")
+    panel.locator("> summary").click()
+    settle(page)
+    axes = """() => [...document.querySelectorAll("#panel-transfer-text .plot")].map((gd) =>
+      [gd.layout.meta.layers, gd._fullLayout.xaxis.range, gd._fullLayout.xaxis.ticktext ?? null])"""
+    before = page.evaluate(axes)
+    panel.locator(".depth").check()
+    page.wait_for_timeout(300)
+    for layers, (low, high), ticks in page.evaluate(axes):
+        assert [(low + 1) / layers, (high + 1) / layers] == pytest.approx([-0.04, 1.04])
+        assert ticks == ["0", "0.25", "0.5", "0.75", "1"]
+    panel.locator(".depth").uncheck()
+    page.wait_for_timeout(300)
+    assert page.evaluate(axes) == before
+
+
 @pytest.mark.fault("D10")
 def test_tables_by_task_are_whole_on_a_screen_and_on_paper(open_report: Open, tmp_path: Path) -> None:
     """Also with so many tasks that one table cannot hold them."""

@@ -101,6 +101,7 @@ CONTROLS = _ranked(
 LEVELS = _ranked(
     {
         NO_CONTEXT: Look(GREY, "", "dot", width=1.6),
+        "prompt": Look(OLIVE, "", "longdash", width=1.8),
         "no patch": Look(GREY, "", "dot", width=1.6),
         "system prompt": Look(GREEN, "", "dash", width=1.6),
         "instruction alone": Look(GREEN, "", "dash", width=1.6),

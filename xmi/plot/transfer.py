@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 
 from xmi import names
 from xmi.measure import Answers, Proportion, Transfer, accuracy
-from xmi.names import MAJORITY, NO_CONTEXT, is_control
+from xmi.names import MAJORITY, NO_CONTEXT, SPECIFICATIONS, TASKLESS, is_control
 from xmi.numerals import decimal
+from xmi.plot.labels import beside
 from xmi.plot.looks import LEVELS, PALETTE, Look, named, sources
 from xmi.plot.registry import draws
 from xmi.plot.theme import LAYER_AXIS, SHARES, band, finish, layer_tick, numbers, proportions, rows_axis, text
@@ -27,10 +28,13 @@ def transfer(
     score: str = "paper",
     chosen: Mapping[str, int] | None = None,
     always: float | None = None,
+    prompt: float | None = None,
     title: str = "Task vectors patched into context-free queries",
 ) -> go.Figure:
     """Accuracy of each patched vector per layer, with Wilson intervals (on hover; of the plain lines also as bands).
 
+    Text ICL, image ICL and instruction are named beside their lines, where sources have other names all of them; one
+    grey band spans the controls that hold nothing of the task. Everything else is drawn at a click on its legend entry.
     Colour is the specification; a source that adds an instruction is dashed, one from the base LLM dotted. Controls
     are grey and differ by symbol and dash.
 
@@ -40,16 +44,22 @@ def transfer(
         chosen: A layer per source, such as the one chosen on validation items; it is marked large.
         always: Accuracy of always giving a task's most frequent label, if the labels of its training items are known;
             by default the most frequent label of the items asked.
+        prompt: Accuracy of the same queries with examples as a prompt, drawn as a line.
         title: Title of the figure.
 
     Returns:
-        One line per source; horizontal lines for the same queries without a patch (no context) and for always giving
-        a task's most frequent label.
+        One line per source; a band from the lowest to the highest interval of no context, a random vector, another
+        task's vector and an unrelated slot; horizontal lines for the prompt, for no context, and for always giving a
+        task's most frequent label.
     """
     figure = go.Figure()
     layers = list(result.layers)
     curves = {source: result.curve(source, score) for source in result.sources}
+    clean = result.clean.accuracy(score)
     looks = sources(result.sources)
+    own = [s for s in curves if not is_control(s)]
+    shown = {s for s in own if s in SPECIFICATIONS} or set(own)
+    figure.add_trace(_controls([curve for s, curve in curves.items() if s in TASKLESS], clean, layers))
     # Bands come first, so that none dims a line; nine of them on top of each other would tell nothing.
     for source in [s for s in curves if looks[s].dash == "solid" or is_control(s)]:
         curve = curves[source]
@@ -64,15 +74,35 @@ def transfer(
                     "line": {"width": 1.5 if "-open" in look.symbol else 0}},
             hovertemplate="%{customdata}",
         )  # fmt: skip
-    _add_level(figure, result.layers, result.clean.accuracy(score).mean, NO_CONTEXT, LEVELS[NO_CONTEXT])
+    _add_level(figure, result.layers, clean.mean, NO_CONTEXT, LEVELS[NO_CONTEXT])
+    if prompt is not None:
+        _add_level(figure, result.layers, prompt, "prompt", LEVELS["prompt"])
     _add_level(
         figure, result.layers, majority(result).mean if always is None else always, "majority label", LEVELS[MAJORITY]
     )
+    figure.for_each_trace(
+        lambda trace: trace.update(
+            visible=True if trace.legendgroup in {*shown, "controls", "prompt"} else "legendonly"
+        )
+    )
+    labels = [(s, curves[s][-1].mean, looks[s]) for s in curves if s in shown]
+    labels += [("prompt", prompt, LEVELS["prompt"])] if prompt is not None else []
+    beside(figure, layers[-1], [*labels, ("controls", clean.mean, LEVELS[NO_CONTEXT])])
     note = "large marker: layer chosen on validation items" if chosen else ""
     finish(figure, title, height=600, subtitle=note, hovermode="x unified")
+    figure.update_layout(margin_r=96)
     span = [layers[0] - 0.3, layers[-1] + 0.3]
     figure.update_xaxes(title_text=LAYER_AXIS, dtick=layer_tick(layers), range=span)
     return figure.update_yaxes(title_text=ACCURACY_AXIS, range=SHARES)
+
+
+def _controls(curves: Sequence[Sequence[Proportion]], clean: Proportion, layers: Sequence[int]) -> go.Scatter:
+    """One band from the lowest to the highest end of the intervals of the controls and of no context."""
+    everything = [*curves, [clean] * len(layers)]
+    low = np.min([[p.low for p in curve] for curve in everything], axis=0)
+    high = np.max([[p.high for p in curve] for curve in everything], axis=0)
+    trace = band(layers, low, high, LEVELS[NO_CONTEXT].colour, group="controls", opacity=0.3)
+    return trace.update(name="controls, all together", showlegend=True, legendrank=590)
 
 
 def majority(result: Transfer | Answers) -> Proportion:

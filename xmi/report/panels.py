@@ -69,13 +69,23 @@ def variants(results: StudyResults, views: Mapping[str, Draw]) -> Variants:
         figures = []
         for model in results.models:
             try:
-                figures.append((model, as_json(draw(results, model))))
+                figures.append((model, _of_depth(as_json(draw(results, model)), results, model)))
             except (RunError, ValueError):  # not measured, or nothing to draw
                 continue
         if figures:
             side_by_side([figure["layout"] for _, figure in figures])
             found.append((label, tuple(figures)))
     return tuple(found)
+
+
+def _of_depth(figure: dict[str, Any], results: StudyResults, model: str) -> dict[str, Any]:
+    """Tells a figure over layers how many the model has, so that the page can show it over relative depth."""
+    layout = figure["layout"]
+    axes = [axis for name, axis in layout.items() if name.startswith("xaxis")]
+    layers = results.study.get("provenance", {}).get("models", {}).get(model, {}).get("layers")
+    if layers and any(axis.get("title", {}).get("text") == LAYER_AXIS for axis in axes):
+        layout["meta"] = {**(layout.get("meta") or {}), "layers": layers}
+    return figure
 
 
 def as_json(figure: go.Figure) -> dict[str, Any]:

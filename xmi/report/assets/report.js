@@ -84,6 +84,22 @@
     delete layout.updatemenus;
     if (coarse) layout.dragmode = false; // a finger that scrolls the page must not zoom a figure
   };
+  // Over relative depth 0 is the embedding and 1 the last layer: the same data under other ticks, on one range for all.
+  const LAYERS = "layer (residual after block)";
+  const overDepth = (figure, relative) => {
+    const changes = {}, count = figure.layout.meta.layers;
+    for (const [name, axis] of Object.entries(figure.layout)) {
+      if (!/^xaxis\d*$/.test(name)) continue;
+      const ticks = [0, 0.25, 0.5, 0.75, 1];
+      changes[`${name}.range`] = relative ? [-0.04 * count - 1, 1.04 * count - 1] : axis.range ?? null;
+      if (!relative && !axis.range) changes[`${name}.autorange`] = true;
+      changes[`${name}.tickmode`] = relative ? "array" : axis.tickmode ?? null;
+      changes[`${name}.tickvals`] = relative ? ticks.map((d) => d * count - 1) : axis.tickvals ?? null;
+      changes[`${name}.ticktext`] = relative ? ticks.map(String) : axis.ticktext ?? null;
+      if (axis.title?.text === LAYERS) changes[`${name}.title.text`] = relative ? "relative depth (0 embedding, 1 last layer)" : LAYERS;
+    }
+    return changes;
+  };
   const plain = (text) => new DOMParser().parseFromString(text, "text/html").documentElement.textContent;
   const apply = (plot, step) => Plotly.update(plot, structuredClone(step.args[0]), structuredClone(step.args[1] || {}), step.args[2]);
 
@@ -109,13 +125,17 @@
       this.variant = 0;
       this.step = null;
       this.choice = 0;
-      this.hidden = new Set();
+      this.relative = false;
       this.plots = [...node.querySelectorAll(".plot")];
       for (const plot of this.plots) {
         const figure = figures[plot.dataset.figure];
         lift(figure);
         plot.previousElementSibling.querySelector(".subtitle").textContent = plain(figure.subtitle);
       }
+      // What a figure shows on demand only is hidden at first.
+      const later = this.plots.flatMap((plot) => figures[plot.dataset.figure].data.filter((t) => t.visible === "legendonly"));
+      this.first = new Set(later.map(keyOf));
+      this.hidden = new Set(this.first);
       this.addControls(node.querySelector(".controls"));
       for (const radio of node.querySelectorAll(".segmented input")) {
         radio.addEventListener("change", () => this.show(Number(radio.value)));
@@ -146,6 +166,14 @@
         });
         bar.append(make("label", {}, "Task", select));
       }
+      if (this.plots.some((plot) => figures[plot.dataset.figure].layout.meta?.layers)) {
+        const box = make("input", { type: "checkbox", className: "depth" });
+        box.addEventListener("change", () => {
+          this.relative = box.checked;
+          this.visible().forEach((plot) => this.update(plot));
+        });
+        bar.append(make("label", {}, box, " relative depth"));
+      }
     }
     visible() {
       return this.plots.filter((plot) => Number(plot.closest(".pair").dataset.variant) === this.variant);
@@ -161,6 +189,10 @@
         if (step) apply(plot, step);
         const wanted = figure.menu[this.choice];
         if (wanted) apply(plot, wanted);
+      }
+      if (figure.layout.meta?.layers && plot.dataset.relative !== String(this.relative)) {
+        plot.dataset.relative = this.relative;
+        Plotly.relayout(plot, overDepth(figure.given, this.relative));
       }
       const hidden = [...this.hidden].sort().join("\n");
       if ((moved && hidden) || plot.dataset.hidden !== hidden) {
@@ -194,7 +226,7 @@
         others.delete(key);
         others.delete("");
         const alone = !this.hidden.has(key) && [...others].every((k) => this.hidden.has(k));
-        this.hidden = alone ? new Set() : others;
+        this.hidden = alone ? new Set(this.first) : others;
         this.concealAll();
         return false;
       });
@@ -212,7 +244,9 @@
       if (plot.dataset.drawn) return;
       plot.dataset.drawn = "true";
       const figure = figures[plot.dataset.figure];
-      plot.dataset.hidden = "";
+      plot.dataset.hidden = [...this.first].sort().join("\n");
+      plot.dataset.relative = "false";
+      figure.given ??= { layout: structuredClone(figure.layout) }; // plotly changes what it is given
       plot.dataset.state = `${figure.slider.length ? figure.active : null}/0`;
       const drawing = Plotly.newPlot(plot, figure.data, figure.layout, config);
       this.link(plot);

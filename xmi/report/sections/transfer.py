@@ -105,7 +105,11 @@ def _transfer(results: StudyResults, model: str, target: str) -> go.Figure:
     chosen = {s: int(row["layer"]) for s, row in rows.items() if row and row["layer"] in sweep.layers}
     majority = row_of(results.summary(model), "majority", None, target)
     always = float(majority["accuracy"]) if majority else None
-    return plot.transfer(sweep, chosen=chosen, always=always, title=f"Task vectors patched into {target} queries")
+    prompt = next((cell(results.summary(model), "prompt", s, target) for s, t in WAYS if t == target), None)
+    return plot.transfer(
+        sweep, chosen=chosen, always=always, prompt=None if prompt is None else prompt.mean,
+        title=f"Task vectors patched into {target} queries",
+    )  # fmt: skip
 
 
 def _contrasts(results: StudyResults, model: str, *, target: str) -> go.Figure:
@@ -116,8 +120,10 @@ def _contrasts(results: StudyResults, model: str, *, target: str) -> go.Figure:
 
 _NOTE = (
     "Accuracy when a task vector overwrites the residual stream after one layer, at the last token of a query without "
-    "context. Bands and hover texts give 95 % Wilson intervals over items; a large marker is the "
-    "layer chosen on validation items."
+    "context. Bands and hover texts give 95 % Wilson intervals over items; a large marker is the layer chosen on "
+    "validation items. The grey band spans the controls that hold nothing of the task (no context, random vector, "
+    "another task, unrelated slot); the level is that of examples of the other modality as a prompt (xBase). A click "
+    "on a faint entry of the legend draws it."
 )
 
 PART = Part(
