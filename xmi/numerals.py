@@ -45,6 +45,13 @@ def percent(value: Any, digits: int = 0, *, missing: str = "not defined") -> str
     return f"{decimal(100 * float(value), digits)}{SPACE}%" if defined(value) else missing
 
 
+def share(value: Any, low: Any, high: Any, digits: int = 0) -> str:
+    """Returns a share with its interval, as `97 % [91, 99]`; the share alone if the interval is not known."""
+    known = defined(low) and defined(high)
+    between = interval(100 * low, 100 * high, lambda v: decimal(v, digits)) if known else ""
+    return f"{percent(value, digits)} {between}".strip()
+
+
 def points(value: Any, digits: int = 0, *, missing: str = "not defined") -> str:
     """Returns a difference of shares in percentage points, as `+3 points`, `-1 point`, `0 points`."""
     if not defined(value):

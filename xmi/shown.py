@@ -49,6 +49,10 @@ class Shown:
             names = getattr(kind, "model_fields", None) or [n for n in vars(self) if not n.startswith("_")]
         return {name: getattr(self, name, None) for name in names}  # half made, it still has a line
 
+    def _lead(self) -> str:
+        """A sentence that stands above its table in a notebook."""
+        return ""
+
     def _rows(self) -> Iterable[Mapping[str, Any]]:
         """Rows of its table in a notebook, made as far as they are shown; if there are none, its frame or its facts."""
         return ()
@@ -67,7 +71,8 @@ class Shown:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the line, a short table, and the figure if there is one."""
-        html = f"<div><p><code>{escape(repr(self))}</code></p>{_tabled(self)}{_drawn(self)}</div>"
+        lead = f"<p>{escape(said)}</p>" if (said := self._lead()) else ""
+        html = f"<div><p><code>{escape(repr(self))}</code></p>{lead}{_tabled(self)}{_drawn(self)}</div>"
         return html.encode("utf-8", "replace").decode("utf-8")  # half a character would not reach the browser
 
 

@@ -370,6 +370,9 @@ def test_tasks_may_be_called_anything(copied: Path, tmp_path: Path) -> None:
     assert found.by_task("eye").task.unique().tolist() == list(names)
     assert {record["task"] for record in found.records()} == set(names)
     assert found.vector("eye", "../a.b", "text ICL").card.task == "../a.b"
+    assert set(found.vectors["task"]) == set(found.plan.tasks) == set(names)
+    assert found.vectors["file"].map(lambda file: (found.path / file).is_file()).all()
+    assert isinstance(found.chosen_layer(task="../a.b"), int)
     with pytest.raises(xmi.RunError, match="has no vector of eye, task a"):
         found.vector("eye", "a", "text ICL")
     assert all(len(path.name) < 150 for path in found.path.rglob("*"))

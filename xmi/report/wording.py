@@ -64,20 +64,14 @@ def tasks_of(table: pd.DataFrame) -> list[str]:
 
 def percent(value: Proportion, digits: int = 0) -> str:
     """Returns `92 % [85, 96]`, with spaces at which no line breaks; without the interval if it is not known."""
-    share = numerals.percent(value.mean, digits)
-    return f"{share} {_hundredths(value.low, value.high, digits)}".strip().replace(" ", SPACE)
+    return numerals.share(value.mean, value.low, value.high, digits).replace(" ", SPACE)
 
 
 def gain(difference: Any, low: Any, high: Any, digits: int = 0) -> str:
     """Returns a difference of shares as `+23 points [+15, +31]`."""
-    return f"{numerals.points(difference, digits)} {_hundredths(low, high, digits, numerals.signed)}".strip().replace(
-        ", ", f",{SPACE}"
-    )
-
-
-def _hundredths(low: Any, high: Any, digits: int, show: Any = numerals.decimal) -> str:
     known = numerals.defined(low) and numerals.defined(high)
-    return numerals.interval(100 * low, 100 * high, lambda v: show(v, digits)) if known else ""
+    between = numerals.interval(100 * low, 100 * high, lambda v: numerals.signed(v, digits)) if known else ""
+    return f"{numerals.points(difference, digits)} {between}".strip().replace(", ", f",{SPACE}")
 
 
 def too_few(n: int) -> str:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from xmi.arguments import check_calls
-from xmi.errors import RunError
+from xmi.errors import NotMeasuredError, RunError
+from xmi.faults import explain, some
 from xmi.measure import (
     Alignment,
     Answers,
@@ -33,14 +35,19 @@ from xmi.measure import (
     Transfer,
 )
 from xmi.measure.result import decode
-from xmi.names import sweep_name
+from xmi.names import TEXT_ICL, Modality, sweep_name
+from xmi.numerals import share
 from xmi.shown import Shown
 from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, read_study
+from xmi.study.headline import headline
 from xmi.study.records_file import RecordsFile
 from xmi.study.sealed import digest_of
 from xmi.study.tables import read_table
 
 if TYPE_CHECKING:  # a stored study is read without torch
+    import plotly.graph_objects as go
+
+    from xmi.study.plan import Plan
     from xmi.vector import TaskVector
 
 R = TypeVar("R", bound=Result)
@@ -73,6 +80,111 @@ class StudyResults(Shown):
 
     def _facts(self) -> dict[str, Any]:
         return {"path": self.path, "models": self.models, "tasks": self.tasks}
+
+    def _lead(self) -> str:
+        return self.headline
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for _, row in self.accuracy(method="patch").iterrows():
+            told = share(row["accuracy"], row["low"], row["high"])
+            yield {**row[["model", "source", "target", "layer"]], "accuracy": told, "n": row["n"]}
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked, as a plan that `xmi.run` takes.
+
+        Raises:
+            RunError: It is no plan of this version of xmi.
+        """
+        from xmi.study.plan import Plan
+
+        try:
+            return Plan(**self.study["plan"])
+        except ValidationError as error:
+            why = "; ".join(explain(error))
+            raise RunError(f"The plan in {self.path / STUDY} is none of this version of xmi: {why}") from None
+
+    @property
+    def headline(self) -> str:
+        """The main model's patch in one sentence, with intervals, beside prompt, no context and controls.
+
+        Text ICL vectors in image queries, where they were patched.
+        """
+        return headline(self.models[0], self.summary(self.models[0]))
+
+    @property
+    def vectors(self) -> pd.DataFrame:
+        """The task vectors that the run folder holds, which `vector` reads: model, task, source, seed, file."""
+        columns = ["model", "task", "source", "seed", "file"]
+        return pd.DataFrame(self._index.get("vectors", ()), columns=columns)
+
+    def accuracy(
+        self,
+        *,
+        model: str | None = None,
+        method: str | None = None,
+        source: str | None = None,
+        target: str | None = None,
+        task: str | None = None,
+    ) -> pd.DataFrame:
+        """Accuracies on test items, of all that was asked or of a part of it.
+
+        Args:
+            model: Name of one model; all by default.
+            method: `prompt`, `patch` or `no context`.
+            source: Specification, ensemble or control: `text ICL`, `control: random vector`, ...
+            target: Modality of the query, `text` or `image`.
+            task: Name of one task; the mean over tasks by default.
+
+        Returns:
+            The rows of `summary`, or of `by_task` if a task is named, with the model in front.
+
+        Raises:
+            NotMeasuredError: Something that was asked for was not measured; it says what was.
+        """
+        named = {"model": model, "method": method, "source": source, "target": target, "task": task}
+        frames = {m: self.summary(m) if task is None else self.by_task(m) for m in self.models}
+        found = pd.concat([frame.assign(model=m) for m, frame in frames.items()], ignore_index=True)
+        for column, value in named.items():
+            if value is not None:
+                there = found[column].drop_duplicates()
+                found = found[found[column] == value]
+                if found.empty:
+                    raise NotMeasuredError(f"{self.path} has no {column} {value!r} there; it has {some(there)}.")
+        return found[["model", *(c for c in found.columns if c != "model")]].reset_index(drop=True)
+
+    def chosen_layer(
+        self, source: str = TEXT_ICL, target: Modality = "image", *, task: str | None = None, model: str | None = None
+    ) -> int:
+        """The layer at which a vector is patched: the best one on validation items.
+
+        Args:
+            source: Specification, ensemble or control.
+            target: Modality of the query.
+            task: Choose by this task's validation items alone; by default all tasks have one layer.
+            model: Name of the model; the main one by default.
+
+        Raises:
+            NotMeasuredError: That was not patched; it says what was.
+        """
+        of = self.models[0] if model is None else model
+        found = self.accuracy(model=of, method="patch", target=target, source=source, task=task)
+        return int(found.iloc[0]["layer" if task is None else "own_layer"])
+
+    def figure(self, target: Modality = "image", *, model: str | None = None) -> go.Figure:
+        """The layer sweeps into text or image queries, drawn.
+
+        Args:
+            target: Modality of the query.
+            model: Name of the model; the main one by default.
+
+        Returns:
+            The plotly figure of `transfer`.
+
+        Raises:
+            RunError: There are none.
+        """
+        return self.transfer(self.models[0] if model is None else model, target).figure()
 
     @property
     def models(self) -> tuple[str, ...]:
