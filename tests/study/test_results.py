@@ -58,7 +58,7 @@ def test_the_chosen_layer_is_that_of_the_summary(results: xmi.StudyResults) -> N
         results.chosen_layer("instructions")
 
 
-def test_the_plan_is_one_that_can_be_run_again(results: xmi.StudyResults) -> None:
+def test_the_plan_is_the_one_that_was_asked(results: xmi.StudyResults) -> None:
     plan = Plan(model="organism", tasks=["country-capital"], layers=[1, 2])
     results.study["plan"] = plan.model_dump(mode="json")
     assert results.plan == plan

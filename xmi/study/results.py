@@ -91,7 +91,7 @@ class StudyResults(Shown):
 
     @property
     def plan(self) -> Plan:
-        """What was asked, as a plan that `xmi.run` takes.
+        """What was asked, with everything that was left to defaults.
 
         Raises:
             RunError: It is no plan of this version of xmi.
