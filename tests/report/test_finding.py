@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
-from tests.report.pages import figures
+from tests.report.pages import carried, figures
 from tests.report.synthetic import CONTROL, GOOD, TASKS, make_run
 from xmi.measure import Proportion
 from xmi.names import RANDOM
@@ -20,6 +22,7 @@ from xmi.report.tables import overview
 from xmi.report.verdicts import MARKS, verdicts
 from xmi.report.wording import judged
 from xmi.study.results import StudyResults
+from xmi.study.tables import read_table
 
 WANTED = (("no context", None), ("patch", RANDOM), ("prompt", "text ICL"), ("patch", "text ICL"))
 
@@ -67,6 +70,16 @@ def test_the_figure_shows_the_numbers_of_the_table_below(results: StudyResults, 
             )
             assert [100 * low, 100 * high] == pytest.approx([cell["low"], cell["low"] + cell["width"]], abs=0.2)
             assert said[i].endswith(f"n = {cell['n']}")
+
+
+def test_the_page_carries_the_tables_of_the_run(results: StudyResults, page: str) -> None:
+    (text,) = carried(page, "tables")
+    tables = {name: read_table(io.StringIO(content)) for name, content in json.loads(text).items()}
+    for name, of in (("accuracy", results.summary), ("by-task", results.by_task)):
+        assert f'data-table="{name}"' in page
+        for model in results.models:
+            own = tables[name][tables[name]["model"] == model].drop(columns="model").reset_index(drop=True)
+            pd.testing.assert_frame_equal(own, of(model))
 
 
 def test_the_sentence_holds_the_means_of_the_table(results: StudyResults) -> None:

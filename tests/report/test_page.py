@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+import pandas as pd
 import pytest
 
 from tests.plot.gallery import menu
@@ -206,6 +208,51 @@ def test_relative_depth_puts_models_on_one_axis_and_goes_back(page: Page) -> Non
     panel.locator(".depth").uncheck()
     page.wait_for_timeout(300)
     assert page.evaluate(axes) == before
+
+
+def test_figures_and_tables_can_be_saved(page: Page, run: Path, tmp_path: Path) -> None:
+    """The numbers saved are those of the run's tables; pictures are what they say they are."""
+
+    def saved(name: str) -> bytes:
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).first.click()
+        download.value.save_as(tmp_path / "saved")
+        return (tmp_path / "saved").read_bytes()
+
+    title = "From text examples to image queries: organism and control"
+    assert saved(f"PNG of {title}").startswith(b"\x89PNG")
+    svg = saved(f"SVG of {title}")
+    assert b"<svg" in svg
+    assert b"as a prompt" in svg
+    points = pd.read_csv(io.BytesIO(saved(f"CSV of {title}")))
+    table = (
+        StudyResults(run).summary("control").query("method == 'patch' and source == 'text ICL' and target == 'image'")
+    )
+    (point,) = points[(points.series == "control") & points.y.str.contains("patched vector")].itertuples()
+    assert [point.x, point.low, point.high] == pytest.approx(table[["accuracy", "low", "high"]].to_numpy()[0], abs=1e-3)
+    page.locator("#accuracies > summary").click()
+    whole = pd.read_csv(io.BytesIO(saved("CSV of Accuracy by specification and modality")))
+    for model in ("organism", "control"):
+        pd.testing.assert_frame_equal(
+            whole[whole.model == model].drop(columns="model").reset_index(drop=True), StudyResults(run).summary(model)
+        )
+
+
+def test_wrong_answers_can_be_listed_alone_and_the_address_says_so(page: Page, run: Path) -> None:
+    records = [r for r in StudyResults(run).records() if r["method"] == "prompt" and r["model"] == "control"]
+    page.goto("about:blank")
+    page.goto((run / "report.html").resolve().as_uri() + "#prompts?model=control&method=prompt&answer=wrong")
+    page.wait_for_selector("html[data-ready=true]")
+    shown = page.locator("details.drill:not([hidden])")
+    wrong = {(r["task"], r["source"], r["target"]) for r in records if not r["paper"]}
+    assert shown.count() == len(wrong) < len({(r["task"], r["source"], r["target"]) for r in records})
+    shown.first.locator("> summary").click()
+    page.locator("#lists .answer").first.wait_for()
+    assert page.locator("#lists .answer.is-hit").count() == 0
+    page.locator("#lists label", has_text="answer").locator("select").select_option("right")
+    page.locator("#lists .answer.is-hit").first.wait_for()
+    assert page.locator("#lists details.drill:not([hidden]) .answer.is-miss").count() == 0
+    assert page.evaluate("location.hash").endswith("answer=right")
 
 
 @pytest.mark.fault("D10")

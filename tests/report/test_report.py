@@ -181,9 +181,9 @@ def test_figures_are_those_of_a_notebook(run, written):
 
 def test_strings_cannot_leave_their_place(written):
     assert "<script>alert" not in written
-    # Scripts open and close once each: plotly, figures, ours, images, and the blocks of answers.
+    # Scripts open and close once each: plotly, figures, tables, ours, images, and the blocks of answers.
     blocks = len(carried(written, "block"))
-    assert len(re.findall(r"<script\b", written)) == len(re.findall(r"</script>", written)) == 4 + blocks
+    assert len(re.findall(r"<script\b", written)) == len(re.findall(r"</script>", written)) == 5 + blocks
     assert html.escape(HOSTILE[0]) in written  # a key of the provenance
 
 

@@ -21,7 +21,7 @@ from xmi.report.panels import Panel
 from xmi.report.sections import SECTIONS as MEASURED
 from xmi.report.sections import panels, takeaways
 from xmi.report.sections.transfer import headline
-from xmi.report.tables import by_task, overview, targets
+from xmi.report.tables import by_task, overview, stored, targets
 from xmi.report.verdicts import verdicts
 from xmi.report.wording import tasks_of
 from xmi.storage import write_file
@@ -100,6 +100,7 @@ def _context(results: StudyResults) -> dict[str, Any]:
         "by_task": by_task(results),
         "panels": found,
         "figures": figures_of(found),
+        "tables": packed_json(stored(results)),
         "plan": results.study.get("plan", {}),
         "provenance": results.study.get("provenance", {}),
         **assets(),
@@ -133,8 +134,9 @@ def figures_of(found: Sequence[Panel]) -> str:
 
 def assets() -> dict[str, str]:
     """Returns what every page carries with it: plotly (packed), style and script."""
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return {"plotly": _plotly(), "style": style, "script": script}
+    names = ("report.css", "report.js", "downloads.js")
+    style, *scripts = ((ASSETS / name).read_text(encoding="utf-8") for name in names)
+    return {"plotly": _plotly(), "style": style, "script": "\n".join(scripts)}
 
 
 @cache

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
+
 from xmi.names import MODALITIES, NO_CONTEXT, is_control, without_control
 from xmi.numerals import decimal, interval
 from xmi.plot import method_name
 from xmi.report.wording import NAMES, proportion, row_of, tasks_of
 from xmi.study.results import StudyResults
+from xmi.study.tables import table_text
 
 GROUPS = {
     "prompt": "Prompt: the specification stands in the context",
@@ -82,6 +85,18 @@ def by_task(results: StudyResults) -> list[dict[str, Any]]:
         ]
         found.append({"model": model, "tasks": tasks, "rows": rows})
     return found
+
+
+def stored(results: StudyResults) -> dict[str, str]:
+    """The tables of the run behind those of the page, as CSV with every digit, the models one below the other.
+
+    Returns:
+        `accuracy` (the summary tables) and `by-task`.
+    """
+    read = {"accuracy": results.summary, "by-task": results.by_task}
+    parts = {name: [of(m).assign(model=m) for m in results.models] for name, of in read.items()}
+    tables = {name: pd.concat(found) for name, found in parts.items()}
+    return {n: table_text(t[["model", *(c for c in t.columns if c != "model")]]) for n, t in tables.items()}
 
 
 def _group(method: str, source: str) -> str:

@@ -349,11 +349,16 @@
       return item;
     }));
   };
+  const isHit = ({ block, entry }, chosen) => {
+    const [, , , predicted, , , paper, last] = entry; // the last are layers, or the strict score
+    if (!Array.isArray(predicted)) return Boolean(paper);
+    return predicted.some((_, i) => paper[i] === "1" && (chosen === null || block.layers[last][i] === chosen));
+  };
   const answerNode = (answer, chosen) => {
     const { block, entry } = answer;
-    const [prompt, label, seed, predicted, logp, rank, paper, last] = entry; // the last are layers, or the strict score
+    const [prompt, label, seed, predicted, logp, rank, , last] = entry;
     const swept = Array.isArray(predicted);
-    const hit = swept ? predicted.some((_, i) => paper[i] === "1" && (chosen === null || block.layers[last][i] === chosen)) : paper;
+    const hit = isHit(answer, chosen);
     const verdict = make("div", { className: "verdict" }, mark(hit), " label ", quote(block.strings[label]));
     if (!swept) verdict.append(", answer ", quote(block.strings[predicted]), make("span", { className: "small", textContent: ` log-probability of the label ${logp} nats, rank ${rank}, strict ${last ? "✓" : "✗"}` }));
     if (seed !== null) verdict.append(make("span", { className: "small", textContent: ` · seed ${seed}` }));
@@ -361,18 +366,21 @@
     if (swept) node.append(layersNode(answer, chosen));
     return node;
   };
+  let answer = ""; // which answers are listed: right, wrong, or all
   const fill = async (details) => {
     const box = details.querySelector(".answers");
-    if (box.childElementCount) return;
+    if (box.childElementCount && box.dataset.answer === answer) return;
+    box.dataset.answer = answer;
     if (!all) {
-      box.append(make("p", { className: "note", textContent: "Unpacking …" }));
+      box.replaceChildren(make("p", { className: "note", textContent: "Unpacking …" }));
       try { await unpack(); } catch (error) {
         box.replaceChildren(make("p", { className: "note", textContent: `The answers cannot be unpacked in this browser (${error}); they are in records.jsonl of the run folder.` }));
         return;
       }
     }
     const chosen = details.dataset.layer === "" ? null : Number(details.dataset.layer);
-    const entries = all.lists.get(Number(details.dataset.cell)) ?? [];
+    const every = all.lists.get(Number(details.dataset.cell)) ?? [];
+    const entries = answer ? every.filter((entry) => isHit(entry, chosen) === (answer === "right")) : every;
     box.replaceChildren();
     let shown = 0;
     const more = make("button", { type: "button" });
@@ -398,11 +406,15 @@
   const drills = lists ? [...lists.querySelectorAll("details.drill")] : [];
   const filter = (chosen) => {
     const wanted = names.map((name) => (chosen.has(name) ? KEYS[name].indexOf(chosen.get(name)) : null));
-    const any = wanted.some((i) => i !== null);
+    answer = ["right", "wrong"].find((value) => value === chosen.get("answer")) ?? "";
+    const any = wanted.some((i) => i !== null) || answer !== "";
+    selects.answer.value = answer;
     for (const name of names) if (selects[name]) selects[name].value = chosen.get(name) ?? "";
     const matches = drills.filter((drill) => {
       const place = drill.dataset.place.split(" ").map(Number);
-      drill.hidden = !wanted.every((i, k) => i === null || i === place[k]);
+      const count = answer === "right" ? drill.dataset.hits : answer ? drill.dataset.size - drill.dataset.hits : 1;
+      drill.hidden = !wanted.every((i, k) => i === null || i === place[k]) || !Number(count);
+      if (!drill.hidden && drill.open) fill(drill);
       return !drill.hidden;
     });
     for (const group of lists.querySelectorAll("details.task, .model-lists")) {
@@ -417,16 +429,21 @@
   if (lists) {
     const bar = lists.querySelector(".filters");
     const write = () => {
-      const chosen = new URLSearchParams(names.filter((n) => selects[n]?.value).map((n) => [n, selects[n].value]));
+      const chosen = new URLSearchParams([...names, "answer"].filter((n) => selects[n]?.value).map((n) => [n, selects[n].value]));
       history.replaceState(null, "", `#prompts${String(chosen) && `?${chosen}`}`);
       filter(chosen);
     };
-    for (const name of names.filter((n) => KEYS[n].length > 1)) {
-      const options = KEYS[name].map((value) => make("option", { value, textContent: value }));
+    const SHOWN = { source: "specification", target: "query modality" };
+    const choice = (name, values) => {
+      const options = values.map((value) => make("option", { value, textContent: value }));
       selects[name] = make("select", {}, make("option", { value: "", textContent: "all" }), ...options);
       selects[name].addEventListener("change", write);
-      bar.append(make("label", {}, name, selects[name]));
+      bar.append(make("label", {}, SHOWN[name] ?? name, selects[name]));
+    };
+    for (const name of names.filter((n) => KEYS[n].length > 1)) {
+      choice(name, KEYS[name]);
     }
+    choice("answer", ["right", "wrong"]);
     const clear = make("button", { type: "button", className: "clear", textContent: "Show all", hidden: true });
     clear.addEventListener("click", () => {
       Object.values(selects).forEach((select) => { select.value = ""; });
@@ -470,7 +487,8 @@
   }, { rootMargin: "-20% 0px -70% 0px" });
   document.querySelectorAll("main > section").forEach((section) => spy.observe(section));
 
+  window.xmi = { make, plain, unpacked };
   setTheme(theme);
   follow();
-  drawAll();
+  drawAll().then(() => location.hash && follow()); // figures above it have pushed it down
 })();
