@@ -373,7 +373,8 @@ def test_tasks_may_be_called_anything(copied: Path, tmp_path: Path) -> None:
     assert set(found.vectors["task"]) == set(names)
     assert found.plan.tasks == tuple(found.study["plan"]["tasks"])
     assert found.vectors["file"].map(lambda file: (found.path / file).is_file()).all()
-    assert isinstance(found.chosen_layer(task="../a.b"), int)
+    patched = found.accuracy(method="patch", task="../a.b").iloc[0]
+    assert found.chosen_layer(patched["source"], patched["target"], task="../a.b") == patched["own_layer"]
     with pytest.raises(xmi.RunError, match="has no vector of eye, task a"):
         found.vector("eye", "a", "text ICL")
     assert all(len(path.name) < 150 for path in found.path.rglob("*"))
