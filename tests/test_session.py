@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 VERBS = {
     name: function
     for name, function in vars(VLM).items()
-    if inspect.isfunction(function) and function.__module__ != VLM.__module__
+    if inspect.isfunction(function) and function.__module__ != VLM.__module__ and not name.startswith("_")
 }
 
 
