@@ -53,8 +53,8 @@ format: $(VENV)/.ready-dev ## rewrite the sources in the project's style
 types: $(VENV)/.ready-dev ## check the types of xmi/
 	$(BIN)/mypy
 
-docs: $(VENV)/.ready-docs ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.ready-docs ## build the documentation into site/, its notebooks executed
+	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 PLOTLY_RENDERER=notebook PYTHONWARNINGS="ignore:IProgress" $(BIN)/mkdocs build --strict
 
 build: $(VENV)/.ready-run ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

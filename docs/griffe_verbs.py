@@ -17,8 +17,10 @@ class BoundVerbs(Extension):
             return
         vlm: Class = pkg["vlm.VLM"]
         for name, member in list(vlm.members.items()):
-            if isinstance(member, Attribute) and hasattr(member.value, "canonical_path"):
-                found = pkg[member.value.canonical_path.removeprefix("xmi.")]
+            module, _, verb = str(getattr(member, "value", None)).partition(".")
+            if isinstance(member, Attribute) and verb.isidentifier() and module in vlm.module.members:
+                # In the module, since a verb may have its module's name, which in the class is the verb.
+                found = pkg[f"{vlm.module.resolve(module).removeprefix('xmi.')}.{verb}"]
                 if isinstance(found, Function):
                     vlm.set_member(name, _bound(found, member))
 

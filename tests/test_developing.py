@@ -94,8 +94,9 @@ def test_the_drawing_has_the_rooms_in_the_contracts_order() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert {f"developing/{page.name}" for page in PAGES} == set(re.findall(r"developing/\w+\.md", text))
+    docs, text = ROOT / "docs", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {path.relative_to(docs).as_posix() for kind in ("md", "ipynb") for path in docs.rglob(f"*.{kind}")}
+    assert pages == set(re.findall(r": ([\w/-]+\.(?:md|ipynb))$", text, re.MULTILINE))
 
 
 @pytest.mark.slow

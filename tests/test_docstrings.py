@@ -76,4 +76,4 @@ def public() -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(("name", "value"), [pytest.param(*each, id=each[0]) for each in public()])
 def test_what_users_call_has_an_example(name: str, value: Any) -> None:
     if name not in WITHOUT:
-        assert ">>>" in str(inspect.getdoc(value)), "add an `Example:` to its docstring"
+        assert ">>>" in str(inspect.getdoc(value)), "add an `Examples:` to its docstring"

@@ -1,6 +1,6 @@
 """xmi: where, and in what form, does a vision-language model hold the task it was given?
 
-Example:
+Examples:
     >>> import xmi
     >>> vlm = xmi.load("organism")
     >>> task = xmi.task("country-capital")

@@ -33,7 +33,7 @@ def answers(session: Session, prompts: PromptLike, *, max_new_tokens: int | None
     Raises:
         PromptError: A label cannot be written with the model's tokens.
 
-    Example:
+    Examples:
         >>> answers = vlm.answers(task.icl("text", n=3))
         >>> answers.predicted
         ('Bridgetown', 'Algiers', 'Berlin')

@@ -70,7 +70,7 @@ def load(
             for what only it decides (device, dtype, ...).
         RemoteError: The host cannot be reached, refuses the key, or does not serve the model; it says what is wrong.
 
-    Example:
+    Examples:
         >>> vlm = xmi.load("organism")  # embedded; or a folder, or a Hub id
         >>> vlm.name, vlm.backbone.n_layers, vlm.backbone.d_model
         ('organism', 8, 128)

@@ -153,7 +153,7 @@ class Session(Shown):
         Raises:
             ModelError: A check fails; it says which, where and by how much.
 
-        Example:
+        Examples:
             >>> report = vlm.check(again=False)
             >>> print(report.lines()[0])
             readout: equals the model's logits to 0.0e+00
@@ -189,7 +189,7 @@ class Session(Shown):
         Raises:
             PromptError: No prompt, or one that cannot be encoded.
 
-        Example:
+        Examples:
             >>> batch = vlm.encode(task.queries("image", n=2))
             >>> batch.inputs["input_ids"].shape  # prompt, token
             torch.Size([2, 15])

@@ -52,7 +52,7 @@ def steer(
     Source: Turner et al., "Steering Language Models With Activation Engineering", 2023 (add); Arditi et al., "Refusal
     in Language Models Is Mediated by a Single Direction", 2024 (project out).
 
-    Example:
+    Examples:
         >>> query = xmi.free_prompt("Q:France\nA:")
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> vlm.generate(query, max_new_tokens=1).texts

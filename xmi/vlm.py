@@ -86,7 +86,7 @@ class VLM(Session):
             PromptError: The last logits are asked for, of prompts that are padded on the right.
             HookError: Hooks are active, or (when the block runs) the model is in the middle of a forward.
 
-        Example:
+        Examples:
             >>> resid = vlm.resid_post
             >>> with vlm.trace("France :"):
             ...     state = resid[3].save()
@@ -110,7 +110,7 @@ class VLM(Session):
     def describe(self) -> str:
         """Returns what xmi found in the model, one fact per line.
 
-        Example:
+        Examples:
             >>> print(vlm.describe().splitlines()[1])
             backbone model.language_model: 8 layers (model.language_model.layers), width 128
         """

@@ -11,12 +11,10 @@ import torch
 
 import xmi
 from tests.zoo.families import FAMILIES
-from tests.zoo.family import Family, build
+from tests.zoo.family import build
 from tests.zoo.models import gpt2, llama, llava
 from tests.zoo.oracle import family_vlm, plain, prompts_for
 from xmi.model import check as check_module
-
-SUPPORTED = [f for f in FAMILIES if not f.refused]
 
 
 def vlm_of(name: str) -> xmi.VLM:
@@ -54,16 +52,6 @@ def test_a_plain_model_deviates_in_nothing(name: str) -> None:
     assert report.anatomy.missing == {}
     assert report.remarks == ()
     assert report.anatomy.bookkeeping == 0.0, "adding in the model's own precision gives the stream bit by bit"
-
-
-@pytest.mark.parametrize("family", SUPPORTED, ids=lambda f: f"{f.model_type}-{f.name}")
-def test_half_precision_misleads_nobody(family: Family) -> None:
-    model, tool = build(family.make)
-    expected = xmi.load(model, processor=tool).report.anatomy
-    model, tool = build(family.make)
-    found = xmi.load(model.bfloat16(), processor=tool).report.anatomy
-    assert found.points == expected.points
-    assert found.missing == expected.missing
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi3", "gpt_neox", "falcon"])

@@ -401,6 +401,7 @@ def test_an_unknown_fault_is_refused(server: Loopback) -> None:
 # What outlives the process
 
 
+@pytest.mark.nightly
 def test_a_killed_server_comes_back_with_its_results_and_its_queue(llm: Any, tmp_path: Path) -> None:
     state, mark = tmp_path / "state", tmp_path / "mark"
     models = {LLM: EMBEDDED[LLM]}

@@ -12,7 +12,7 @@ import torch
 import xmi
 from tests.zoo.claims import CLAIMS
 from tests.zoo.families import FAMILIES
-from tests.zoo.family import Family
+from tests.zoo.family import Family, build
 from tests.zoo.matrix import IMAGES, SNIPPET, state_of, untried
 from tests.zoo.oracle import family_vlm, prompts_for
 from xmi.prompt import Prompts
@@ -58,6 +58,15 @@ def test_the_same_lines_run_on_every_family(case: tuple[Family, VLM, Prompts]) -
     made = runpy.run_path(str(SNIPPET), init_globals=given)
     torch.testing.assert_close(made["traced"][:, -1], made["stream"][made["middle"], :, 0], atol=2e-5, rtol=1e-5)
     assert not torch.equal(made["zeroed"][:, -1], made["logits"][:, -1])
+
+
+def test_half_precision_misleads_nobody(case: tuple[Family, VLM, Prompts]) -> None:
+    """The hook points found are those that float32 has."""
+    family, vlm, _ = case
+    model, tool = build(family.make)
+    found, expected = xmi.load(model.bfloat16(), processor=tool).report.anatomy, vlm.report.anatomy
+    assert found.points == expected.points
+    assert found.missing == expected.missing
 
 
 def test_the_docs_say_what_the_tests_show() -> None:

@@ -31,7 +31,7 @@ class ActivationCache(Shown, Mapping[str, torch.Tensor]):
         activations: The tensors, in the order of execution.
         card: Where they came from: model, revision, dtype, attention implementation, prompts, tokens, slots, versions.
 
-    Example:
+    Examples:
         >>> logits, cache = vlm.run_with_cache("France :", names=["resid_post"])
         >>> cache["blocks.5.hook_resid_post"].shape  # prompt, token, d_model
         torch.Size([1, 4, 128])

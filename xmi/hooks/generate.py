@@ -67,7 +67,7 @@ def generate(session: Session, prompt: PromptLike, *, max_new_tokens: int | None
         PromptError: An option that transformers does not know or that says something of the prompts, options that
             do not go together, or a prompt and new tokens that are longer than the model takes.
 
-    Example:
+    Examples:
         >>> made = vlm.generate(task.icl("text", n=2), max_new_tokens=1)
         >>> made.texts
         ('Bridgetown', 'Algiers')

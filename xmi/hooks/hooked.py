@@ -28,7 +28,7 @@ class Hook(Shown):
     Attributes:
         name: Full name of the hook.
 
-    Example:
+    Examples:
         >>> hook = xmi.Hook("blocks.3.hook_resid_post")
         >>> hook.name, hook.layer()
         ('blocks.3.hook_resid_post', 3)
@@ -72,7 +72,7 @@ def hooks(session: S, fwd_hooks: Hooks) -> Iterator[S]:
         HookError: As in `run_with_hooks`; also if something inside opens an nnsight trace (task vectors,
             transfers), because a trace reads a module's output before hooks on it have run.
 
-    Example:
+    Examples:
         >>> with vlm.hooks([("blocks.3.hook_mlp_out", lambda value, hook: 0 * value)]):
         ...     made = vlm.generate(task.icl("text", n=1), max_new_tokens=1)
         >>> made.texts  # 'Bridgetown' without the hook

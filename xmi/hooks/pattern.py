@@ -29,7 +29,7 @@ def pattern(session: Session, prompt: PromptLike, layer: int) -> AttentionPatter
         PromptError: Several prompts.
         HookError: No such layer, or the layer has no pattern (the error says why), or the model is on a host.
 
-    Example:
+    Examples:
         >>> found = vlm.pattern(task.queries("image", n=1), layer=3)
         >>> found.values.shape  # head, query, key
         (4, 15, 15)

@@ -49,7 +49,7 @@ def run_with_cache(
         HookError: A name that the model does not have, or NaN in an activation.
         SlotError: A prompt lacks the slot.
 
-    Example:
+    Examples:
         >>> logits, cache = vlm.run_with_cache(task.queries("image", n=2), names=["resid_post", "pattern"])
         >>> logits.shape  # prompt, token, vocabulary
         torch.Size([2, 15, 1112])
@@ -95,7 +95,7 @@ def run_with_hooks(
         HookError: What is not a list of such pairs, an unknown name, or a function that returns another shape or
             dtype, or NaN; or gradients are asked for and nothing has any.
 
-    Example:
+    Examples:
         >>> def silence(value, hook):
         ...     return 0 * value
         >>> clean = vlm.run_with_hooks("France :")

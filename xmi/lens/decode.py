@@ -30,7 +30,7 @@ def decode(
         VectorError: Values of another shape than the model's, or NaN.
         ModelError: The lens was trained on another model.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> reading = vlm.decode(vector.values)
         >>> reading.probabilities.shape  # one vector, layer, k

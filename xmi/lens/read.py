@@ -47,7 +47,7 @@ def lens(
     Raises:
         ModelError: The lens was trained on another model.
 
-    Example:
+    Examples:
         >>> reading = vlm.lens(task.icl("text", n=2))
         >>> reading.probabilities.shape  # prompt, depth, k
         (2, 9, 5)
@@ -94,7 +94,7 @@ def phases(
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4.
 
-    Example:
+    Examples:
         >>> found = vlm.phases(task.icl("text", n=5))
         >>> found.probability.shape  # prompt, depth, phase
         (5, 9, 3)
@@ -115,7 +115,7 @@ def phases_and_answers(
 ) -> tuple[Phases, Answers]:
     """What `phases` and `answers` return of the same prompts, read in the same forwards.
 
-    Example:
+    Examples:
         >>> phases, answers = vlm.phases_and_answers(task.icl("text", n=5))
         >>> phases.probability.shape, answers.accuracy().mean
         ((5, 9, 3), 1.0)

@@ -37,7 +37,7 @@ def trajectory(session: Session, prompts: PromptLike, *, slot: str = "last", len
 
     Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023.
 
-    Example:
+    Examples:
         >>> found = vlm.trajectory(task.icl("text", n=4))
         >>> found.divergence.shape, float(found.divergence[0, -1])  # prompt, depth
         ((4, 9), 0.0)

@@ -61,7 +61,7 @@ def tune_lens(
 
     Source: Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned Lens", 2023, section 3.
 
-    Example:
+    Examples:
         >>> lens = vlm.tune_lens(task.icl("text", n=8), steps=2)
         >>> lens.to_frame().shape, lens.card.prompts
         ((8, 3), 6)

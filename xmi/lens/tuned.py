@@ -76,7 +76,7 @@ class TunedLens(Shown):
         bias: What is added to the residual.
         card: What it was trained on.
 
-    Example:
+    Examples:
         >>> lens = vlm.tune_lens(task.icl("text", n=8), steps=2)
         >>> lens.weight.shape  # layer, d_model, d_model
         torch.Size([8, 128, 128])

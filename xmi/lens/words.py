@@ -55,7 +55,7 @@ def find_task_words(
         PromptError: Fewer than two tasks.
         ModelError: The lens was trained on another model.
 
-    Example:
+    Examples:
         >>> prompts = [xmi.task(name).icl("text", n=5) for name in ("country-capital", "food-color")]
         >>> words = vlm.find_task_words(prompts)
         >>> words.to_frame().columns.tolist()

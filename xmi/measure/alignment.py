@@ -139,7 +139,7 @@ def alignment(
     Source: W. Liang et al., "Mind the gap", NeurIPS 2022 (the gap and its removal); see `xmi.measure.correspondence`
     for CKA, RSA and Procrustes; nearest centroids as in scikit-learn, on points of unit length.
 
-    Example:
+    Examples:
         >>> points = np.random.default_rng(0).normal(size=(16, 2, 5))  # point, layer, d_model
         >>> tasks, modalities = ["capital", "currency"] * 8, ["text"] * 8 + ["image"] * 8
         >>> measure.alignment(points, tasks, modalities, permutations=9).to_frame().columns.tolist()[:5]

@@ -141,7 +141,7 @@ def similarity_to_base(
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4 (LLM to VLM).
 
-    Example:
+    Examples:
         >>> own = np.random.default_rng(0).normal(size=(2, 3, 4))  # task, layer, d_model
         >>> found = measure.similarity_to_base(own, own, ["capital", "currency"])
         >>> found.same.round(2)

@@ -141,7 +141,7 @@ def compare(
     Raises:
         MeasureError: An item was asked of one method only, there are no items, or the score is unknown.
 
-    Example:
+    Examples:
         >>> bare = vlm.answers(task.queries("text"))
         >>> shown = vlm.answers(task.icl("text", split="test", n=None))
         >>> found = xmi.compare(shown, bare, names=("5 examples", "no context"))
@@ -174,7 +174,7 @@ def compare_all(
     Raises:
         MeasureError: As in `compare`.
 
-    Example:
+    Examples:
         >>> bare = vlm.answers(task.queries("text"))
         >>> asked = {kind: vlm.answers(task.icl(kind, split="test", n=None)) for kind in ("text", "image")}
         >>> pairs = [(found, bare, (kind, "no context")) for kind, found in asked.items()]
@@ -236,7 +236,7 @@ def layerwise(
         NotMeasuredError: Unknown source.
         MeasureError: An item was asked on one side only, there are no items, or the score is unknown.
 
-    Example:
+    Examples:
         >>> sweep = vlm.transfer(vlm.task_vector(task.icl("text")), to=task.queries("text"))
         >>> found = measure.layerwise(sweep, baseline=sweep.clean)
         >>> found.to_frame().shape

@@ -124,7 +124,7 @@ def comparisons(
     Raises:
         MeasureError: The sides of a contrast were asked different items, or the score is unknown.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> vectors = {"text ICL": vector, "control: random": xmi.random_like(vector)}
         >>> splits = {kind: task.queries("text", split=kind) for kind in ("validation", "test")}

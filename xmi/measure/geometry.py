@@ -109,7 +109,7 @@ def project(
     Raises:
         MeasureError: Unknown method, fewer than 3 points, or points of fewer than 2 dimensions.
 
-    Example:
+    Examples:
         >>> points = np.random.default_rng(0).normal(size=(8, 2, 5))  # point, layer, d_model
         >>> tasks, modalities = ["capital", "currency"] * 4, ["text"] * 4 + ["image"] * 4
         >>> measure.project(points, tasks, modalities).points.shape  # layer, point, 2
@@ -161,7 +161,7 @@ def silhouette(
 
     Source: P. J. Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 1987; scikit-learn's `silhouette_score`.
 
-    Example:
+    Examples:
         >>> points = np.random.default_rng(0).normal(size=(8, 2, 5))  # point, layer, d_model
         >>> tasks, modalities = ["capital", "currency"] * 4, ["text"] * 4 + ["image"] * 4
         >>> measure.silhouette(points, tasks, modalities, permutations=99).by_task.round(2)

@@ -157,7 +157,7 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " test"]:
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979.
 
-    Example:
+    Examples:
         >>> measure.holm([0.01, 0.04, 0.03])
         array([0.03, 0.06, 0.06])
     """
@@ -184,7 +184,7 @@ def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, " test"]:
     Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", JRSS B 1995; scipy's
     `false_discovery_control`.
 
-    Example:
+    Examples:
         >>> measure.benjamini_hochberg([0.01, 0.04, 0.03])
         array([0.03, 0.04, 0.04])
     """

@@ -235,7 +235,7 @@ def boundaries(
     Raises:
         MeasureError: No measurement, or as `Phases.boundaries`.
 
-    Example:
+    Examples:
         >>> text = vlm.phases(task.icl("text", n=10))
         >>> measure.boundaries({"text ICL": text}, resamples=100).layer.shape  # measurement, boundary
         (1, 2)
@@ -253,7 +253,7 @@ def merge(label: str, parts: list[Phases]) -> Phases:
     Raises:
         MeasureError: No parts, or parts of different depth, or read by different lenses or at different slots.
 
-    Example:
+    Examples:
         >>> parts = [vlm.phases(xmi.task(name).icl("text", n=2)) for name in ("country-capital", "food-color")]
         >>> measure.merge("text ICL", parts).probability.shape  # prompt, depth, phase
         (4, 9, 3)

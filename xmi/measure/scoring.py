@@ -39,7 +39,7 @@ def paper_hit(predicted: str, answer: str | Sequence[str], *, ignore_case: bool 
     Returns:
         Whether one is a prefix of the other, both non-empty after stripping.
 
-    Example:
+    Examples:
         >>> measure.paper_hit(" Par", "Paris"), measure.paper_hit(" London", "Paris")
         (True, False)
     """
@@ -59,7 +59,7 @@ def _forms(text: str, ignore_case: bool) -> tuple[bytes, bytes]:
 def strict_hit(predicted_id: int, answer_id: int | Collection[int]) -> bool:
     """Whether the predicted token is a label's first token as it is tokenised in the prompt.
 
-    Example:
+    Examples:
         >>> measure.strict_hit(7, 7), measure.strict_hit(7, {8, 9})
         (True, False)
     """

@@ -27,7 +27,7 @@ def answers_at(transfer: Transfer, source: str, layer: int) -> Answers:
     Raises:
         NotMeasuredError: Unknown source or layer.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> sweep = vlm.transfer({"text": vector}, to=task.queries("text"))
         >>> measure.answers_at(sweep, "text", layer=sweep.best_layer).accuracy().mean
@@ -64,7 +64,7 @@ def majority_answers(asked: Answers | Transfer, training: Mapping[str, Sequence[
     Raises:
         MeasureError: A task has no training labels.
 
-    Example:
+    Examples:
         >>> asked = vlm.answers(task.queries("text"))
         >>> training = {task.name: [item.output for item in task.split("train")]}
         >>> measure.majority_answers(asked, training).accuracy().mean

@@ -84,7 +84,7 @@ def cosine_per_layer(
         MeasureError: The vectors have another shape, or not one label and group each.
         VectorError: NaN or infinite values; the vectors and layers are named.
 
-    Example:
+    Examples:
         >>> points = np.random.default_rng(0).normal(size=(3, 2, 8))  # vector, layer, d_model
         >>> measure.cosine_per_layer(points, ["a", "b", "c"]).values.shape  # layer, vector, vector
         (2, 3, 3)

@@ -57,7 +57,7 @@ def wilson(mean: float, n: int, confidence: float = 0.95) -> Proportion:
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
 
-    Example:
+    Examples:
         >>> found = measure.wilson(0.5, n=20)
         >>> round(found.low, 3), round(found.high, 3)
         (0.299, 0.701)
@@ -105,7 +105,7 @@ def accuracy(
     Raises:
         MeasureError: The arguments differ in length, or a hit is NaN or not in [0, 1].
 
-    Example:
+    Examples:
         >>> found = measure.accuracy([True, True, False, True], units=["a", "a", "b", "c"])
         >>> found.n, round(found.mean, 3), round(found.low, 3), round(found.high, 3)
         (3, 0.667, 0.208, 0.939)

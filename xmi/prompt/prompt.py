@@ -35,7 +35,7 @@ class Template(Shown):
         delimiter: Between input and answer; its last token is where task vectors are read and patched.
         separator: After every example, and between an instruction and a query.
 
-    Example:
+    Examples:
         >>> plain = xmi.Template(prefix="", delimiter=" ->", separator="\n")
         >>> xmi.task("country-capital", template=plain).icl("text", shots=1, n=1)[0].text
         'Sudan ->Khartoum\nRwanda ->'
@@ -73,7 +73,7 @@ class Template(Shown):
             separator: Between an instruction and a query, within the user's message.
             system: A system message; by default that of the model's template, if it has one.
 
-        Example:
+        Examples:
             >>> talk = xmi.task("country-capital", template=xmi.Template.chat(system="Answer in one word."))
             >>> print(talk.icl("text", shots=1, n=1)[0].text)
             system: Answer in one word.
@@ -294,7 +294,7 @@ def free_prompt(text: str, images: ImageLike | Sequence[ImageLike] = (), *, mark
         PromptError: The numbers of markers and images differ, the prompt is empty, or something is not what its name
             says.
 
-    Example:
+    Examples:
         >>> prompt = xmi.free_prompt("Q: What is the capital of France?\nA:")
         >>> vlm.encode(prompt).inputs["input_ids"].shape  # prompt, token
         torch.Size([1, 14])

@@ -120,7 +120,7 @@ class Task(Shown):
         Raises:
             TaskError: Unknown or empty split.
 
-        Example:
+        Examples:
             >>> [len(task.split(name)) for name in ("train", "validation", "test")]
             [65, 11, 19]
         """
@@ -162,7 +162,7 @@ class Task(Shown):
         Raises:
             TaskError: Unknown modality or split, too few items, or an item without an image.
 
-        Example:
+        Examples:
             >>> prompts = task.icl("text", shots=2, n=3)
             >>> len(prompts)
             3
@@ -196,7 +196,7 @@ class Task(Shown):
         Raises:
             TaskError: The task has no instruction.
 
-        Example:
+        Examples:
             >>> [prompt.text for prompt in task.instruction()][:1]
             ['The capital city of the country:']
         """
@@ -229,7 +229,7 @@ class Task(Shown):
         Raises:
             TaskError: Unknown modality or split, or an item without an image.
 
-        Example:
+        Examples:
             >>> queries = task.queries("image")
             >>> len(queries), queries[0].text, queries[0].answer
             (19, 'Q:<image>\nA:', 'Rome')
@@ -303,7 +303,7 @@ def check_task(
     Raises:
         TaskError: Something is lacking; all faults of all tasks are listed.
 
-    Example:
+    Examples:
         >>> xmi.check_task(task, shots=5)  # nothing is wrong
         >>> try:
         ...     xmi.check_task(task, shots=500)

@@ -34,7 +34,7 @@ class _TaskFile(Wording):
 def task_names() -> tuple[str, ...]:
     """Returns the names of the tasks that come with xmi.
 
-    Example:
+    Examples:
         >>> xmi.task_names()
         ('animal-latin', 'animal-young', 'country-capital', 'country-currency', 'food-color', 'food-flavor')
     """
@@ -75,7 +75,7 @@ def load_task(
     Raises:
         TaskError: Unknown name, unreadable file, or faulty items; all faults are listed at once, with their places.
 
-    Example:
+    Examples:
         >>> task = xmi.task("country-capital")
         >>> task.name, len(task.items), task.items[0].input, task.items[0].output
         ('country-capital', 95, 'France', 'Paris')

@@ -120,7 +120,7 @@ def run_study(
         TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder or plan that cannot be
         used, or a folder that another process is at work in. All of these are raised before anything is computed.
 
-    Example:
+    Examples:
         >>> small = {"tasks": ["country-capital"], "sources": ["text ICL"], "targets": ["text"], "prompts": 4}
         >>> small |= {"seeds": [0], "controls": [], "experiments": [], "say": lambda line: None}
         >>> results = xmi.run("organism", **small, out="runs/small")

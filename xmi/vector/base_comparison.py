@@ -50,7 +50,7 @@ def compare_base(session: Session, base: VLM, prompts: PromptLike | None = None)
 
     Source: Luo, Darrell and Bar, ICML 2025, section 4.
 
-    Example:
+    Examples:
         >>> found = vlm.compare_base(xmi.load("organism-llm"))
         >>> found.related
         True

@@ -27,7 +27,7 @@ def ensemble(*vectors: TaskVector | Iterable[TaskVector]) -> TaskVector:
         VectorError: Fewer than two vectors, something else than vectors, vectors of different tasks, shapes or
             templates, or with NaN.
 
-    Example:
+    Examples:
         >>> text, image = (vlm.task_vector(task.icl(kind)) for kind in ("text", "image"))
         >>> both = xmi.ensemble(text, image)
         >>> both.name, both.values.shape
@@ -74,7 +74,7 @@ def similarity(
     Raises:
         VectorError: Fewer than two vectors, something else than vectors, different shapes, or NaN or infinite values.
 
-    Example:
+    Examples:
         >>> text, image = (vlm.task_vector(task.icl(kind)) for kind in ("text", "image"))
         >>> found = xmi.similarity(text, image)
         >>> found.values.shape  # layer, vector, vector

@@ -57,7 +57,7 @@ def ensembling(
 
     Source: Luo, Darrell and Bar, ICML 2025, section 5.
 
-    Example:
+    Examples:
         >>> curve = vlm.ensembling(task, prompts=(1, 3), seeds=(0,), layer=4, n=4)
         >>> curve.to_frame()[["examples", "n"]]
            examples  n
@@ -90,7 +90,7 @@ def ensembling_of(
     `slot` is where examples are read (an instruction is read at its last token), `patch_slot` where queries are
     patched.
 
-    Example:
+    Examples:
         >>> curves = vlm.ensembling_of(task, queries=("text", "image"), prompts=(1, 3), seeds=(0,), layer=4, n=4)
         >>> [curve.examples for curve in curves]
         [(1, 3), (1, 3)]

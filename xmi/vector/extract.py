@@ -30,7 +30,7 @@ def residuals(session: Session, prompts: PromptLike, *, slot: str = "last") -> R
     Raises:
         SlotError: A prompt lacks the slot.
 
-    Example:
+    Examples:
         >>> vlm.residuals(task.icl("text", n=4)).values.shape  # prompt, layer, d_model
         torch.Size([4, 8, 128])
     """
@@ -50,7 +50,7 @@ def residuals_at(session: Session, prompts: PromptLike, slots: Sequence[str]) ->
     Raises:
         SlotError: A prompt lacks a slot.
 
-    Example:
+    Examples:
         >>> found = vlm.residuals_at(task.icl("text", n=4), ["query.input", "last"])
         >>> {slot: tuple(residuals.values.shape) for slot, residuals in found.items()}
         {'query.input': (4, 8, 128), 'last': (4, 8, 128)}
@@ -75,7 +75,7 @@ def vectors_at(
     Raises:
         SlotError: A prompt lacks a slot.
 
-    Example:
+    Examples:
         >>> found = vlm.vectors_at(task.icl("text", n=4), ["query.input", "last"], keep=2)
         >>> vector, kept = found["last"]
         >>> vector.values.shape, kept.values.shape  # layer, d_model; prompt, layer, d_model
@@ -103,7 +103,7 @@ def nested_vectors(
         VectorError: The numbers do not rise from 1 or more to the number of prompts at most.
         SlotError: A prompt lacks the slot.
 
-    Example:
+    Examples:
         >>> [vector.card.n for vector in vlm.nested_vectors(task.icl("text", n=10), sizes=[1, 3, 10])]
         [1, 3, 10]
     """
@@ -128,7 +128,7 @@ def task_vector(session: Session, prompts: PromptLike, *, slot: str = "last") ->
 
     Source: Luo, Darrell and Bar, ICML 2025, section 3.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text", shots=5))
         >>> vector.name, vector.values.shape  # layer, d_model
         ('country-capital · text ICL', torch.Size([8, 128]))

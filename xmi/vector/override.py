@@ -141,7 +141,7 @@ def override(
 
     Source: Luo, Darrell and Bar, ICML 2025, section 5 (task overriding).
 
-    Example:
+    Examples:
         >>> found = vlm.override(task, xmi.task("country-currency"), shots=2, n=4, layers=[4])
         >>> found.to_frame().shape
         (32, 8)

@@ -62,7 +62,7 @@ def transfer(
 
     Source: Luo, Darrell and Bar, ICML 2025, section 3 (xPatch).
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> sweep = vlm.transfer(vector, to=task.queries("image"))
         >>> sweep.log_probability.shape  # source, layer, query

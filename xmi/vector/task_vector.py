@@ -71,7 +71,7 @@ class TaskVector(Shown):
         values: Residual after each block, float32.
         card: Where it came from.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text", n=10))
         >>> vector.name, vector.card.n, vector.values.shape  # layer, d_model
         ('country-capital · text ICL', 10, torch.Size([8, 128]))
@@ -208,7 +208,7 @@ class TaskVector(Shown):
         Raises:
             VectorError: The vector does not fit the model.
 
-        Example:
+        Examples:
             >>> vector = vlm.task_vector(task.icl("text"))
             >>> vector.decode(vlm, k=2).probabilities.shape  # one vector, layer, k
             (1, 8, 2)
@@ -293,7 +293,7 @@ def random_like(vector: TaskVector, seed: int = 0) -> TaskVector:
     Raises:
         VectorError: Not one task vector, or one with values that are not finite.
 
-    Example:
+    Examples:
         >>> vector = vlm.task_vector(task.icl("text"))
         >>> control = xmi.random_like(vector, seed=0)
         >>> bool(np.allclose(control.values.norm(dim=-1), vector.values.norm(dim=-1)))
