@@ -40,7 +40,7 @@ def opened(file: Path, *, width: int, height: int = 900) -> Iterator[Page]:
         browser.close()
 
 
-def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phases") -> None:
+def picture(report: Path, target: Path, *, width: int = 1180, last: str = "finding") -> None:
     """Screenshots a report or an atlas from its top to the end of a section.
 
     Args:
@@ -51,7 +51,7 @@ def picture(report: Path, target: Path, *, width: int = 1180, last: str = "phase
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened(report, width=width) as page:
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length > 2")
+        page.wait_for_selector("html[data-ready=true]")
         page.wait_for_timeout(1500)
         height = page.evaluate("id => document.getElementById(id).getBoundingClientRect().bottom", last)
         page.screenshot(path=target, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})

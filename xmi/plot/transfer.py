@@ -80,11 +80,9 @@ def transfer(
     _add_level(
         figure, result.layers, majority(result).mean if always is None else always, "majority label", LEVELS[MAJORITY]
     )
-    figure.for_each_trace(
-        lambda trace: trace.update(
-            visible=True if trace.legendgroup in {*shown, "controls", "prompt"} else "legendonly"
-        )
-    )
+    for trace in figure.data:  # what is named beside its line needs no legend, which would be too long for a telephone
+        at_first = trace.legendgroup in {*shown, "controls", "prompt"}
+        trace.update(visible=True, showlegend=False) if at_first else trace.update(visible="legendonly")
     labels = [(s, curves[s][-1].mean, looks[s]) for s in curves if s in shown]
     labels += [("prompt", prompt, LEVELS["prompt"])] if prompt is not None else []
     beside(figure, layers[-1], [*labels, ("controls", clean.mean, LEVELS[NO_CONTEXT])])
@@ -102,7 +100,7 @@ def _controls(curves: Sequence[Sequence[Proportion]], clean: Proportion, layers:
     low = np.min([[p.low for p in curve] for curve in everything], axis=0)
     high = np.max([[p.high for p in curve] for curve in everything], axis=0)
     trace = band(layers, low, high, LEVELS[NO_CONTEXT].colour, group="controls", opacity=0.3)
-    return trace.update(name="controls, all together", showlegend=True, legendrank=590)
+    return trace.update(name="controls, all together")
 
 
 def majority(result: Transfer | Answers) -> Proportion:

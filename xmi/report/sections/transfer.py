@@ -123,7 +123,7 @@ _NOTE = (
     "context. Bands and hover texts give 95 % Wilson intervals over items; a large marker is the layer chosen on "
     "validation items. The grey band spans the controls that hold nothing of the task (no context, random vector, "
     "another task, unrelated slot); the level is that of examples of the other modality as a prompt (xBase). A click "
-    "on a faint entry of the legend draws it."
+    "on an entry of the legend draws it, too."
 )
 
 PART = Part(
