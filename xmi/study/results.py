@@ -87,7 +87,7 @@ class StudyResults(Shown):
     def _rows(self) -> Iterator[dict[str, Any]]:
         for _, row in self.accuracy(method="patch").iterrows():
             told = share(row["accuracy"], row["low"], row["high"])
-            yield {**row[["model", "source", "target", "layer"]], "accuracy": told, "n": row["n"]}
+            yield {**row[["model", "source", "target"]], "layer": int(row["layer"]), "accuracy": told, "n": row["n"]}
 
     @property
     def plan(self) -> Plan:
