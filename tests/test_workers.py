@@ -33,3 +33,4 @@ def test_families_are_spread() -> None:
     assert group(f"{SPLIT}::test_claim[llava-trace]") == group(f"{SPLIT}::test_claim[llava-sweep]")
     assert group(f"{SPLIT}::test_claim[llava-trace]") != group(f"{SPLIT}::test_claim[llama-trace]")
     assert group("tests/a/test_b.py::test_c[d-e]") == group("tests/a/test_b.py::test_c[f-e]")
+    assert group("tests/test_shown.py::test_a") == group("tests/test_api.py::test_b[c]")

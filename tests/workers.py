@@ -11,11 +11,14 @@ from xdist.scheduler import LoadScopeScheduling
 SPLIT = "tests/zoo/test_families.py"
 """Its fixture is a model family each, `test_claim[llava-trace]`; together they take as long as all other files."""
 
+BESIDE = {"tests/test_shown.py": "tests/test_api.py"}
+"""Files that take what another one has made."""
+
 
 def group(test: str) -> str:
     """The group of a test, by its id."""
     file, _, name = test.partition("::")
-    return f"{file}::{name.partition('-')[0]}" if file == SPLIT else file
+    return f"{file}::{name.partition('-')[0]}" if file == SPLIT else BESIDE.get(file, file)
 
 
 class ByFile(LoadScopeScheduling):
