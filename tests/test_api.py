@@ -157,7 +157,7 @@ class Right:
             "pairs": [(self.answers, self.answers, ("a", "b"))], "asked": self.answers, "answers": answers,
             "transfers": {"T": self.transfer}, "transfer": self.transfer, "measured": self.phases, "layer": 0,
             "predicted": "x", "answer": "x", "predicted_id": 1, "answer_id": 1, "label": "x", "parts": [self.phases],
-            "names": ["a"], "missing": {}, "wanted": "a", "short": "resid_post", "config": vlm.model.config,
+            "glance.tables": {"organism": self.results.summary("organism")}, "names": ["a"], "missing": {}, "wanted": "a", "short": "resid_post", "config": vlm.model.config,
             "d_model": vlm.backbone.d_model, "template": self.vector.card.template, "model": "organism",
             "said": scored, "examples": 1, "measure": "centroid", "word": "x", "ids": [1], "results": self.results,
             "tokenizer": vlm.encoder.tokenizer, "rate": 0.001, "decay": 0.01, "held_out": 0.2, "new": 1,
