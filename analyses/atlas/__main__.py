@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xmi.measure.summaries import row_of
 from xmi.names import IMAGE_ICL, TEXT_ICL
 from xmi.numerals import estimate
 from xmi.report import atlas_page
-from xmi.report.wording import row_of
 from xmi.studies import failures, run_each
 from xmi.study import StudyResults
 from xmi.terminal import put, put_table, quiet_libraries, say

@@ -69,7 +69,7 @@ def test_the_figure_shows_the_numbers_of_the_table_below(results: StudyResults, 
                 points["x"][i] + points["error_x"]["array"][i],
             )
             assert [100 * low, 100 * high] == pytest.approx([cell["low"], cell["low"] + cell["width"]], abs=0.2)
-            assert said[i].endswith(f"n = {cell['n']}")
+            assert said[i].endswith(f"of {cell['n']}")
 
 
 def test_the_page_carries_the_tables_of_the_run(results: StudyResults, page: str) -> None:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from xmi.errors import ArgumentError
 from xmi.measure import Proportion
+from xmi.measure.summaries import cell
 from xmi.names import NO_CONTEXT, RANDOM, TEXT_ICL, modality_of
 from xmi.numerals import percent
 from xmi.plot.looks import named
@@ -17,7 +18,7 @@ from xmi.plot.theme import finish, numbers, proportions, text
 RUNGS = (NO_CONTEXT, "random vector", "prompt", "patch")
 """From what should do nothing to what should do the task."""
 _APART = 0.3  # of a row, between two models
-_ROOM = 1.32  # the axis goes on beyond 1, where the number of items stands
+_ROOM = 1.75  # the axis goes on beyond 1, where the number of items stands clear of the marks, on a telephone too
 
 
 def rungs(table: pd.DataFrame, source: str, target: str) -> dict[str, Proportion]:
@@ -34,11 +35,9 @@ def rungs(table: pd.DataFrame, source: str, target: str) -> dict[str, Proportion
     wanted = zip(RUNGS, (NO_CONTEXT, "patch", "prompt", "patch"), (None, RANDOM, source, source), strict=True)
     found = {}
     for rung, method, of in wanted:
-        rows = table[(table["method"] == method) & (table["target"] == target)]
-        rows = rows if of is None else rows[rows["source"] == of]
-        if len(rows):
-            row = rows.iloc[0]
-            found[rung] = Proportion(float(row["accuracy"]), int(row["n"]), float(row["low"]), float(row["high"]))
+        value = cell(table, method, of, target)
+        if value is not None:
+            found[rung] = value
     return found
 
 
@@ -85,8 +84,8 @@ def glance(
     for k, (model, values) in enumerate(found.items()):
         figure.add_scatter(
             x=[_ROOM] * len(values), y=figure.data[k].y, mode="text", legendgroup=model, showlegend=False,
-            text=[f"{percent(p.mean)}, n = {p.n}" for p in values.values()], textposition="middle left",
-            textfont={"size": 12}, hoverinfo="skip",
+            text=[f"{percent(p.mean)} of {p.n}" for p in values.values()], textposition="middle left",
+            textfont={"size": 11}, hoverinfo="skip",
         )  # fmt: skip
     finish(figure, title, height=190 + 26 * len(RUNGS) * max(len(found), 2), hovermode="closest", showlegend=True)
     ticks = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0", "25 %", "50 %", "75 %", "100 %"]}

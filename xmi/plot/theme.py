@@ -144,7 +144,8 @@ def span(*values: ArrayLike, around: Sequence[float] = (0.0,)) -> list[float]:
     flat = np.concatenate([np.asarray(v, dtype=float).ravel() for v in (*values, around)])
     flat = flat[np.isfinite(flat)]
     low, high = (float(flat.min()), float(flat.max())) if len(flat) else (0.0, 1.0)
-    margin = _PADDING * ((high - low) or 1.0)
+    # Ends are rounded to four digits: values that are closer than that would leave a range of no width.
+    margin = _PADDING * (max(high - low, 0.01 * max(abs(low), abs(high))) or 1.0)
     return numbers([low - margin, high + margin])
 
 

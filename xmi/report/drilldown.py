@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from xmi.errors import RunError
+from xmi.measure.summaries import row_of
 from xmi.names import NO_CONTEXT
 from xmi.report.answers import Blocks
-from xmi.report.wording import row_of
 from xmi.study.folder import RECORDS
 from xmi.study.records_file import RecordsFile
 from xmi.study.results import StudyResults

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from xmi import plot
+from xmi.measure.summaries import cell
 from xmi.names import NO_CONTEXT, modality_of
 from xmi.numerals import percent
 from xmi.plot.glance import rungs
 from xmi.report.panels import Panel, as_json
 from xmi.report.sections.transfer import WAYS
-from xmi.report.wording import cell, effect
+from xmi.report.wording import effect
 from xmi.study.results import StudyResults
 
 _NOTE = "Right answers to the same held-out queries, mean over tasks, with 95 % Wilson intervals over n items."

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from xmi.measure.summaries import proportion, row_of
 from xmi.names import MODALITIES, NO_CONTEXT, is_control, without_control
 from xmi.numerals import decimal, interval
 from xmi.plot import method_name
-from xmi.report.wording import NAMES, proportion, row_of, tasks_of
+from xmi.report.wording import NAMES, tasks_of
 from xmi.study.results import StudyResults
 from xmi.study.tables import table_text
 

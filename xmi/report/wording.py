@@ -38,25 +38,6 @@ NAMES = {
 }
 
 
-def cell(table: pd.DataFrame, method: str, source: str | None, target: str) -> Proportion | None:
-    """Returns the accuracy of one row of a summary table, None where the study lacks it."""
-    row = row_of(table, method, source, target)
-    return None if row is None else proportion(row)
-
-
-def proportion(row: Any) -> Proportion:
-    """Returns the accuracy that a row of a summary table holds."""
-    return Proportion(float(row["accuracy"]), int(row["n"]), float(row["low"]), float(row["high"]))
-
-
-def row_of(table: pd.DataFrame, method: str, source: str | None, target: str) -> dict[str, Any] | None:
-    """Returns one row of a summary table as a dict, None where there is none; without a source any source will do."""
-    chosen = table[(table["method"] == method) & (table["target"] == target)]
-    if source is not None:
-        chosen = chosen[chosen["source"] == source]
-    return None if chosen.empty else {str(k): v for k, v in chosen.iloc[0].items()}
-
-
 def tasks_of(table: pd.DataFrame) -> list[str]:
     """Returns the names of the tasks of a table by task, in its order."""
     return [str(task) for task in table["task"].unique()]

@@ -94,7 +94,7 @@ class StudyResults(Shown):
         """What was asked, with everything that was left to defaults.
 
         Raises:
-            RunError: It is no plan of this version of xmi.
+            RunError: The plan in the run folder is not one that this version of xmi can read.
         """
         from xmi.study.plan import Plan
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xmi.measure.summaries import proportion, row_of
 from xmi.names import (
     CONTROLS,
     IMAGE_ICL,
@@ -17,7 +18,6 @@ from xmi.names import (
     without_control,
 )
 from xmi.report.atlas.models import Number, Studied, Table
-from xmi.report.wording import proportion, row_of
 from xmi.study.plan import SOURCES
 
 COLUMNS = (

@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 from xmi import plot
 from xmi.errors import RunError
 from xmi.measure import Proportion
+from xmi.measure.summaries import cell, row_of
 from xmi.names import IMAGE_ICL, NO_CONTEXT, TEXT_ICL, modality_of
 from xmi.numerals import digits_that_add_up
 from xmi.report.panels import Entry
 from xmi.report.sections.section import Finding, Part
 from xmi.report.tables import targets
-from xmi.report.wording import against_clean, better, cell, effect, elsewhere, percent, row_of, tested
+from xmi.report.wording import against_clean, better, effect, elsewhere, percent, tested
 from xmi.study.results import StudyResults
 
 WAYS = ((TEXT_ICL, "image"), (IMAGE_ICL, "text"))
