@@ -258,6 +258,8 @@ ELSEWHERE = {
     # Labels, orders and files.
     "orders", "shuffles", "encode", "decode", "checked", "announce_zeros", "apart", "centroid_votes", "left_out_hits",
     "pair_means", "index_of", "left_out_cosines",
+    # Rows of a summary table, read as they stand.
+    "cell", "proportion", "row_of",
 }  # fmt: skip
 
 
