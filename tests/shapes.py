@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import jaxtyping
 from beartype import beartype
 from greenlet import getcurrent
 from jaxtyping import _storage, config, install_import_hook
@@ -32,9 +35,21 @@ def modules() -> list[str]:
 
 def arrays_only(function: Any) -> Any:
     """The checker that jaxtyping applies: beartype, on the annotations that hold an array."""
-    notes = function.__annotations__
-    function.__annotations__ = {name: note for name, note in notes.items() if any(kind in str(note) for kind in KINDS)}
+    function.__annotations__ = {name: note for name, note in function.__annotations__.items() if is_shape(note)}
     return beartype(function)
+
+
+def is_shape(note: Any) -> bool:
+    """Whether an annotation holds an array."""
+    return any(kind in str(note) for kind in KINDS)
+
+
+def where_written(decorate: Any, what: Any = None, **options: Any) -> Any:
+    """jaxtyping's decorator, for what writes a shape: at other calls it binds arguments in vain."""
+    if what is None:
+        return partial(where_written, decorate, **options)
+    notes = getattr(what.__init__ if isclass(what) else what, "__annotations__", {})
+    return decorate(what, **options) if any(map(is_shape, notes.values())) else what
 
 
 class PerGreenlet:
@@ -59,6 +74,7 @@ class PerGreenlet:
 def check_shapes() -> None:
     """Checks from now on; to be called before anything imports xmi."""
     _storage._shape_storage = PerGreenlet()
+    jaxtyping.jaxtyped = partial(where_written, jaxtyping.jaxtyped)
     install_import_hook(modules(), "tests.shapes.arrays_only")
     from xmi.arguments.callers import LIBRARIES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 SPLIT = "tests/zoo/test_families.py"
-"""Its fixture is a model family each, `test_claim[llava-trace]`; together they take as long as all other files."""
+"""Its fixture is a model family each, `test_claim[llava-trace]`, which all tests of that family share."""
 
 BESIDE = {"tests/test_shown.py": "tests/test_api.py"}
 """Files that take what another one has made."""
@@ -18,7 +18,9 @@ BESIDE = {"tests/test_shown.py": "tests/test_api.py"}
 def group(test: str) -> str:
     """The group of a test, by its id."""
     file, _, name = test.partition("::")
-    return f"{file}::{name.partition('-')[0]}" if file == SPLIT else BESIDE.get(file, file)
+    if file == SPLIT:
+        return f"{file}::{name.partition('[')[2].rstrip(']').partition('-')[0]}"
+    return BESIDE.get(file, file)
 
 
 class ByFile(LoadScopeScheduling):

@@ -5,13 +5,13 @@ The tests run every claim on every family of the zoo, and the table of models in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
 
 from tests.zoo.oracle import brute_force, greedy, keep_last, own_encodings, plain
-from xmi.prompt import Prompts
+from xmi.prompt import Prompt, Prompts
 from xmi.vector import TaskVector, VectorCard, versions
 from xmi.vlm import VLM
 
@@ -34,11 +34,13 @@ def inputs(vlm: VLM, prompts: Prompts) -> None:
     """A prompt alone is encoded to what the model's own processor makes of it (one BOS, where that would give two)."""
     for prompt in prompts:
         expected, _ = plain(vlm, vlm.encode([prompt]))
-        found = []
-        for raw in own_encodings(vlm, prompt):
-            with torch.no_grad(), suppress(RuntimeError, ValueError):  # a form that the model cannot mean
-                found.append(vlm.model(**raw, use_cache=False).logits)
-        assert any(torch.equal(logits, expected) for logits in found)
+        assert any(torch.equal(logits, expected) for logits in own_logits(vlm, prompt))
+
+
+def own_logits(vlm: VLM, prompt: Prompt) -> Iterator[torch.Tensor]:
+    for raw in own_encodings(vlm, prompt):
+        with torch.no_grad(), suppress(RuntimeError, ValueError):  # a form that the model cannot mean
+            yield vlm.model(**raw, use_cache=False).logits
 
 
 def residuals(vlm: VLM, prompts: Prompts) -> None:
