@@ -26,7 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 check_shapes()
 
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
-settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True)
+EXAMPLES = 100 if os.environ.get("XMI_NIGHTLY") else 25
+settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("xmi")
 
 
@@ -56,6 +57,25 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _projections() -> Iterator[None]:
+    """t-SNE of the same points is computed once: small studies spend more time on it than on their model."""
+    from sklearn.manifold import TSNE
+
+    known: dict[tuple[str, bytes], Any] = {}
+    fit = TSNE.fit_transform
+
+    def once(self: TSNE, points: Any) -> Any:
+        key = repr(sorted(self.get_params().items())), points.tobytes()
+        if key not in known:
+            known[key] = fit(self, points)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TSNE, "fit_transform", once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report under test: the file named by XMI_REPORT, else that of one run of `xmi demo`."""
@@ -70,7 +90,7 @@ def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = shared / "demo"
     with FileLock(f"{out}.lock"):
         if not list(out.rglob("report.html")):
-            done = run_xmi("demo", "--out", str(out))
+            done = run_xmi("demo", "--seeds", "1", "--out", str(out))
             if done.returncode:
                 pytest.fail(f"`xmi demo` ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
     found = sorted(out.rglob("report.html"))

@@ -20,6 +20,9 @@ SMALL: dict[str, Any] = {
     "shots": 2,
     "prompts": 4,
     "task_words": "found",
+    "layers": (1, 3),
+    "controls": (),
+    "points": 4,
 }
 
 

@@ -27,7 +27,7 @@ from xmi.study import StudyResults
 from xmi.vector import TaskVector, ensemble
 
 TASKS = ("country-currency", "food-flavor")
-SHOTS, PROMPTS, QUERIES = 5, 4, 6
+SHOTS, PROMPTS, QUERIES = 5, 4, 4
 TRANSFERS = (("text ICL", "image"), ("image ICL", "text"), ("text ICL", "text"), ("base LLM text ICL", "image"))
 
 Mine = dict[str, dict[str, TaskVector]]
@@ -53,7 +53,7 @@ def icl(task: Task, modality: str, **options: object) -> Prompts:
 
 
 def queries(task: Task, target: str, split: str) -> Prompts:
-    return task.queries(target, split=split, n=None if split == "validation" else QUERIES)
+    return task.queries(target, split=split, n=2 * QUERIES if split == "validation" else QUERIES)
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,8 @@ def test_the_paper_preset_gives_the_published_numbers(
     tasks = TASKS[:1]  # the oracle needs a forward for each prompt and layer
     plan = {"tasks": tasks, "shots": SHOTS, "prompts": PROMPTS, "seeds": (0,), "points": PROMPTS}
     results = xmi.run("organism", base="organism-llm", out=tmp_path / "run", preset="paper", **plan)
-    compared = list(compare_study(results, eye, base, TRANSFERS))
-    assert len(compared) == len(set(compared)) == len(tasks) * len(SOURCES) + len(TRANSFERS) + 4
+    compared = list(compare_study(results, eye, base, TRANSFERS[:1]))
+    assert len(compared) == len(set(compared)) == len(tasks) * len(SOURCES) + len(TRANSFERS[:1]) + 4
     # A stored vector that is moved by one layer is seen.
     stored = StudyResults.vector
 
@@ -225,4 +225,4 @@ def test_the_paper_preset_gives_the_published_numbers(
 
     monkeypatch.setattr(StudyResults, "vector", moved)
     with pytest.raises(AssertionError, match=TASKS[0]):
-        next(compare_study(results, eye, base, TRANSFERS))
+        next(compare_study(results, eye, base, TRANSFERS[:1]))

@@ -7,6 +7,7 @@ import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,13 @@ def _image_fault(path: Path, root: Path) -> str | None:
         return f"lies outside the data root {root}."
     if not path.is_file():
         return "does not exist."
+    state = path.stat()
+    return _decoding_fault(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _decoding_fault(path: Path, _changed: int, _size: int) -> str | None:
+    """Why a file cannot be decoded; decoding takes most of the time of loading a task, and tasks are loaded often."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

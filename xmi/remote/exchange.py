@@ -8,11 +8,13 @@ was declared. Answers are asked for uncompressed, and read only so: a few bytes 
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpcore
@@ -131,12 +133,18 @@ def client(timeout: httpx.Timeout) -> httpx.Client:
     Args:
         timeout: What each single read, write and connection may take.
     """
-    made = httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"})
+    made = httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"}, verify=_authorities())
     for transport in (made._transport, *made._mounts.values()):  # proxies have transports of their own
         if isinstance(transport, httpx.HTTPTransport):
             pool = transport._pool
             pool._network_backend = _Network(pool._network_backend)
     return made
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Whom this process trusts: to read that anew takes longer than most requests."""
+    return httpx.create_ssl_context()
 
 
 def send(client: httpx.Client, request: httpx.Request, auth: httpx.Auth | None, limit: int) -> Answer:
