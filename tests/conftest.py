@@ -13,6 +13,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from tests.command import run_xmi
+from tests.night import NIGHT, times
 from tests.shapes import check_shapes, unchecked
 
 # Set before anything imports a library that reads them.
@@ -26,14 +27,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 check_shapes()
 
 # Times vary too much on a shared machine to fail on them; a failure must come back on the next run.
-EXAMPLES = 100 if os.environ.get("XMI_NIGHTLY") else 25
-settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True, max_examples=EXAMPLES)
+settings.register_profile("xmi", deadline=None, derandomize=True, print_blob=True, max_examples=times(100, 25))
 settings.load_profile("xmi")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves tests of the night out by day."""
-    if not os.environ.get("XMI_NIGHTLY") and "nightly" not in str(config.option.markexpr):
+    if not NIGHT and "nightly" not in str(config.option.markexpr):
         late = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=late)
         items[:] = [item for item in items if item not in late]
@@ -76,23 +76,30 @@ def _projections() -> Iterator[None]:
         yield
 
 
+SMALL_DEMO = ["run", "organism", "--base", "organism-llm", "--control", "organism-control", "--seeds", "1"]
+SMALL_DEMO += ["--task", "country-capital", "--task", "country-currency", "--prompts", "8", "--points", "8"]
+
+
 @pytest.fixture(scope="session")
 def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report under test: the file named by XMI_REPORT, else that of one run of `xmi demo`."""
+    """The report under test: the file named by XMI_REPORT, else that of one run.
+
+    By night that is `xmi demo`; by day a run of the same models on two of its tasks, with fewer prompts.
+    """
     if named := os.environ.get("XMI_REPORT"):
         path = Path(named).resolve()
         if not path.is_file():
             pytest.fail(f"XMI_REPORT names {path}, which is no file.")
         return path
     shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # all processes take the same demo
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all processes take the same one
         shared = shared.parent
     out = shared / "demo"
     with FileLock(f"{out}.lock"):
         if not list(out.rglob("report.html")):
-            done = run_xmi("demo", "--seeds", "1", "--out", str(out))
+            done = run_xmi(*(["demo"] if NIGHT else SMALL_DEMO), "--out", str(out))
             if done.returncode:
-                pytest.fail(f"`xmi demo` ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
+                pytest.fail(f"The run ended with exit code {done.returncode}:\n{done.stdout}\n{done.stderr}")
     found = sorted(out.rglob("report.html"))
     if len(found) != 1:
         pytest.fail(f"Expected one report.html below {out}, found {[str(f) for f in found]}.")

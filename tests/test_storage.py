@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as library_save
 
 import xmi
+from tests.night import times
 from xmi import storage
 from xmi.errors import RunError, StorageError, XmiError
 from xmi.storage import UNFINISHED, cache_home, pack_tensors, read_tensors, reading, remove_unfinished, write_file
@@ -53,7 +54,7 @@ def test_files_of_other_writers_have_no_digest_and_are_read(tmp_path: Path) -> N
 
 @pytest.mark.fault("E14")
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_one_error_that_names_it(tmp_path: Path, data: st.DataObject) -> None:
     whole = pack_tensors(TENSORS, CARD)
     kind = data.draw(st.sampled_from(["flip", "cut", "grown", "foreign"]))

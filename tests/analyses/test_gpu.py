@@ -11,7 +11,7 @@ import pytest
 
 from analyses.benchmarks import gpu
 
-CPU = gpu.Setting("cpu", True, 4.0)
+CPU = gpu.Setting("cpu", True, 0.4)
 
 
 def test_a_sweep_that_does_not_fit_is_split_and_gives_the_same() -> None:

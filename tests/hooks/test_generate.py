@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmi
+from tests.night import times
 from tests.zoo.family import build
 from tests.zoo.models import llama, llava, qwen2_vl
 from tests.zoo.oracle import prompts_for
@@ -150,7 +151,7 @@ def known_options(vlm: VLM) -> set[str]:
 
 
 @pytest.mark.fault("A12", "B9")
-@settings(max_examples=30)
+@settings(max_examples=times(30))
 @given(name=st.from_regex(r"[a-z][a-z_]{1,15}", fullmatch=True))
 def test_options_that_nobody_knows(name: str) -> None:
     vlm = of(llama)

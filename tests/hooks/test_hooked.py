@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmi
+from tests.night import times
 from tests.zoo.family import build
 from tests.zoo.models import gpt2, llama, llava
 from tests.zoo.oracle import prompts_for
@@ -92,7 +93,7 @@ def test_what_is_no_list_of_hooks_is_refused(hooks: Any, said: str) -> None:
 
 
 @pytest.mark.fault("C4")
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5) | st.just(keep) | st.just(NAME) | st.floats(),
@@ -279,7 +280,7 @@ def test_slots_keep_their_graph() -> None:
 
 
 @pytest.mark.fault("B8")
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(layer=st.integers(-12, 12) | st.sampled_from([True, 1.0, "1", np.int64(-2), np.float32(2), None]))
 def test_layers_are_counted_as_in_a_list(layer: Any) -> None:
     """Of activations, of the stream's points (one more than layers), and of layers to patch: what a list does."""

@@ -12,6 +12,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import NearestCentroid
 
+from tests.night import times
 from xmi.measure import Alignment, alignment, silhouette
 from xmi.measure.clusters import left_out_hits, pair_means, silhouette_test
 from xmi.measure.correspondence import linear_cka
@@ -107,7 +108,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     centres = np.random.default_rng(0).normal(size=(3, 12))
     tasks, kinds = [f"t{i}" for i in range(3) for _ in range(16)], (["text"] * 8 + ["image"] * 8) * 3
     hits = []
-    for seed in range(100):
+    for seed in range(times(100, 50)):
         points = np.repeat(centres, 16, 0)[:, None] + np.random.default_rng([1, seed]).normal(size=(48, 1, 12))
         row = alignment(points, tasks, kinds, permutations=1, seed=seed).curve(ACROSS).iloc[0]
         hits.append(row["low"] <= truth <= row["high"])
@@ -118,12 +119,12 @@ def test_tests_across_exchange_the_names_of_one_modality() -> None:
     """Every renaming of the image tasks, made by hand, gives one entry of the permutation distribution."""
     points, tasks, kinds = cloud(2, tasks=4, layers=1, task=0.5)
     found = alignment(points, tasks, kinds, permutations=200)
-    known = list(dict.fromkeys(tasks))
+    known, by_hand = list(dict.fromkeys(tasks)), []
+    for order in orders(4, 200, np.random.default_rng(0))[0]:
+        renamed = [known[order[known.index(t)]] if m == "image" else t for t, m in zip(tasks, kinds, strict=True)]
+        by_hand.append(alignment(points, renamed, kinds, permutations=1))
     for name in (ACROSS, "centroids, text to image", "centroids, image to text", "CKA", "RSA", "Procrustes"):
-        values = []
-        for order in orders(4, 200, np.random.default_rng(0))[0]:
-            renamed = [known[order[known.index(t)]] if m == "image" else t for t, m in zip(tasks, kinds, strict=True)]
-            values.append(alignment(points, renamed, kinds, permutations=1).curve(name, "gap removed")["value"][0])
+        values = [one.curve(name, "gap removed")["value"][0] for one in by_hand]
         row = found.curve(name, "gap removed").iloc[0]
         assert len(values) == 24
         assert row["p"] == pytest.approx(np.mean(np.array(values) >= row["value"] - 1e-9)), name
@@ -140,7 +141,7 @@ def test_tests_within_exchange_the_points() -> None:
         assert row["permuted"] == "task labels of points within each modality"
     x = unit(points[np.array(kinds) == "text", 0])
     labels = np.unique([t for t, m in zip(tasks, kinds, strict=True) if m == "text"], return_inverse=True)[1]
-    shuffled = shuffles([""] * len(labels), 20, np.random.default_rng(0))
+    shuffled = shuffles([""] * len(labels), 6, np.random.default_rng(0))
     hits, sums = left_out_hits(x @ x.T, labels, shuffled)
     for hit, total, order in zip(hits, sums, shuffled, strict=True):
         y = labels[order]
@@ -152,7 +153,7 @@ def test_tests_within_exchange_the_points() -> None:
 def test_clustered_modalities_without_a_correspondence_are_not_called_aligned() -> None:
     """Tight clusters at unrelated places: a test that shuffled points would reject far too often."""
     p: dict[str, list[float]] = {}
-    for seed in range(80):
+    for seed in range(times(80)):
         rng = np.random.default_rng(seed)
         centres = rng.normal(size=(2, 5, 16))
         points = np.concatenate([np.repeat(c, 4, 0) for c in centres])[:, None]
@@ -168,7 +169,7 @@ def test_clustered_modalities_without_a_correspondence_are_not_called_aligned() 
 
 def test_p_values_within_are_uniform_when_tasks_mean_nothing() -> None:
     p = []
-    for seed in range(200):
+    for seed in range(times(200)):
         points, tasks, kinds = cloud(seed, tasks=3, size=4, layers=1, task=0.0)
         p.append(alignment(points, tasks, kinds, permutations=99, seed=seed).curve(WITHIN)["p"][0])
     assert kstest(p, "uniform").pvalue > 0.001

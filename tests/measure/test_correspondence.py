@@ -12,6 +12,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cosine
 from scipy.stats import ortho_group, spearmanr
 
+from tests.night import times
 from xmi.measure.correspondence import linear_cka, procrustes, rsa
 
 MEASURES = (linear_cka, rsa, procrustes)
@@ -85,7 +86,7 @@ def procrustes_by_loop(a: np.ndarray, b: np.ndarray, order: np.ndarray, centred:
     return float(np.mean(cosines))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(4, 20),
@@ -122,7 +123,7 @@ def test_procrustes_does_not_leak_the_held_out_pair() -> None:
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(200)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=times(20), deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.01, 100))
 @pytest.mark.parametrize("measure", MEASURES)
 def test_rotation_and_scale_change_nothing(measure, seed: int, scale: float) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmi
+from tests.night import times
 from tests.prompt.test_alone import picture
 from tests.zoo import grids, models
 from tests.zoo.family import build
@@ -173,7 +174,7 @@ def test_a_template_may_put_images_first() -> None:
     assert prompt.text == "<|turn|>user: <image>QA\n<|turn|>assistant: "
 
 
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(
     st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), st.text(min_size=1, max_size=20)), min_size=1)
 )

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmi
+from tests.night import times
 from tests.prompt.test_alone import picture, vlm_of
 from xmi.prompt import Batch, Prompt, Prompts, Segment, Template, as_prompts
 from xmi.vlm import VLM
@@ -289,7 +290,7 @@ def test_the_refusal_names_what_was_found_and_what_to_do(wrong: Any, message: st
 
 
 @pytest.mark.fault("C3")
-@settings(max_examples=60)
+@settings(max_examples=times(60))
 @given(
     st.recursive(
         st.none() | st.integers() | st.floats() | st.text() | st.binary(),

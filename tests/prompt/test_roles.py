@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import xmi
+from tests.night import times
 from tests.zoo import unusual
 from tests.zoo.models import WORDS, build, idefics3, llava, qwen2_vl, tokenizer
 from xmi.prompt import Encoder, Prompt, Segment
@@ -98,7 +99,7 @@ def check(encoder: Encoder, batch_of: list[Prompt], side: Literal["left", "right
 
 
 @given(st.lists(prompts(images=False), min_size=1, max_size=4), SIDES)
-@settings(max_examples=60)
+@settings(max_examples=times(60))
 def test_roles_of_text_prompts(batch_of: list[Prompt], side: Literal["left", "right"]) -> None:
     check(TEXT, batch_of, side)
 
@@ -114,7 +115,7 @@ def test_roles_of_text_prompts_with_a_processor(
 
 @pytest.mark.parametrize("name", list(SEEING))
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=times(25))
 def test_roles_of_prompts_with_images(name: str, data: st.DataObject) -> None:
     drawn = data.draw(
         st.lists(prompts(images=True), min_size=1, max_size=3).filter(lambda ps: any(p.images for p in ps))
@@ -124,7 +125,7 @@ def test_roles_of_prompts_with_images(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", list(FIRST))
 @given(st.lists(prompts(images=False, first=True), min_size=1, max_size=3), SIDES)
-@settings(max_examples=25)
+@settings(max_examples=times(25))
 def test_roles_of_prompts_that_begin_with_an_image(
     name: str, batch_of: list[Prompt], side: Literal["left", "right"]
 ) -> None:

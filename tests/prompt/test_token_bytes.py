@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tests.night import times
 from tests.prompt.alphabets import BYTES, LABELS, byte_level, gemma, llama, pieces, word_pieces
 from xmi.byte_text import raw, shown
 from xmi.errors import PromptError
@@ -31,7 +32,7 @@ def test_the_alphabet_is_gpt2s() -> None:
 @pytest.mark.fault("A7")
 @pytest.mark.parametrize("kind", BYTES)
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 def test_tokens_join_to_the_text(kind: str, text: str) -> None:
     before = " " if kind == "llama" and text else ""
     assert bytes_of(BYTES[kind](), text) == (before + text).encode()
@@ -40,7 +41,7 @@ def test_tokens_join_to_the_text(kind: str, text: str) -> None:
 @pytest.mark.fault("A7")
 @pytest.mark.parametrize("kind", BYTES)
 @given(text=TEXTS, cut=st.integers(0, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @example(text="中国 é", cut=1)
 def test_texts_are_the_tokenizers_own_but_for_parts_of_characters(kind: str, text: str, cut: int) -> None:
     tokenizer = BYTES[kind]()

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnsight.schema.config import CONFIG
 
+from tests.night import times
 from tests.remote.loopback import KEY, Loopback
 from tests.remote.meta import expected, meta, on_meta, reading, seeing
 from xmi.errors import RemoteError
@@ -100,7 +101,7 @@ def test_equal_images_are_sent_once() -> None:
     assert size(images(1), images(2, 3)) - single > 1.7 * one
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=times(25), deadline=None)
 @given(
     batches=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=4),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
@@ -189,7 +190,7 @@ def same(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=times(50), deadline=None)
 @given(value=nested)
 def test_nestings_survive_being_taken_apart(value: Any) -> None:
     tensors: list[torch.Tensor] = []

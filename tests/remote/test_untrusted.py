@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import xmi
+from tests.night import times
 from tests.remote.hostile import Hostile, answer, hostile, slowly
 from tests.remote.meta import meta, reading
 from xmi.errors import JobError, RemoteError
@@ -289,7 +290,7 @@ CLEAN = Host("http://h", KEY).clean
 
 
 @pytest.mark.fault("E8")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 @given(field=st.sampled_from(FIELDS), value=values)
 @example(field=(Environment, ("packages",)), value={"torch": KEY})
 @example(field=(Reply, ("meta",)), value={KEY: [{"x": f"{KEY}\x1b[0m"}]})
@@ -365,7 +366,7 @@ def test_json_is_shallow() -> None:
         parse(WRONG_JSON["forty levels"], "h")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(100), deadline=None)
 @given(content=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_json_or_refused(content: bytes) -> None:
     try:
@@ -644,7 +645,7 @@ def test_a_job_whose_result_is_another_is_refused(evil: Hostile, tmp_path: Path,
     assert not touched.exists() and not list(tmp_path.rglob("*.safetensors"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1), change=st.binary(min_size=1, max_size=8), cut=st.booleans())
 def test_a_damaged_result_is_read_or_refused(place: float, change: bytes, cut: bool) -> None:
     whole = saved({"results": [(torch.ones(3), [1, 2.5, "x", None]), {"a": torch.ones(2, 2)}]})
