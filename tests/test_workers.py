@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import SPLIT, group
+from tests.workers import LONG, SPLIT, group
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,3 +34,7 @@ def test_families_are_spread() -> None:
     assert group(f"{SPLIT}::test_claim[llava-trace]") != group(f"{SPLIT}::test_claim[llama-trace]")
     assert group("tests/a/test_b.py::test_c[d-e]") == group("tests/a/test_b.py::test_c[f-e]")
     assert group("tests/test_shown.py::test_a") == group("tests/test_api.py::test_b[c]")
+
+
+def test_long_files_exist() -> None:
+    assert [name for name in LONG if not (ROOT / name).is_file()] == []

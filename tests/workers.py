@@ -6,6 +6,8 @@ Under pytest 9.2 the groups that pytest-xdist 3.8 makes by marks silently do not
 
 from __future__ import annotations
 
+from typing import Any
+
 from xdist.scheduler import LoadScopeScheduling
 
 SPLIT = "tests/zoo/test_families.py"
@@ -13,6 +15,18 @@ SPLIT = "tests/zoo/test_families.py"
 
 BESIDE = {"tests/test_shown.py": "tests/test_api.py"}
 """Files that take what another one has made."""
+
+LONG = (
+    "tests/remote/test_remote_study.py",
+    "tests/report/test_browser.py",
+    "tests/remote/test_served.py",
+    "tests/remote/test_estimate.py",
+    "tests/study/test_ray.py",
+    "tests/study/test_golden.py",
+    "tests/study/test_stored.py",
+    "tests/report/test_page.py",
+)
+"""Files that take long for their number of tests: one of them at the end would keep a single process busy."""
 
 
 def group(test: str) -> str:
@@ -24,7 +38,13 @@ def group(test: str) -> str:
 
 
 class ByFile(LoadScopeScheduling):
-    """Hands out groups, those of many tests first."""
+    """Hands out groups, long ones first, then those of many tests."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        waiting = next((name for name in LONG if name in self.workqueue), None)
+        if waiting:
+            self.workqueue.move_to_end(waiting, last=False)
+        super()._assign_work_unit(node)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.command import run_xmi
+from tests.night import NIGHT
 from tests.report.browser import Open, Opened, unfold
 from tests.report.synthetic import HOSTILE, make_run
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 FIGURE = ".js-plotly-plot"
-VIEWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+VIEWS = [(1280, "light"), (390, "dark"), *([(1280, "dark"), (390, "light")] if NIGHT else [])]
+"""Both widths and both schemes; by night each at each."""
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @pytest.fixture(scope="module")
 def views(open_report: Open, report_path: Path) -> dict[tuple[int, str], Opened]:
-    """The report at both widths, in light and dark."""
+    """The report in every view."""
     found = {(width, scheme): open_report(report_path, width, scheme) for width, scheme in VIEWS}
     for opened in found.values():
         unfold(opened.page)
@@ -104,7 +106,7 @@ def test_dark_is_dark_and_light_is_light(views: dict[tuple[int, str], Opened]) -
         assert max(ground) < 80 if scheme == "dark" else min(ground) > 200
 
 
-@pytest.mark.parametrize("view", [(1280, "light"), (390, "light")], ids=lambda v: f"{v[0]}-{v[1]}")
+@pytest.mark.parametrize("view", VIEWS[:2], ids=lambda v: f"{v[0]}-{v[1]}")
 def test_every_slider_changes_its_figures(views: dict[tuple[int, str], Opened], view: tuple[int, str]) -> None:
     """A slider drives the figures of all models in its panel, by keyboard too."""
     page = views[view].page

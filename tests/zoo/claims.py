@@ -84,7 +84,7 @@ def slots(vlm: VLM, prompts: Prompts) -> None:
 def swept(vlm: VLM, prompts: Prompts, slot: str) -> None:
     generator = torch.Generator().manual_seed(1)
     values = 3 * torch.randn(1, vlm.backbone.n_layers, vlm.backbone.d_model, generator=generator)
-    found = vlm.transfer(vector_of(values[0], prompts), to=prompts, slot=slot)
+    found = vlm.transfer(vector_of(values[0], prompts), to=prompts, slot=slot, foreign=True)
     for part in runs_of(vlm, prompts, "last" if slot == "last" else "earlier", "one"):
         answers = vlm.encoder.answer_ids(list(prompts[part]), prompts.template)
         expected = brute_force(vlm, prompts[part], values, answers, slot)
@@ -96,7 +96,7 @@ def continued(vlm: VLM, prompts: Prompts) -> None:
     """Several tokens after every patch equal brute force with the patch made again for each token."""
     generator = torch.Generator().manual_seed(5)
     values = 3 * torch.randn(vlm.backbone.n_layers, vlm.backbone.d_model, generator=generator)
-    found = vlm.transfer(vector_of(values, prompts), to=prompts, max_new_tokens=3)
+    found = vlm.transfer(vector_of(values, prompts), to=prompts, max_new_tokens=3, foreign=True)
     for part in runs_of(vlm, prompts, "last", "more"):
         for layer in range(vlm.backbone.n_layers):
             expected = [vlm.encoder.text(ids) for ids in greedy(vlm, prompts[part], (layer, values[layer]), 3)]

@@ -18,6 +18,9 @@ from tests.zoo.oracle import family_vlm, prompts_for
 from xmi.prompt import Prompts
 from xmi.vlm import VLM
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*patched runs cannot share a forward:UserWarning")
+"""Which families those are is part of what is claimed (`Family.unpacked`)."""
+
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORTED = [f for f in FAMILIES if not f.refused]
 REFUSED = [f for f in FAMILIES if f.refused]
