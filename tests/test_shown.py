@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from functools import cache
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,3 +129,16 @@ def test_a_task_is_known_by_the_whole_of_its_template_not_by_its_line() -> None:
 )  # fmt: skip
 def test_a_value_in_brief(value: Any, said: str) -> None:
     assert brief(value) == said
+
+
+def test_a_figure_asks_no_other_host_and_one_cell_carries_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = right().transfer._repr_html_()
+    assert [a for tag, a in Page(alone).found if {"src", "href"} & a.keys()] == []
+    ran = {"cell": "a"}
+    shell = SimpleNamespace(kernel=1, get_parent=lambda: {"metadata": {"cellId": ran["cell"]}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("xmi.shown._carrier", {})
+    carried = []
+    for ran["cell"] in ("a", "b", "a", None):  # the first, another, the first run anew, a notebook that names none
+        carried.append(len(right().transfer._repr_html_()) > len(alone) / 2)
+    assert carried == [True, False, True, False]

@@ -7,6 +7,7 @@ hold. It may say which facts, and which rows of a table, stand for it (`_facts`,
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from html import escape
@@ -129,8 +130,28 @@ def _cell(value: Any) -> str:
 
 
 def _drawn(shown: Shown) -> str:
-    """The figure as plotly shows it in a notebook; nothing where there is none."""
+    """The figure, which asks no other host for plotly.js; nothing where there is none."""
     if hasattr(shown, "figure"):
         with suppress(XmiError):
-            return str(shown.figure()._repr_html_())
+            figure = shown.figure()
+            here = {"include_plotlyjs": _carries_library(), "include_mathjax": False}
+            return str(figure.to_html(full_html=False, default_width="100%", validate=False, **here))
     return ""
+
+
+def _carries_library() -> bool:
+    """Whether a figure brings plotly.js along: always outside a notebook, in one the first cell that shows a figure.
+
+    That cell does so again when it is run again, since its output is then written anew.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return True
+    cell = shell.get_parent().get("metadata", {}).get("cellId")
+    there = "cell" in _carrier and (cell is None or cell != _carrier["cell"])
+    _carrier.setdefault("cell", cell)
+    return not there
+
+
+_carrier: dict[str, str | None] = {}
+"""Which cell of the notebook carries plotly.js."""

@@ -15,12 +15,11 @@ from markupsafe import escape
 from tests.report.pages import carried, figures
 from tests.report.synthetic import CONTROL, GOOD, TASKS, make_run
 from xmi.measure import Proportion
+from xmi.measure.judgement import judged
 from xmi.names import RANDOM
 from xmi.report import render
-from xmi.report.finding import sentence
 from xmi.report.tables import overview
 from xmi.report.verdicts import MARKS, verdicts
-from xmi.report.wording import judged
 from xmi.study.results import StudyResults
 from xmi.study.tables import read_table
 
@@ -82,13 +81,14 @@ def test_the_page_carries_the_tables_of_the_run(results: StudyResults, page: str
             pd.testing.assert_frame_equal(own, of(model))
 
 
-def test_the_sentence_holds_the_means_of_the_table(results: StudyResults) -> None:
+def test_the_sentence_is_the_headline_and_holds_the_means_of_the_table(results: StudyResults, page: str) -> None:
+    assert f'id="sentence">{escape(results.headline)}</p>' in page
     rows = results.summary("organism").query("target == 'image'").set_index(["method", "source"])["accuracy"]
     there = results.summary("control").query("target == 'image'").set_index(["method", "source"])["accuracy"]
-    said = sentence(results).replace("\u00a0", " ")
-    assert len(said.split()) < 50
-    wanted = [rows["patch", "text ICL"], rows["prompt", "text ICL"], rows["no context", "no context"]]
-    wanted.append(there["patch", "text ICL"])
+    said = results.headline.replace("\u00a0", " ")
+    assert len(said.split()) < 60
+    wanted = [rows[way] for way in (("patch", "text ICL"), ("prompt", "text ICL"), ("patch", RANDOM))]
+    wanted += [rows["no context", "no context"], there["patch", "text ICL"]]
     assert [int(n) for n in re.findall(r"(\d+) %", said)] == [round(100 * v) for v in wanted]
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from tests.plot.gallery import aligned
 from xmi.measure import Phases, Proportion, Silhouette, wilson
+from xmi.measure.judgement import EFFECT, FEW, LEAST, effect
 from xmi.report import wording
 from xmi.report.sections.alignment import carried, together
 from xmi.report.sections.geometry import cluster_sentence
 from xmi.report.sections.phases import phase_sentences
-from xmi.report.wording import EFFECT, FEW, LEAST
 
 NAN = math.nan
 SIZES = (0, 1, 2, 3, 4, 5, 8, 20, 29, 30, 96, 1000)
@@ -36,7 +36,7 @@ def sound(said: str) -> str:
 @pytest.mark.fault("A16")
 def test_what_a_patch_does_is_said_only_as_far_as_intervals_go() -> None:
     for patch, clean in product(GRID, [*GRID, None]):
-        said = sound(wording.effect(patch, clean))
+        said = sound(effect(patch, clean))
         n = min(patch.n, patch.n if clean is None else clean.n)
         known = not any(math.isnan(v) for p in (patch, clean) if p for v in (p.mean, p.low, p.high))
         if n < LEAST or not known:
@@ -62,7 +62,7 @@ def test_what_a_patch_does_is_said_only_as_far_as_intervals_go() -> None:
 @pytest.mark.fault("A16")
 def test_three_items_prove_nothing_either_way() -> None:
     for mean in (0.0, 1 / 3, 1.0):
-        said = sound(wording.effect(wilson(mean, 3), wilson(0.0, 3)))
+        said = sound(effect(wilson(mean, 3), wilson(0.0, 3)))
         assert said == "cannot be judged, too few items to tell (n = 3):"
     assert "too few items to tell (n = 3)" in sound(wording.better(wilson(1, 3), wilson(0, 3)))
     assert "too few items to tell (n = 3)" in sound(wording.elsewhere(wilson(1, 3), wilson(0, 96), "m"))

@@ -22,19 +22,32 @@ def results(folder: Path) -> xmi.StudyResults:
     return xmi.StudyResults(folder)
 
 
-def test_the_headline_has_the_numbers_of_the_summary_with_their_intervals(results: xmi.StudyResults) -> None:
-    said = results.headline
-    assert said.startswith(
-        "organism: text ICL vectors patched into image queries at layer 1 give 96 % [80, 99] right (n = 24)"
+def test_the_headline_has_the_numbers_of_the_summary(results: xmi.StudyResults) -> None:
+    assert results.headline.replace("\u00a0", " ") == (
+        "In organism, one vector read from text examples and patched into image queries makes the model do the task: "
+        "96 % [80, 99] right (n = 24), against 54 % with the examples as a prompt, 0 % with a random vector, 0 % "
+        "without context and 4 % in control."
     )
-    assert "text ICL as a prompt 54 % [35, 72]" in said
-    assert "control: random vector 0 % [0, 14]" in said
-    assert "no context 0 % [0, 14]" in said
     table = results.summary("organism")
-    assert "image ICL vectors patched into text" in headline("m", table[table["target"] == "text"])
+    assert "image examples and patched into text" in headline({"m": table[table["target"] == "text"]})
     one = table[(table["source"] == "instruction") & (table["method"] == "patch")]
-    assert headline("m", one).startswith("m: instruction vectors patched into text queries")
-    assert headline("m", table[table["method"] != "patch"]) == "This study of m holds no patches."
+    assert "vector read from an instruction and patched into text queries" in headline({"m": one})
+    assert headline({"m": table[table["method"] != "patch"]}) == "This study of m holds no patches."
+    twice = headline({"m": table, "other": table})
+    assert twice.replace("\u00a0", " ").endswith("without context and 96 % in other.")
+
+
+def test_validation_items_are_those_that_layers_were_chosen_on(results: xmi.StudyResults) -> None:
+    found = results.accuracy(split="validation", target="image")
+    assert set(found["method"]) == {"patch"}
+    for row in found.to_dict("records"):
+        assert row["layer"] == results.chosen_layer(row["source"], "image", model=row["model"])
+        sweep = results.transfer(row["model"], "image", "validation")
+        assert row["accuracy"] == sweep.accuracy(row["source"], int(row["layer"])).mean
+    one = results.accuracy(split="validation", task="food-color", source="text ICL", target="image", model="organism")
+    assert one["n"].tolist() == [len(results.transfer("organism", "image", "validation").of_task("food-color").units)]
+    with pytest.raises(xmi.ArgumentError, match="split"):
+        results.accuracy(split="train")
 
 
 def test_accuracies_are_the_rows_that_were_asked_for(results: xmi.StudyResults) -> None:

@@ -65,9 +65,12 @@ def _options(
 
 
 @app.command(rich_help_panel=STUDIES)
-def demo(out: Out = Path("runs/demo"), seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 2) -> None:
+def demo(
+    out: Out = Path("runs/demo"),
+    seeds: Annotated[str, typer.Option(help="Number of seeds, or the seeds: 0,4,7.")] = "2",
+) -> None:
     """Studies the embedded model together with its control, and writes an interactive report."""
-    _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=range(seeds))
+    _study(out=out, model="organism", base="organism-llm", control="organism-control", seeds=seeds)
 
 
 @app.command(rich_help_panel=STUDIES)

@@ -8,37 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xmi.errors import ArgumentError
-from xmi.measure import Proportion
-from xmi.measure.summaries import cell
-from xmi.names import NO_CONTEXT, RANDOM, TEXT_ICL, modality_of
+from xmi.measure.summaries import RUNGS, rungs
+from xmi.names import NO_CONTEXT, TEXT_ICL, modality_of
 from xmi.numerals import percent
 from xmi.plot.looks import named
 from xmi.plot.theme import finish, numbers, proportions, text
 
-RUNGS = (NO_CONTEXT, "random vector", "prompt", "patch")
-"""From what should do nothing to what should do the task."""
 _APART = 0.3  # of a row, between two models
 _ROOM = 1.75  # the axis goes on beyond 1, where the number of items stands clear of the marks, on a telephone too
-
-
-def rungs(table: pd.DataFrame, source: str, target: str) -> dict[str, Proportion]:
-    """The four accuracies of a summary table that tell whether a task vector works.
-
-    Args:
-        table: A summary table, with method, source, target, accuracy, low, high and n.
-        source: What the vector is read from, and the examples of the prompt.
-        target: Modality of the queries.
-
-    Returns:
-        An accuracy for each of `RUNGS` that the table holds, in this order.
-    """
-    wanted = zip(RUNGS, (NO_CONTEXT, "patch", "prompt", "patch"), (None, RANDOM, source, source), strict=True)
-    found = {}
-    for rung, method, of in wanted:
-        value = cell(table, method, of, target)
-        if value is not None:
-            found[rung] = value
-    return found
 
 
 def glance(

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from xmi.plot.looks import Look
 from xmi.plot.theme import SHARES, text
 
-_LEAST = 0.055  # of the axis' range: a line of text in a figure of usual height
+_LEAST = 0.07  # of the axis' range: a line of text in a figure of usual height, on a telephone
 _SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "star": "★", "x": "✖", "cross": "✚"}
 
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from xmi.errors import RunError
 from xmi.report.drilldown import drill
-from xmi.report.finding import glance_panel, sentence
+from xmi.report.finding import glance_panel
 from xmi.report.host import hosted
 from xmi.report.packing import packed, packed_json
 from xmi.report.panels import Panel
@@ -91,7 +91,7 @@ def _context(results: StudyResults) -> dict[str, Any]:
         "targets": targets(results),
         "sections": [section for section in SECTIONS if section[0] != "host" or host],
         "host": host,
-        "sentence": sentence(results),
+        "sentence": results.headline,
         "verdicts": verdicts(results),
         "headline": headline(results),
         "measured": MEASURED,

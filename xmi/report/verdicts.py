@@ -13,13 +13,14 @@ import numpy as np
 
 from xmi.errors import RunError
 from xmi.measure import Proportion
+from xmi.measure.judgement import LEAST, judged
 from xmi.measure.summaries import cell
 from xmi.names import NO_CONTEXT, TASKLESS, label_parts, modality_of, without_control
 from xmi.numerals import defined
 from xmi.numerals import percent as share
 from xmi.report.sections.geometry import clustered
 from xmi.report.sections.transfer import WAYS
-from xmi.report.wording import LEAST, judged, layers, runs
+from xmi.report.wording import layers, runs
 from xmi.study.results import StudyResults
 
 MARKS = {"yes": "✓", "in part": "◐", "no": "✗", "not shown": "○", "not known": "?", "not measured": "-"}

@@ -15,16 +15,11 @@ import pandas as pd
 
 from xmi import numerals
 from xmi.measure import Proportion
+from xmi.measure.judgement import EFFECT, FEW, LEAST, behind, known, too_few
 from xmi.names import IMAGE_ICL, TEXT_ICL
 from xmi.numerals import SPACE
 
 LEVEL = 0.05
-LEAST = 5
-"""Fewer items than this allow no verdict at all."""
-FEW = 30
-"""Where fewer items than this show nothing, that is put down to their number."""
-EFFECT = 0.2
-"""An effect worth the name: where the interval leaves no room for it, there is said to be none."""
 
 NAMES = {
     ("prompt", TEXT_ICL, "text"): "Base",
@@ -55,62 +50,12 @@ def gain(difference: Any, low: Any, high: Any, digits: int = 0) -> str:
     return f"{numerals.points(difference, digits)} {between}".strip().replace(", ", f",{SPACE}")
 
 
-def too_few(n: int) -> str:
-    """Returns the words for a question that the items do not answer because there are few of them."""
-    return f"too few items to tell (n{SPACE}={SPACE}{n})"
-
-
-def judged(patch: Proportion, clean: Proportion | None) -> str:
-    """What a patch does to queries without context: the one rule behind the sentences and the verdict on transfer.
-
-    Args:
-        patch: Accuracy with the patch.
-        clean: Accuracy of the same queries without context, if it was measured.
-
-    Returns:
-        `works` (its interval lies above that of no context, and above a half), `partly` (above that of no context
-        alone), `harms` (below it), `no` (no room for an effect of 0.2), `not shown`, `not known` (too few items), or
-        `alone` (nothing to compare with).
-    """
-    n = _behind(patch, clean)
-    if n < LEAST or not _known(patch, clean):
-        return "not known"
-    if clean is None:
-        return "alone"
-    if patch.apart(clean):
-        return "harms" if patch.mean < clean.mean else "works" if patch.low >= 0.5 else "partly"
-    if patch.high - clean.mean <= EFFECT:
-        return "no"
-    return "not known" if n < FEW else "not shown"
-
-
-EFFECTS = {
-    "alone": "gives",
-    "harms": "does not make the model do the task, which is done less often than without it:",
-    "works": "makes the model do the task:",
-    "partly": "makes the model do the task some of the time:",
-    "no": "does not make the model do the task:",
-    "not shown": "is not shown to make the model do the task:",
-}
-"""What stands before an accuracy, by `judged`."""
-
-
-def effect(patch: Proportion, clean: Proportion | None) -> str:
-    """What a patch does, as the words before its accuracy: `makes the model do the task:`.
-
-    Args:
-        patch: Accuracy with the patch.
-        clean: Accuracy of the same queries without context, if it was measured.
-    """
-    return EFFECTS.get(judged(patch, clean)) or f"cannot be judged, {too_few(_behind(patch, clean))}:"
-
-
 def against_clean(patch: Proportion, clean: Proportion | None) -> str:
     """What a patch does compared with no context, as a clause after its accuracy; empty if there is nothing to say."""
     if clean is None:
         return ""
-    n = _behind(patch, clean)
-    if n < LEAST or not _known(patch, clean):
+    n = behind(patch, clean)
+    if n < LEAST or not known(patch, clean):
         return ""
     if patch.apart(clean):
         return f", {'more' if patch.mean > clean.mean else 'less'} than without context"
@@ -121,8 +66,8 @@ def against_clean(patch: Proportion, clean: Proportion | None) -> str:
 
 def better(patch: Proportion, prompt: Proportion) -> str:
     """Which of two is better, where all there is are their intervals."""
-    n = _behind(patch, prompt)
-    if n < LEAST or not _known(patch, prompt):
+    n = behind(patch, prompt)
+    if n < LEAST or not known(patch, prompt):
         return too_few(n)
     if not patch.apart(prompt):
         return too_few(n) if n < FEW else "intervals overlap: neither is shown to be better"
@@ -153,8 +98,8 @@ def tested(row: Any, digits: int = 0) -> str:
 
 def elsewhere(here: Proportion, there: Proportion, main: str) -> str:
     """How the accuracy of another model compares with that of the main one, as the end of a sentence."""
-    n = _behind(here, there)
-    if n < LEAST or not _known(here, there):
+    n = behind(here, there)
+    if n < LEAST or not known(here, there):
         return f"; {too_few(n)} whether it differs from {main}."
     if here.apart(there):
         return f", and {'less' if there.mean < here.mean else 'more'} than in {main}, with disjoint intervals."
@@ -174,14 +119,6 @@ def adds(difference: Any, low: Any, high: Any, n: int) -> str:
     return f"adds nothing that could be shown, {too_few(n)}: {said}" if n < FEW else (
         f"adds nothing that could be shown: {said}"
     )  # fmt: skip
-
-
-def _behind(*values: Proportion | None) -> int:
-    return min(int(v.n) for v in values if v is not None)
-
-
-def _known(*values: Proportion | None) -> bool:
-    return all(numerals.defined(x) for v in values if v is not None for x in (v.mean, v.low, v.high))
 
 
 def layers(where: str) -> str:

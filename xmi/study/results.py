@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from xmi.study.folder import ANEW, FINISHED, JOBS, RECORDS, STUDY, read_index, r
 from xmi.study.headline import headline
 from xmi.study.records_file import RecordsFile
 from xmi.study.sealed import digest_of
+from xmi.study.summary import on_split
 from xmi.study.tables import read_table
 
 if TYPE_CHECKING:  # a stored study is read without torch
@@ -106,11 +107,12 @@ class StudyResults(Shown):
 
     @property
     def headline(self) -> str:
-        """The main model's patch in one sentence, with intervals, beside prompt, no context and controls.
+        """The finding in one sentence, with which the report begins, too.
 
-        Text ICL vectors in image queries, where they were patched.
+        Text ICL vectors in image queries, where they were patched: the accuracy with its interval and number of items,
+        beside prompt, random vector, no context and the same patch in other models.
         """
-        return headline(self.models[0], self.summary(self.models[0]))
+        return headline({model: self.summary(model) for model in self.models})
 
     @property
     def vectors(self) -> pd.DataFrame:
@@ -126,8 +128,9 @@ class StudyResults(Shown):
         source: str | None = None,
         target: str | None = None,
         task: str | None = None,
+        split: Literal["test", "validation"] = "test",
     ) -> pd.DataFrame:
-        """Accuracies on test items, of all that was asked or of a part of it.
+        """Accuracies, of all that was asked or of a part of it.
 
         Args:
             model: Name of one model; all by default.
@@ -135,15 +138,18 @@ class StudyResults(Shown):
             source: Specification, ensemble or control: `text ICL`, `control: random vector`, ...
             target: Modality of the query, `text` or `image`.
             task: Name of one task; the mean over tasks by default.
+            split: `test`, or `validation` for the items that layers were chosen on, which are asked with patches alone.
 
         Returns:
-            The rows of `summary`, or of `by_task` if a task is named, with the model in front.
+            On test items the rows of `summary`, or of `by_task` if a task is named, with the model in front; on
+            validation items model, method, source, target, layer (the chosen one), accuracy, low, high, n, and task if
+            one is named.
 
         Raises:
             NotMeasuredError: Something that was asked for was not measured; it says what was.
         """
         named = {"model": model, "method": method, "source": source, "target": target, "task": task}
-        frames = {m: self.summary(m) if task is None else self.by_task(m) for m in self.models}
+        frames = {m: self._accuracies(m, task is not None, split) for m in self.models}
         found = pd.concat([frame.assign(model=m) for m, frame in frames.items()], ignore_index=True)
         for column, value in named.items():
             if value is not None:
@@ -152,6 +158,15 @@ class StudyResults(Shown):
                 if found.empty:
                     raise NotMeasuredError(f"{self.path} has no {column} {value!r} there; it has {some(there)}.")
         return found[["model", *(c for c in found.columns if c != "model")]].reset_index(drop=True)
+
+    def _accuracies(self, model: str, by_task: bool, split: str) -> pd.DataFrame:
+        table = self.by_task(model) if by_task else self.summary(model)
+        if split == "test":
+            return table
+        sweeps = {
+            target: self.transfer(model, target, split) for target in table.query("method == 'patch'").target.unique()
+        }
+        return on_split(table, sweeps, self.study["plan"].get("score", "paper"))
 
     def chosen_layer(
         self, source: str = TEXT_ICL, target: Modality = "image", *, task: str | None = None, model: str | None = None

@@ -54,7 +54,7 @@ def run_study(
     shots: int | None = None,
     prompts: int | None = None,
     vectors_from: str | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | int | None = None,
     score: str | None = None,
     ties: str | None = None,
     whole: bool | None = None,
@@ -93,7 +93,7 @@ def run_study(
         shots: Examples per prompt (5).
         prompts: Prompts averaged into a task vector (30).
         vectors_from: Split that vectors are averaged over: `train`, or `validation` as in the paper.
-        seeds: Seeds of the drawing (0, 1, 2).
+        seeds: Seeds of the drawing, or how many of them: 3 stands for 0, 1, 2 (3).
         score: What chooses the layer: `paper`, `strict` or `whole`.
         whole: Whether labels are also scored whole, which takes as many forwards as the longest has tokens.
         points: Prompts per task and modality in the geometry (15).

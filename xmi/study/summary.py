@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,28 @@ def by_task(
             rows.append(row.head | {"task": task} | _scores(row, score, task) | own)
     first = ["method", "source", "target", "task", "layer", "accuracy", "low", "high", "n", *SCORES]
     return pd.DataFrame(rows).reindex(columns=[*first, "own_layer", "own_accuracy"])
+
+
+def on_split(table: pd.DataFrame, sweeps: Mapping[str, Transfer], score: str) -> pd.DataFrame:
+    """The patches of a summary, at its layers, on the items of other sweeps.
+
+    Args:
+        table: What `summary` or `by_task` returned.
+        sweeps: By the modality of the query.
+        score: `paper`, `strict` or `whole`.
+
+    Returns:
+        A row for each of the table's patches: method, source, target, task (if the table has it), layer, accuracy, low,
+        high, n.
+    """
+    rows = []
+    for row in table[table["method"] == "patch"].to_dict("records"):
+        sweep = sweeps[row["target"]]
+        one = sweep.of_task(row["task"]) if "task" in row else sweep
+        found = one.accuracy(row["source"], int(row["layer"]), score)
+        head = {name: row[name] for name in ("method", "source", "target", "task", "layer") if name in row}
+        rows.append(head | {"accuracy": found.mean, "low": found.low, "high": found.high, "n": found.n})
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import plotly.graph_objects as go
 from xmi import plot
 from xmi.errors import RunError
 from xmi.measure import Alignment, Proportion
+from xmi.measure.judgement import LEAST, too_few
 from xmi.numerals import decimal, estimate, interval, p_value
 from xmi.numerals import percent as share
 from xmi.report.panels import Entry
 from xmi.report.sections.section import Finding, Part
-from xmi.report.wording import LEAST, LEVEL, layers, percent, runs, too_few
+from xmi.report.wording import LEVEL, layers, percent, runs
 from xmi.study.results import StudyResults
 
 MARGIN = "cosine, same minus different task, across modalities"

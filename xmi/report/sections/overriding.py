@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from xmi import plot
+from xmi.measure.judgement import LEAST, too_few
 from xmi.names import RANDOM
 from xmi.numerals import defined
 from xmi.report.panels import Entry
 from xmi.report.sections.section import Finding, Part, for_each
-from xmi.report.wording import LEAST, gain, percent, too_few
+from xmi.report.wording import gain, percent
 from xmi.study.results import StudyResults
 
 

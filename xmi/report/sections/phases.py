@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from xmi import plot
 from xmi.measure import Phases
+from xmi.measure.judgement import LEAST, too_few
 from xmi.names import label_parts
 from xmi.numerals import percent as share
 from xmi.report.panels import Entry
 from xmi.report.sections.section import Finding, Part, for_each
-from xmi.report.wording import LEAST, layers, runs, too_few
+from xmi.report.wording import layers, runs
 from xmi.study.results import StudyResults
 
 

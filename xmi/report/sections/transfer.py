@@ -10,13 +10,14 @@ import plotly.graph_objects as go
 from xmi import plot
 from xmi.errors import RunError
 from xmi.measure import Proportion
+from xmi.measure.judgement import effect
 from xmi.measure.summaries import cell, row_of
 from xmi.names import IMAGE_ICL, NO_CONTEXT, TEXT_ICL, modality_of
 from xmi.numerals import digits_that_add_up
 from xmi.report.panels import Entry
 from xmi.report.sections.section import Finding, Part
 from xmi.report.tables import targets
-from xmi.report.wording import against_clean, better, effect, elsewhere, percent, tested
+from xmi.report.wording import against_clean, better, elsewhere, percent, tested
 from xmi.study.results import StudyResults
 
 WAYS = ((TEXT_ICL, "image"), (IMAGE_ICL, "text"))
