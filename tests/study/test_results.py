@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import xmi
 from tests.report.synthetic import make_run
 from xmi.study import Plan
 from xmi.study.headline import headline
+from xmi.study.summary import on_split
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,10 @@ def test_validation_items_are_those_that_layers_were_chosen_on(results: xmi.Stud
         assert row["layer"] == results.chosen_layer(row["source"], "image", model=row["model"])
         sweep = results.transfer(row["model"], "image", "validation")
         assert row["accuracy"] == sweep.accuracy(row["source"], int(row["layer"])).mean
-    one = results.accuracy(split="validation", task="food-color", source="text ICL", target="image", model="organism")
-    assert one["n"].tolist() == [len(results.transfer("organism", "image", "validation").of_task("food-color").units)]
+    sweep = results.transfer("organism", "image", "validation")
+    asked = {"method": "patch", "source": "text ICL", "target": "image", "task": "food-color", "layer": 1}
+    one = on_split(pd.DataFrame([asked]), {"image": sweep}, "paper").iloc[0]
+    assert one["n"] == len(set(sweep.of_task("food-color").units)) < len(set(sweep.units))
     with pytest.raises(xmi.ArgumentError, match="split"):
         results.accuracy(split="train")
 
