@@ -262,7 +262,7 @@ def test_check_task_lists_all_that_is_lacking() -> None:
         "no validation",
         "no test",
         "without an image: x0, x1",
-        "no instruction",
+        "small: no instruction: write one into its file, or into a sheet beside it (small.yaml:",
     ):
         assert fragment in said
     check_task(small, shots=4, modalities=["text"], splits=["train"])

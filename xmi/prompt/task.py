@@ -333,7 +333,10 @@ def check_task(
         if "image" in modalities and blind:
             faults.append(f"{task.name}: {len(blind)} item(s) without an image: {some(blind)}.")
         if instruction and not task.instructions:
-            faults.append(f"{task.name}: no instruction.")
+            faults.append(
+                f"{task.name}: no instruction: write one into its file, or into a sheet beside it ({task.name}.yaml: "
+                'instruction: "..."), or leave instructions out of the sources.'
+            )
     if faults:
         raise TaskError(f"The tasks have {len(faults)} fault(s):\n{listing(faults)}")
 

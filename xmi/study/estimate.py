@@ -61,8 +61,10 @@ def dry_run(plan: str | Path | None = None, *, fork: bool = False, **given: Any)
         Several lines of text.
 
     Raises:
-        RunError: A faulty plan; TaskError: a faulty task; ModelError: a model whose configuration cannot be read;
-        RemoteError: no host's address. What a host cannot do is refused here, too.
+        RunError: A faulty plan.
+        TaskError: A faulty task.
+        ModelError: A model whose configuration cannot be read, or what a host cannot do.
+        RemoteError: No host's address.
     """
     asked = prepare(plan, **given)
     store = store_of(asked, fork=fork)

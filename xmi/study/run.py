@@ -117,8 +117,9 @@ def run_study(
         The stored results.
 
     Raises:
-        TaskError: A faulty task; ModelError: a model that cannot be used; RunError: a folder or plan that cannot be
-        used, or a folder that another process is at work in. All of these are raised before anything is computed.
+        TaskError: A faulty task. This and the next two are raised before anything is computed.
+        ModelError: A model that cannot be used.
+        RunError: A folder or plan that cannot be used, or a folder that another process is at work in.
 
     Examples:
         >>> small = {"tasks": ["country-capital"], "sources": ["text ICL"], "targets": ["text"], "prompts": 4}
