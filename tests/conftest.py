@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from tests.command import run_xmi
 from tests.night import NIGHT, times
+from tests.quick import no_sync, one_glance, short_projections
 from tests.shapes import check_shapes, unchecked
 
 # Set before anything imports a library that reads them.
@@ -58,22 +59,11 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _projections() -> Iterator[None]:
-    """t-SNE of the same points is computed once: small studies spend more time on it than on their model."""
-    from sklearn.manifold import TSNE
-
-    known: dict[tuple[str, bytes], Any] = {}
-    fit = TSNE.fit_transform
-
-    def once(self: TSNE, points: Any) -> Any:
-        key = repr(sorted(self.get_params().items())), points.tobytes()
-        if key not in known:
-            known[key] = fit(self, points)
-        return known[key].copy()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TSNE, "fit_transform", once)
-        yield
+def _quick() -> None:
+    """What is not under test takes no time."""
+    no_sync()
+    short_projections()
+    one_glance()
 
 
 SMALL_DEMO = ["run", "organism", "--base", "organism-llm", "--control", "organism-control", "--seeds", "1"]

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import xmi
+from tests.quick import no_sync, short_projections
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -13,6 +14,9 @@ with warnings.catch_warnings():
         getattr(xmi, name)
     import xmi.cli
     import xmi.report
+
+no_sync()
+short_projections()
 
 # Each process imports xmi itself, as it stands on its own path.
 for name in [name for name in sys.modules if name.partition(".")[0] == "xmi"]:

@@ -13,7 +13,6 @@ from functools import partial
 from inspect import isclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import jaxtyping
 from beartype import beartype
@@ -58,17 +57,14 @@ class PerGreenlet:
     Operations on a host take turns, each in a greenlet of its own.
     """
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "kept", WeakKeyDictionary())
-
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.kept[getcurrent()][name]
+            return getcurrent().__dict__[name]
         except KeyError:
             raise AttributeError(name) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.kept.setdefault(getcurrent(), {})[name] = value
+        getcurrent().__dict__[name] = value
 
 
 def check_shapes() -> None:
