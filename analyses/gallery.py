@@ -21,7 +21,11 @@ READ = 'results = xmi.StudyResults("runs/demo")  # any run folder; no model is l
 
 ON_A_MODEL = {
     "phases": ("What each layer decodes to", 'vlm.phases(task.icl("image", split="test", n=None)).figure()'),
-    "similarity": ("Task vectors compared, layer by layer", "xmi.similarity(list(vectors.values())).figure()"),
+    "similarity": (
+        "Task vectors compared, layer by layer",
+        'every = [xmi.task(name).icl(m) for name in xmi.task_names() for m in ("text", "image")]\n'
+        "xmi.similarity([vlm.task_vector(prompts) for prompts in every]).figure()",
+    ),
     "transfer": (
         "A vector patched after every layer",
         'sweep = vlm.transfer(vectors["text"], to=task.queries("image"))\nsweep.figure()',
@@ -30,15 +34,21 @@ ON_A_MODEL = {
     "decode": ("What a vector says", 'vectors["text"].decode(vlm).figure()'),
     "trajectory": ("Cross-entropy, entropy and KL divergence by layer", 'vlm.trajectory(task.icl("image")).figure()'),
     "attention": ("Where tokens look", 'vlm.pattern(task.icl("image", shots=2, n=1), layer=3).figure()'),
-    "accuracies": ("Right answers, task by task", 'vlm.answers(task.queries("text")).figure()'),
+    "accuracies": ("Right answers, task by task", 'vlm.answers(task.icl("image", split="test", n=None)).figure()'),
 }
 OF_A_STUDY = {
     "glance": (
         "A study at a glance",
         "tables = {model: results.summary(model) for model in results.models}\nxmi.plot.glance(tables)",
     ),
-    "summary": ("Every accuracy", 'xmi.plot.summary(results.summary("organism"))'),
-    "comparisons": ("Contrasts, as paired tests", 'xmi.plot.comparisons(results.comparisons("organism"))'),
+    "summary": (
+        "Accuracies of a study",
+        'xmi.plot.summary(results.accuracy(model="organism", method="prompt"))',
+    ),
+    "comparisons": (
+        "Contrasts, as paired tests",
+        'table = results.comparisons("organism")\nxmi.plot.comparisons(table[table.target == "image"].head(12))',
+    ),
     "boundaries": ("Where phases give way to each other", 'results.boundaries("organism").figure()'),
     "projection": ("Single prompts in two dimensions", 'results.projection("organism", "pca").figure()'),
     "silhouette": ("Do prompts cluster by task or by modality?", 'results.silhouette("organism").figure()'),
