@@ -25,6 +25,12 @@ LONG = (
     "tests/study/test_golden.py",
     "tests/study/test_stored.py",
     "tests/report/test_page.py",
+    "tests/report/test_report.py",
+    "tests/analyses/test_findings.py",
+    "tests/analyses/test_gpu.py",
+    "tests/analyses/test_study_benchmark.py",
+    "tests/study/test_study.py",
+    "tests/report/test_similarity_page.py",
 )
 """Files that take long for their number of tests: one of them at the end would keep a single process busy."""
 
