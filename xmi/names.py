@@ -134,3 +134,12 @@ def label_parts(name: str) -> tuple[str, str]:
 
 EMBEDDED = {"organism": "vlm", "organism-llm": "llm", "organism-control": "control"}
 """Names of the embedded models and their folders in `xmi/data/organism`; hosts know them as `xmi/<name>`."""
+
+ASSEMBLED = {"pretrained": "vlm", "pretrained-llm": "llm", "pretrained-control": "control"}
+"""Names of the models that are put together out of packages when they are first asked for, and their folders."""
+
+NAMED = (*EMBEDDED, *ASSEMBLED)
+"""Every model that xmi knows by a name of its own."""
+
+TASK_FOLDERS = {"organism": "tasks", "pretrained": "pretrained/tasks"}
+"""Folders of xmi's own tasks in `xmi/data`, by the model that they are for."""

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from xmi.load_options import HOSTS, Loading
-from xmi.names import EMBEDDED
+from xmi.names import NAMED, TASK_FOLDERS
 
 Command = Callable[..., None]
 
@@ -38,15 +38,17 @@ PANELS = {
 
 
 def model_names(incomplete: str) -> list[str]:
-    """Embedded models whose names begin so, for the shell's completion."""
-    return [name for name in EMBEDDED if name.startswith(incomplete)]
+    """Models of xmi whose names begin so, for the shell's completion."""
+    return [name for name in NAMED if name.startswith(incomplete)]
 
 
 def task_files(incomplete: str) -> list[str]:
     """Tasks of xmi whose names begin so, for the shell's completion."""
-    home = files("xmi") / "data" / "tasks"
-    names = sorted(file.name.removesuffix(".json") for file in home.iterdir() if file.name.endswith(".json"))
-    return [name for name in names if name.startswith(incomplete)]
+    homes = [files("xmi") / "data" / folder for folder in TASK_FOLDERS.values()]
+    names = [
+        file.name.removesuffix(".json") for home in homes for file in home.iterdir() if file.name.endswith(".json")
+    ]
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def with_flags(*kinds: type[BaseModel], leave: Collection[str] = ()) -> Callable[[Command], Command]:

@@ -8,15 +8,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from xmi.names import EMBEDDED, SPLITS
+from xmi.names import ASSEMBLED, EMBEDDED, SPLITS, TASK_FOLDERS
 from xmi.terminal import put, put_table
 
 ABOUT = {
     "organism": "tiny VLM trained from scratch, whose task vectors work",
     "organism-llm": "the LLM that it was made from",
     "organism-control": "tiny VLM of the same size, whose task vectors are far weaker",
+    "pretrained": "SmolLM2-135M with an eye, whose task vectors nobody put there",
+    "pretrained-llm": "the LLM in it",
+    "pretrained-control": "the same VLM with its projector's inputs shuffled: it cannot see",
 }
-"""What the embedded models are."""
+"""What the models of xmi are."""
 
 
 def list_tasks(sources: Sequence[str]) -> None:
@@ -31,7 +34,7 @@ def list_tasks(sources: Sequence[str]) -> None:
     from xmi.prompt import load_task, task_names
 
     rows = []
-    for source in sources or task_names():
+    for source in sources or [name for of in TASK_FOLDERS for name in task_names(of)]:
         task = load_task(source)
         counts = [sum(item.split == split for item in task.items) for split in SPLITS]
         seen = sum(item.image is not None for item in task.items)
@@ -45,11 +48,21 @@ def list_tasks(sources: Sequence[str]) -> None:
 
 
 def list_models() -> None:
-    """Prints the embedded models, and those that the Hub's cache holds."""
+    """Prints the models of xmi, and those that the Hub's cache holds."""
     home = files("xmi") / "data" / "organism"
     rows = [
         (name, ABOUT[name], *_shape(json.loads((home / folder / "config.json").read_text("utf-8"))), "embedded")
         for name, folder in EMBEDDED.items()
+    ]
+    rows += [
+        (
+            name,
+            ABOUT[name],
+            "LLM" if folder == "llm" else "VLM",
+            "30 x 576",
+            "made of packages (100 MB) when first asked for",
+        )
+        for name, folder in ASSEMBLED.items()
     ]
     rows += [(name, "", *_shape(config), f"{size / 1e9:.1f} GB in the Hub's cache") for name, config, size in _cached()]
     put_table("Models", ["name", "what it is", "kind", "layers x width", "where"], rows, width=140)

@@ -16,7 +16,7 @@ from xmi.errors import ModelError
 from xmi.model.identity import identify_folder, identify_snapshot
 from xmi.model.source import CONFIGS
 from xmi.model.unwrap import refuse_prompts
-from xmi.names import EMBEDDED
+from xmi.names import NAMED
 
 CONFIG = "adapter_config.json"
 
@@ -88,8 +88,8 @@ def find_adapter(location: str, options: dict[str, Any]) -> Adapter | None:
 
 
 def _base(named: str, config: Path) -> str:
-    """The base model: relative to the adapter's folder, or to the current one, or an embedded name or Hub id."""
-    if named in EMBEDDED:
+    """The base model: relative to the adapter's folder, or to the current one, or a name of xmi or a Hub id."""
+    if named in NAMED:
         return named
     places = [config.parent / named, Path(named).expanduser()]
     here = list(dict.fromkeys(p.resolve() for p in places if any((p / name).is_file() for name in CONFIGS)))

@@ -32,7 +32,7 @@ from xmi.model.identity import Mark, Stamp, edits, identify_folder, identify_mod
 from xmi.model.options import find_device, find_dtype, find_quantization
 from xmi.model.source import check_revision, embedded_name, hub_options, resolve, suggestion
 from xmi.model.unwrap import unwrap
-from xmi.names import EMBEDDED
+from xmi.names import EMBEDDED, NAMED
 from xmi.shown import Shown
 
 __all__ = ["EMBEDDED", "Checkpoint", "embedded_name", "load_checkpoint", "resolve"]
@@ -334,7 +334,7 @@ def _not_loadable(source: Any, error: Exception, asked: dict[str, Any]) -> str:
     given = ", ".join(f"{name}={value!r:.60}" for name, value in asked.items())
     with_options = f" with {given}" if given else ""
     return (
-        f"Cannot load {str(source)!r}{with_options}: {first}{suggestion(str(source))} Embedded models: "
-        f"{', '.join(EMBEDDED)}. Check the spelling, that the folder holds config, weights and "
+        f"Cannot load {str(source)!r}{with_options}: {first}{suggestion(str(source))} Models of xmi: "
+        f"{', '.join(NAMED)}. Check the spelling, that the folder holds config, weights and "
         "processor, that no file is cut short, and that the Hub can be reached (or the model is in its cache)."
     )

@@ -12,7 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from xmi.errors import ModelError
-from xmi.names import EMBEDDED
+from xmi.model.pretrained import pretrained_folder
+from xmi.names import ASSEMBLED, EMBEDDED, NAMED
 
 CONFIGS = ("config.json", "adapter_config.json")
 """A folder with one of these holds a model."""
@@ -22,7 +23,7 @@ PATIENCE = 5.0
 
 
 def resolve(source: str | Path) -> str:
-    """Returns the folder of an embedded model or of a path, or an id of the Hub.
+    """Returns the folder of a model that xmi names (the pretrained one is made first) or of a path, or a Hub id.
 
     Raises:
         ModelError: The source is not a name, looks like a path and is not a folder, or is a name that can only be a
@@ -33,8 +34,10 @@ def resolve(source: str | Path) -> str:
     text = str(source)
     if text in EMBEDDED:
         return str(files("xmi") / "data" / "organism" / EMBEDDED[text])
+    if text in ASSEMBLED:
+        return str(pretrained_folder(ASSEMBLED[text]))
     if not text.strip():
-        raise ModelError(f"No model is named {source!r}. Give a folder, a Hub id, or one of: {', '.join(EMBEDDED)}.")
+        raise ModelError(f"No model is named {source!r}. Give a folder, a Hub id, or one of: {', '.join(NAMED)}.")
     folder = Path(text).expanduser()
     if _is(folder, "dir"):
         return str(folder)
@@ -43,20 +46,20 @@ def resolve(source: str | Path) -> str:
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise ModelError(
             f"No model folder {_cut(text)!r}.{suggestion(text)} Give an existing folder, a Hub id, or one of: "
-            f"{', '.join(EMBEDDED)}."
+            f"{', '.join(NAMED)}."
         )
     # With an owner it is a whole id of the Hub, whatever folders are called.
     if "/" not in text and (near := suggestion(text)) and not _cached(text):
         raise ModelError(
-            f"No model {text!r}.{near} Embedded models: {', '.join(EMBEDDED)}. A model of the Hub is named with its "
+            f"No model {text!r}.{near} Models of xmi: {', '.join(NAMED)}. A model of the Hub is named with its "
             f"owner: owner/{text}."
         )
     try:
         validate_repo_id(text)
     except HFValidationError as error:
         raise ModelError(
-            f"No model folder {_cut(text)!r}, and no such id can be on the Hub: {error} Embedded models: "
-            f"{', '.join(EMBEDDED)}."
+            f"No model folder {_cut(text)!r}, and no such id can be on the Hub: {error} Models of xmi: "
+            f"{', '.join(NAMED)}."
         ) from error
     return text
 
@@ -98,7 +101,7 @@ def hub_options(location: str, revision: str | None) -> dict[str, Any]:
 def suggestion(text: str) -> str:
     """What a name may have been meant to be, as a question: an embedded model, or a model's folder beside it."""
     folder = Path(text).expanduser()
-    close = difflib.get_close_matches(text.lower(), EMBEDDED, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(text.lower(), NAMED, n=1, cutoff=0.75)
     if not close:
         try:
             beside = [p.name for p in folder.parent.iterdir() if any((p / name).is_file() for name in CONFIGS)]

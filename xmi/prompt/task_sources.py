@@ -10,6 +10,7 @@ from typing import Any
 
 from xmi.errors import TaskError
 from xmi.faults import kind, listing, short
+from xmi.names import TASK_FOLDERS
 from xmi.prompt.hf_datasets import SCHEME, fetch_dataset, image_home, is_dataset, read_dataset
 from xmi.prompt.items import COLUMNS, Row, make_items
 from xmi.prompt.prompt import Template
@@ -31,14 +32,32 @@ class _TaskFile(Wording):
     note: Any = None
 
 
-def task_names() -> tuple[str, ...]:
+def task_names(of: str = "organism") -> tuple[str, ...]:
     """Returns the names of the tasks that come with xmi.
+
+    Args:
+        of: The model that they are for: `organism` (and any other large enough), or `pretrained`, whose tasks are easy
+            enough for a small language model.
+
+    Raises:
+        TaskError: xmi has no tasks for that.
 
     Examples:
         >>> xmi.task_names()
         ('animal-latin', 'animal-young', 'country-capital', 'country-currency', 'food-color', 'food-flavor')
     """
-    return tuple(sorted(p.name.removesuffix(".json") for p in _home().iterdir() if p.name.endswith(".json")))
+    if of not in TASK_FOLDERS:
+        raise TaskError(f"xmi has no tasks for {short(repr(of))}, but for: {', '.join(TASK_FOLDERS)}.")
+    return tuple(sorted(p.name.removesuffix(".json") for p in _home(of).iterdir() if p.name.endswith(".json")))
+
+
+def _home(of: str) -> Path:
+    return Path(str(files("xmi") / "data" / TASK_FOLDERS[of]))
+
+
+def _own(name: str) -> Path | None:
+    """The file of a task that comes with xmi."""
+    return next((_home(of) / f"{name}.json" for of in TASK_FOLDERS if name in task_names(of)), None)
 
 
 def load_task(
@@ -104,8 +123,7 @@ def load_task(
         found = _dataset(fetch_dataset(str(source)), named, sheet, columns, root)
         return _finish(*found, template, name, examples)
     path = Path(source).expanduser()
-    if str(source) in task_names():
-        path = _home() / f"{source}.json"
+    path = _own(str(source)) or path
     if path.suffix.lower() in SHEETS:
         inner, fixed, base = _sheet(path, root)
         return load_task(
@@ -140,7 +158,7 @@ def _sheet(path: Path, root: str | Path | None) -> tuple[str | Path, dict[str, A
     if given.source is None or given.source.lower().endswith(SHEETS):
         raise TaskError(f"{path} names no source: put `source: items.csv` (a file, folder or dataset) into it.")
     inner: str | Path
-    if given.source.startswith(SCHEME) or given.source in task_names():
+    if given.source.startswith(SCHEME) or _own(given.source):
         inner = given.source
     else:
         inner = path.parent / given.source if root is not None else _inside(path.parent, given.source, "source")
@@ -180,9 +198,8 @@ def _read(
             f"Cannot read the task {path}: no such file or folder, or of an unknown kind (.json, .yaml, "
             f"{', '.join(TABLES)}, a folder of images, or annotations without their _val.json)."
         )
-    raise TaskError(
-        f"No task {str(path)!r}. xmi has: {', '.join(task_names())}; or give a file, a folder or a dataset."
-    )
+    known = ", ".join(name for of in TASK_FOLDERS for name in task_names(of))
+    raise TaskError(f"No task {str(path)!r}. xmi has: {known}; or give a file, a folder or a dataset.")
 
 
 def _items(
@@ -296,7 +313,3 @@ def _annotations(stem: Path) -> Table:
             [Row(r.place, {k: r.values.get(k) for k in COLUMNS} | {"split": split}) for r in table.rows], table.faults
         )
     return found
-
-
-def _home() -> Path:
-    return Path(str(files("xmi") / "data" / "tasks"))

@@ -15,6 +15,7 @@ from xmi.load_options import HOSTS, Loading
 from xmi.loading import load
 from xmi.model.options import find_device
 from xmi.model.source import check_revision
+from xmi.names import ASSEMBLED
 from xmi.prompt import Prompts, Task, Template, check_task, find_segment, load_task, task_names
 from xmi.study.executors.choice import check, loads_here
 from xmi.study.grid import Role, Subject, subjects
@@ -75,7 +76,7 @@ def prepare(file: str | Path | None = None, /, **given: Any) -> Prepared:
         raise RunError("Which model? Name it, or give a plan that does.")
     if isinstance(wanted["model"], (list, tuple)):
         raise RunError("A study is of one model. Several of a plan are studied by `xmi run`; here, name one of them.")
-    wanted.setdefault("tasks", task_names())
+    wanted.setdefault("tasks", task_names("pretrained" if wanted["model"] in ASSEMBLED else "organism"))
     plan = make_plan(**wanted)  # as it stands, for its faults
     subjects(plan)  # for two models of one name
     check_place(backend_for(loading.get("remote")), plan, loading)

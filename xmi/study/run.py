@@ -84,7 +84,7 @@ def run_study(
         control: A second VLM to compare with it.
         control_revision: The Hub revision of that.
         untrained: Also study the model with random weights.
-        tasks: Task names or files; by default all six of xmi.
+        tasks: Task names or files; by default all six of xmi, for the pretrained model its own nine.
         sources: What task vectors are read from; by default all of `xmi.study.SOURCES`.
         targets: Modalities of the queries.
         controls: Vectors that should not carry the task; by default all of `xmi.study.CONTROLS`.
