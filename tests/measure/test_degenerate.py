@@ -260,6 +260,8 @@ ELSEWHERE = {
     "pair_means", "index_of", "left_out_cosines",
     # Rows of a summary table, read as they stand.
     "cell", "proportion", "row_of",
+    # Words and verdicts on accuracies, known or not: tested with the report's sentences.
+    "behind", "effect", "judged", "known", "rungs", "too_few",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from sklearn.manifold import TSNE
 
 import xmi
 from analyses.benchmarks.scaling import Timed, workers_of
@@ -31,6 +32,12 @@ from xmi.study.plan import Running
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'xmi[ray]'")
 
 TWO = Running(on="ray", workers=2)
+
+
+@pytest.fixture(autouse=True)
+def whole_projections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors are processes of Ray, which know nothing of tests/quick.py: nor may what they are compared with."""
+    monkeypatch.setattr(TSNE, "fit_transform", TSNE.fit_transform.__wrapped__)
 
 
 @pytest.fixture(scope="module")
