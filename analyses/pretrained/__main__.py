@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def arguments() -> argparse.Namespace:
 
 def run(settings: graft.Recipe, out: Path, packages: Path) -> None:
     """Runs all stages that are not finished yet."""
+    keep_recipe(settings, out)
     llm, tower = out / "llm", read_tower(fetch(TOWER, packages))
     if not llm.is_dir():
         write_language(fetch(LANGUAGE, packages), out / "llm.part")
@@ -55,6 +57,17 @@ def run(settings: graft.Recipe, out: Path, packages: Path) -> None:
     size = sum(weight.numel() for weight in projector.values())
     (out / "naming.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(card.write(out, settings, rows, {"parameters": size, "entities": len(names), "seconds": seconds}))
+
+
+def keep_recipe(settings: graft.Recipe, out: Path) -> None:
+    """Writes down how a folder's model is trained, or refuses to continue one that is trained otherwise."""
+    file, asked = out / "recipe.json", asdict(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    if file.exists() and (found := json.loads(file.read_text("utf-8"))) != asked:
+        raise SystemExit(
+            f"{out} holds a model of another recipe: {found}, not {asked}. Name another folder with --out."
+        )
+    file.write_text(json.dumps(asked) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
     python -m analyses.pretrained.first_look        # prints the table, which stands in docs/pretrained.md
 
-For text and for image queries: no context, five text examples as a prompt, and the vector of 30 such prompts patched
-in after the layer that validation items choose. Whole labels, test items, Wilson's 95 % intervals.
+For text and for image queries: no context, five text examples as a prompt, five image examples as a prompt, and the
+vector of 30 prompts of text examples patched in after the layer that validation items choose. Whole labels, test items,
+Wilson's 95 % intervals.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TASKS = ("plural", "capitalize", "category", "living")
 TOKENS = 8
 
 
-def rows(vlm: xmi.VLM, name: str) -> list[tuple[str, str, str, str, str, int]]:
+def rows(vlm: xmi.VLM, name: str) -> list[tuple[str, ...]]:
     """Asks for one task.
 
     Args:
@@ -24,7 +25,7 @@ def rows(vlm: xmi.VLM, name: str) -> list[tuple[str, str, str, str, str, int]]:
         name: The task.
 
     Returns:
-        For text and for image queries: task, query, and the accuracies without context, of the prompt and of the
+        For text and for image queries: task, query, the accuracies without context, of both prompts and of the
         patch with their intervals, and the layer.
     """
     task = xmi.task(name)
@@ -34,15 +35,16 @@ def rows(vlm: xmi.VLM, name: str) -> list[tuple[str, str, str, str, str, int]]:
     for query in ("text", "image"):
         asked = {split: task.queries(query, split=split) for split in ("validation", "test")}
         none = vlm.answers(asked["test"], max_new_tokens=TOKENS).accuracy("whole")
-        prompt = vlm.answers(
-            task.icl("text", query=query, split="test", n=None), max_new_tokens=TOKENS
-        ).accuracy("whole")  # fmt: skip
+        prompts = [
+            vlm.answers(task.icl(shown, query=query, split="test", n=None), max_new_tokens=TOKENS).accuracy("whole")
+            for shown in ("text", "image")
+        ]
         chosen = vlm.transfer(vector, to=asked["validation"], layers=layers, max_new_tokens=TOKENS)
         layer = int(chosen.best_layer_of(None, "whole"))
         patch = vlm.transfer(vector, to=asked["test"], layers=[layer], max_new_tokens=TOKENS).accuracy(
             layer=layer, score="whole"
         )
-        found.append((name, query, str(none), str(prompt), str(patch), layer))
+        found.append((name, query, *map(str, (none, *prompts, patch, layer))))
     return found
 
 
@@ -53,11 +55,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="its precision")
     args = parser.parse_args()
     vlm = xmi.load(args.model, dtype=args.dtype)
-    print("| task | query | no context | text examples | text vector patched | after layer |")
-    print("| --- | --- | --- | --- | --- | ---: |")
+    print("| task | query | no context | text examples | image examples | text vector patched | after layer |")
+    print("| --- | --- | --- | --- | --- | --- | ---: |")
     for name in TASKS:
         for row in rows(vlm, name):
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import transformers as hf
 import xmi
 from analyses.organism import training
 from analyses.pretrained import captions, eye, graft, tasks
+from analyses.pretrained.__main__ import keep_recipe
 from analyses.pretrained.pictures import entities
 from tests.zoo.models import TEXT, ids, tokenizer
 from xmi.model.pretrained import PATCHES, PIXELS, SPARE, WIDTH
@@ -82,6 +84,13 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole) and seconds > 0
     fresh = graft.projector(TEXT["hidden_size"], 1.0).state_dict()
     assert {name: value.shape for name, value in fresh.items()} == {name: v.shape for name, v in whole.items()}
+
+
+def test_a_folder_of_another_recipe_is_not_continued(tmp_path: Path) -> None:
+    keep_recipe(SETTINGS, tmp_path / "run")
+    keep_recipe(SETTINGS, tmp_path / "run")
+    with pytest.raises(SystemExit, match="another recipe"):
+        keep_recipe(replace(SETTINGS, seed=1), tmp_path / "run")
 
 
 def test_changed_pictures_stay_pictures() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +63,15 @@ def fetch(package: Package, cache: Path) -> Path:
             f"{file} has the SHA-256 {found}, but {package.name} {package.version} has {package.sha256}. Delete it and "
             "fetch it from an index that you trust."
         )
-    part = folder.with_name(f"{folder.name}.part")
-    if package.index == "pypi":
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(part)
-    else:
-        with tarfile.open(file) as archive:
-            archive.extractall(part, filter="data")
-    (part / "package" if package.index == "npm" else part).rename(folder)
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=cache) as part:
+        if package.index == "pypi":
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(Path(part) / "package")
+        else:
+            with tarfile.open(file) as archive:
+                archive.extractall(part, filter="data")
+        if not folder.is_dir():  # another process may have been faster
+            (Path(part) / "package").rename(folder)
     return folder
 
 

